@@ -75,7 +75,7 @@ class MixPlan:
     partner: NDArray[np.int64]  # [B] a permutation of 0..B-1: sample i is mixed with partner[i]
     cutmix: NDArray[np.bool_]  # [B] cutmix instead of mixup
     centre: NDArray[np.float32]  # [B, 2] centre (x, y) of the cutmix box as a fraction of the side, in [0, 1)
-    lam: NDArray[np.float32]  # [B] Beta draw of the weight of sample i (for labelled images and mixing "pseudo")
+    lam: NDArray[np.float32]  # [B] Beta draw: weight of sample i where confidences do not decide it
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,224 @@
+"""The data of a run: which images, which labels, and the loaders of each role."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsemi.errors import UserError
+from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.loaders.engines.base import Engine
+from fastsemi.loaders.engines.select import EngineName, create_engine
+from fastsemi.loaders.index import Index, build_index
+from fastsemi.loaders.labels import select_labelled, unlabelled_ids
+from fastsemi.loaders.prefetch import BadImages, Prefetcher
+from fastsemi.loaders.sources.folder import FolderSource
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """Which training images are labelled: give one of fraction, per_class and file."""
+
+    fraction: float | None = None
+    """Fraction of each class, in (0, 1]; at least one image of each class."""
+    per_class: int | None = None
+    """Images of each class."""
+    file: Path | None = None
+    """Index file: the authors' CSV (column Index) or a text list of image file names."""
+    seed: int = 0
+    """Seed of the choice; apart from the run's seed, so that runs can share their labels."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images and labels."""
+
+    root: Path = Path("data")
+    """Folder that holds the sets."""
+    train: str = "train"
+    """Training images below root: one folder a class."""
+    val: str = "val"
+    """Evaluation images below root: one folder a class, the same classes."""
+    unlabeled: Path | None = None
+    """Folder of further images without classes; by default the training images without a label serve."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Which training images are labelled."""
+    unlabelled_includes_labelled: bool = False
+    """Whether labelled images are in the unlabelled set too."""
+    image_size: int = 224
+    """Side of the network's input in pixels."""
+    eval_crop: float = 0.875
+    """Side of the centred evaluation square as a fraction of the shorter side."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Channel means for normalisation, of pixel values in [0, 1]; also the fill colour of warps."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Channel standard deviations."""
+    max_bad: int = 0
+    """How many broken image files to skip before giving up; 0 stops at the first."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are refused."""
+    reindex: bool = False
+    """Read the sizes of all images again, for files that were changed in place."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.image_size < 1:
+            raise UserError(f"data.image_size is {self.image_size}; it must be positive")
+        if not 0 < self.eval_crop <= 1:
+            raise UserError(f"data.eval_crop is {self.eval_crop}; it must lie in (0, 1]")
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The mean colour in bytes."""
+        r, g, b = (min(255, round(255 * m)) for m in self.mean)
+        return r, g, b
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How images are read and decoded. Nothing here changes a pixel."""
+
+    engine: EngineName = "auto"
+    """Engine that decodes and crops."""
+    threads: int = 0
+    """Decoding threads; 0 for one per core."""
+    prefetch: int = 4
+    """Batches under way ahead of the training step."""
+    timeout_s: float = 120.0
+    """Seconds that a batch may take before the run stops."""
+
+    @property
+    def thread_count(self) -> int:
+        """Threads, resolved."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of an index that serve one role, and the source of their bytes."""
+
+    index: Index
+    source: FolderSource
+    ids: NDArray[np.int64]
+
+
+class Data:
+    """Opens indexes and engines of a run when they are first needed; close it at the end.
+
+    Args:
+        config: Images and labels.
+        loader: How to read them.
+        pin: Whether batches go to a GPU.
+    """
+
+    def __init__(self, config: DataConfig, loader: LoaderConfig, *, pin: bool = False):
+        self.config, self.loader, self._pin = config, loader, pin
+        self.bad = BadImages(config.max_bad)
+        self._engines: dict[int, Engine] = {}
+
+    def _index(self, folder: Path, has_classes: bool) -> Index:
+        return build_index(
+            folder,
+            has_classes=has_classes,
+            max_pixels=self.config.max_pixels,
+            threads=4 * self.loader.thread_count,
+        )
+
+    @cached_property
+    def _train(self) -> tuple[Index, FolderSource]:
+        index = self._index(self.config.root / self.config.train, True)
+        return index, FolderSource(index)
+
+    @cached_property
+    def labelled(self) -> ImageSet:
+        """The labelled images."""
+        labels, (index, source) = self.config.labels, self._train
+        ids = select_labelled(
+            index,
+            fraction=labels.fraction,
+            per_class=labels.per_class,
+            index_file=labels.file,
+            seed=labels.seed,
+        )
+        return ImageSet(index, source, ids)
+
+    @cached_property
+    def unlabelled(self) -> ImageSet:
+        """The unlabelled images: a folder of their own, or the training images without a label."""
+        if self.config.unlabeled is not None:
+            index = self._index(self.config.unlabeled, False)
+            return ImageSet(index, FolderSource(index), np.arange(len(index)))
+        labelled = self.labelled
+        ids = unlabelled_ids(
+            labelled.index, labelled.ids, include_labelled=self.config.unlabelled_includes_labelled
+        )
+        if not len(ids):
+            raise UserError(
+                f"all {len(labelled.ids)} images of {labelled.index.root} are labelled, no unlabelled one is "
+                "left; label fewer, set data.unlabelled_includes_labelled or give data.unlabeled"
+            )
+        return ImageSet(labelled.index, labelled.source, ids)
+
+    @cached_property
+    def pretraining(self) -> ImageSet:
+        """All training images, or the folder of unlabelled ones where there is one."""
+        if self.config.unlabeled is not None:
+            return self.unlabelled
+        index, source = self._train
+        return ImageSet(index, source, np.arange(len(index)))
+
+    @cached_property
+    def val(self) -> ImageSet:
+        """The evaluation images; their classes are those of the training images."""
+        index = self._index(self.config.root / self.config.val, True)
+        if index.classes != self.classes:
+            odd = sorted(set(index.classes) ^ set(self.classes))[:3]
+            raise UserError(
+                f"{index.root} has other classes than {self._train[0].root} ({', '.join(odd)}, ...); "
+                "give both the same class folders"
+            )
+        return ImageSet(index, FolderSource(index), np.arange(len(index)))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the position is the label."""
+        return self._train[0].classes
+
+    def engine(self, images: ImageSet) -> Engine:
+        """The engine of a source, opened once."""
+        key = id(images.source)
+        if key not in self._engines:
+            self._engines[key] = create_engine(
+                self.loader.engine,
+                images.source,
+                image_size=self.config.image_size,
+                threads=self.loader.thread_count,
+                max_pixels=self.config.max_pixels,
+            )
+        return self._engines[key]
+
+    @contextmanager
+    def load(self, images: ImageSet, plans: Iterable[PlannedBatch]) -> Iterator[Prefetcher]:
+        """Load planned batches of `images` in order, ahead of time, within a `with` block."""
+        with Prefetcher(
+            self.engine(images),
+            plans,
+            depth=self.loader.prefetch,
+            timeout=self.loader.timeout_s,
+            bad=self.bad,
+            pin=self._pin,
+        ) as prefetcher:
+            yield prefetcher
+
+    def close(self) -> None:
+        """Stop all engines."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()

@@ -1,0 +1,89 @@
+"""Metrics: summed on the device, read on log steps only, written as JSON lines and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from fastsemi.stages.base import Ratio
+
+
+class Accumulator:
+    """Adds up ratios without waiting for the device.
+
+    Args:
+        device: Where the metrics are computed.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._sums: dict[str, Tensor] = {}  # name -> [2] total, count
+
+    def add(self, metrics: dict[str, Ratio]) -> None:
+        """Add the metrics of a micro-batch."""
+        for name, ratio in metrics.items():
+            pair = torch.stack(
+                [
+                    torch.as_tensor(x, dtype=torch.float32, device=self._device)
+                    for x in (ratio.total, ratio.count)
+                ]
+            )
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def read(self) -> dict[str, float]:
+        """The ratios since the last read, in one transfer; NaN where nothing was counted."""
+        if not self._sums:
+            return {}
+        table = torch.stack(list(self._sums.values())).tolist()
+        names = list(self._sums)
+        self._sums = {}
+        return {
+            name: total / count if count else math.nan
+            for name, (total, count) in zip(names, table, strict=True)
+        }
+
+
+class MetricLog:
+    """Writes `metrics.jsonl` and TensorBoard events of a run.
+
+    Args:
+        folder: The run directory.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / "metrics.jsonl"
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget what a stage wrote after `step`, before it goes on from there."""
+        if not self._path.exists():
+            return
+        rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+        if len(kept) < len(rows):
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(_line(row) for row in kept))
+            temporary.replace(self._path)
+
+    def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
+        """Append one row; `step` counts the optimizer steps done in the stage."""
+        with self._path.open("a") as file:
+            file.write(_line({"stage": stage, "step": step, **values}))
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._board.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush."""
+        self._board.close()
+
+
+def _line(row: dict[str, Any]) -> str:
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(clean) + "\n"

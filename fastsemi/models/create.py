@@ -1,0 +1,174 @@
+"""Classifiers: timm models with the heads, pooling and position embeddings of the paper."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from timm.models import VisionTransformer
+from torch import nn
+
+from fastsemi.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and its shape."""
+
+    name: str = "vit_base_patch16_224"
+    """A timm model name (`timm.list_models()`)."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `timm.create_model`, for example patch_size, embed_dim, depth, num_heads."""
+    pool: Literal["avg", "token", "default"] = "avg"
+    """What a ViT's classifier sees: the average of the patch tokens, the class token, or its default."""
+    pos_embed: Literal["learn", "sincos"] = "learn"
+    """Position embedding of ViTs: learnable, or fixed sine-cosine (for training from scratch)."""
+    head_init_scale: float = 0.001
+    """Factor on the classifier's initial weights before fine-tuning."""
+    weights: Path | None = None
+    """Weights of the network to start from (.pth, .pt or .safetensors); none for random."""
+
+
+def create_model(
+    config: ModelConfig, *, num_classes: int, image_size: int, drop_path: float = 0.0
+) -> nn.Module:
+    """Build a classifier with random weights.
+
+    Args:
+        config: Which network.
+        num_classes: Number of classes, C.
+        image_size: Side of the input in pixels.
+        drop_path: Largest drop-path (stochastic depth) rate; it grows linearly with depth.
+
+    Returns:
+        A timm model, `[B, 3, S, S] -> [B, C]`.
+
+    Raises:
+        UserError: Unknown model, arguments it does not take, or an image size its patches do not divide.
+    """
+    kwargs = dict(config.args)
+    if _takes_image_size(config.name):
+        kwargs["img_size"] = image_size
+    is_vit = config.name.startswith("vit_")
+    if config.pool != "default" and is_vit:
+        kwargs["global_pool"] = config.pool
+    if is_vit:
+        _check_patches(config, image_size)
+    try:
+        model = timm.create_model(
+            config.name, pretrained=False, num_classes=num_classes, drop_path_rate=drop_path, **kwargs
+        )
+    except (TypeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"model {config.name} refuses its arguments {kwargs}: {error}; change model.args"
+        ) from error
+    # drop_path is training's business: the exported model is rebuilt without it.
+    model.fastsemi_args = kwargs
+    if config.pos_embed == "sincos":
+        fix_position_embedding(model, config.name)
+    return model
+
+
+def _takes_image_size(name: str) -> bool:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}" if near else "timm.list_models() prints all names"
+        raise UserError(f"model.name {name!r} is no timm model; {hint}?")
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def _check_patches(config: ModelConfig, image_size: int) -> None:
+    patch = config.args.get("patch_size")
+    if patch is None:
+        with torch.device("meta"):
+            probe = timm.create_model(config.name, pretrained=False, **config.args)
+        patch = probe.patch_embed.patch_size[0] if isinstance(probe, VisionTransformer) else 1
+    if image_size % patch:
+        below = image_size // patch * patch
+        sizes = f"{below} or {below + patch}" if below else f"{patch}"
+        raise UserError(
+            f"data.image_size {image_size} does not divide into patches of {patch} pixels of {config.name}; "
+            f"use {sizes}"
+        )
+
+
+def fix_position_embedding(model: nn.Module, name: str) -> None:
+    """Replace a ViT's position embedding by the fixed two-dimensional sine-cosine one.
+
+    Raises:
+        UserError: The model has no position embedding to replace.
+    """
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None:
+        raise UserError(
+            f"model.pos_embed sincos needs a ViT with a position embedding, not {name}; use learn"
+        )
+    height, width = model.patch_embed.grid_size
+    table = build_sincos2d_pos_embed([height, width], dim=model.embed_dim)
+    prefix = model.pos_embed.shape[1] - height * width
+    with torch.no_grad():
+        model.pos_embed.copy_(torch.cat([table.new_zeros(prefix, table.shape[1]), table])[None])
+    model.pos_embed.requires_grad_(False)
+
+
+def scale_head(model: nn.Module, scale: float) -> None:
+    """Scale the classifier's weights, as MAE and DeiT do before fine-tuning."""
+    head = model.get_classifier()  # type: ignore[operator]
+    if isinstance(head, nn.Linear):
+        with torch.no_grad():
+            head.weight.mul_(scale)
+            if head.bias is not None:
+                head.bias.mul_(scale)
+
+
+def use_fused_attention(model: nn.Module, enabled: bool) -> None:
+    """Switch PyTorch's scaled-dot-product kernels on or off in every attention layer of a timm model."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = enabled
+
+
+def export_timm(
+    model: nn.Module,
+    folder: Path,
+    *,
+    class_names: tuple[str, ...],
+    image_size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    crop: float,
+) -> None:
+    """Save a model so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives the same logits.
+
+    Args:
+        model: A model of `create_model`.
+        folder: Where to write `config.json` and `model.safetensors`.
+        class_names: Names of the classes, by index.
+        image_size: Side of the input in pixels.
+        mean: Channel means that the input is normalised with.
+        std: Channel deviations.
+        crop: Evaluation crop fraction.
+    """
+    preprocessing = {
+        "input_size": (3, image_size, image_size),
+        "mean": mean,
+        "std": std,
+        "crop_pct": crop,
+        "interpolation": "bicubic",
+    }
+    model.pretrained_cfg = {**model.pretrained_cfg, **preprocessing}
+    timm.models.save_for_hf(
+        model,
+        str(folder),
+        model_config={
+            "model_args": model.fastsemi_args,
+            "label_names": list(class_names),
+            "pretrained_cfg": preprocessing,
+        },
+        safe_serialization=True,
+    )

@@ -1,0 +1,84 @@
+"""Classify a folder of images with a trained network."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from fastsemi.config import Config
+from fastsemi.data import Data, ImageSet
+from fastsemi.errors import UserError
+from fastsemi.kernels.reference.pseudo_label import pseudo_label
+from fastsemi.loaders.index import build_index
+from fastsemi.loaders.sources.folder import FolderSource
+from fastsemi.loaders.stream import evaluation_batches
+from fastsemi.precision import Precision, select_device
+from fastsemi.views import Views
+
+
+def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network of a finished run and its class names.
+
+    Raises:
+        UserError: The run has no network yet.
+    """
+    folder = config.output / "model"
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{config.output} holds no trained model; run `fastsemi train --output {config.output}`"
+        )
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(device).eval()
+    return model, tuple(model.pretrained_cfg["label_names"])
+
+
+@torch.no_grad()
+def predict(config: Config, folder: Path) -> Iterator[tuple[str, str, float]]:
+    """Classify every image below a folder.
+
+    Args:
+        config: The run whose network is used.
+        folder: Images, in any sub-folders.
+
+    Yields:
+        Path, class name and confidence of each readable image, in sorted order.
+    """
+    device = select_device(config.device)
+    precision = Precision.select(config.precision, device)
+    model, names = load_trained(config, device)
+    index = build_index(folder, has_classes=False, max_pixels=config.data.max_pixels)
+    images = ImageSet(index, FolderSource(index), np.arange(len(index)))
+    views = Views(config.data, device)
+    data = Data(config.data, config.loader)
+    plans = evaluation_batches(index, images.ids, config.eval_batch, config.data.eval_crop)
+    try:
+        with data.load(images, plans) as loader:
+            for batch in loader:
+                pixels = views.normalise(views.to_device(batch).images[0])
+                with precision.autocast():
+                    label, confidence = pseudo_label(model(pixels))
+                rows = zip(
+                    batch.plan.ids.tolist(), label.tolist(), confidence.tolist(), batch.valid, strict=True
+                )
+                for i, c, o, valid in rows:
+                    if valid:
+                        yield index.path(i), names[c], o
+    finally:
+        data.close()
+
+
+def write_csv(rows: Iterator[tuple[str, str, float]], path: Path) -> int:
+    """Write predictions with the header `path,class,confidence`; returns how many."""
+    count = 0
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "class", "confidence"))
+        for name, label, confidence in rows:
+            writer.writerow((name, label, f"{confidence:.4f}"))
+            count += 1
+    return count

@@ -1,0 +1,85 @@
+"""What the user sees while a run trains: bars on a terminal, plain lines on a pipe."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+LABELS = {
+    "loss": "loss {:.3f}",
+    "images_per_s": "{:,.0f} images/s",
+    "loader_wait": "wait {:.0%}",
+    "acceptance": "accepted {:.0%}",
+    "pseudo_label_accuracy": "of these right {:.0%}",
+}
+
+
+class Progress:
+    """Reports one stage at a time.
+
+    Args:
+        console: Where to write.
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._bars: Bars | None = None
+        self._scores = ""
+
+    def start(self, stage: str, step: int, total: int) -> None:
+        """Begin a stage at `step` of `total`."""
+        self._stage, self._total, self._scores = stage, total, ""
+        self._started, self._first = time.perf_counter(), step
+        if self.console.is_terminal:
+            self._bars = Bars(
+                TextColumn("[bold]{task.description:>8}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[values]}"),
+                console=self.console,
+            )
+            self._task = self._bars.add_task(stage, total=total, completed=step, values="")
+            self._bars.start()
+        elif step:
+            self.console.print(f"{stage}: resumes at step {step} of {total}", highlight=False)
+
+    def update(self, step: int, row: dict[str, float]) -> None:
+        """Show the metrics of a log step."""
+        values = ", ".join(
+            form.format(row[name])
+            for name, form in LABELS.items()
+            if name in row and math.isfinite(row[name])
+        )
+        if self._bars:
+            text = f"{values} {self._scores}"
+            self._bars.update(self._task, completed=step, values=text)
+            return
+        done = max(1, step - self._first)
+        left = (time.perf_counter() - self._started) / done * (self._total - step)
+        self.console.print(
+            f"{self._stage}: step {step}/{self._total}, ETA {left:.0f} s, {values}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def scores(self, step: int, scores: dict[str, float]) -> None:
+        """Show an evaluation."""
+        text = ", ".join(
+            f"{name.replace('_', ' ')} {value:.1f} %" for name, value in scores.items() if "top1" in name
+        )
+        if self._bars:
+            self._scores = f"| {text}"
+            self._bars.update(self._task, completed=step)
+        else:
+            self.console.print(f"{self._stage}: step {step}/{self._total}, {text}", highlight=False)
+
+    def stop(self) -> None:
+        """End the stage."""
+        if self._bars:
+            self._bars.stop()
+            self._bars = None

@@ -1,0 +1,73 @@
+"""Durations with units, and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from fastsemi.errors import UserError
+
+
+class Duration(str):
+    """A length of training: a number and a unit, such as `5 epochs` or `1000 steps`.
+
+    Raises:
+        ValueError: Another form.
+    """
+
+    value: float
+    unit: Literal["epochs", "steps"]
+
+    def __new__(cls, text: str) -> Duration:
+        """Read and normalise the text."""
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|step)s?\s*", str(text))
+        if not match:
+            raise ValueError(
+                f"{text!r} is no duration; write a number and a unit: '5 epochs' or '1000 steps'"
+            )
+        value = float(match[1])
+        duration = super().__new__(cls, f"{value:g} {match[2]}s")
+        duration.value, duration.unit = value, "epochs" if match[2] == "epoch" else "steps"
+        return duration
+
+    def __getnewargs__(self) -> tuple[str]:
+        """Pickle and copy through the text."""
+        return (str(self),)
+
+    def steps(self, steps_per_epoch: float) -> int:
+        """In optimizer steps, rounded to the nearest."""
+        return round(self.value * (steps_per_epoch if self.unit == "epochs" else 1))
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear warm-up from `min_lr`, then half a cosine down to `min_lr`, per step.
+
+    Args:
+        peak_lr: Learning rate after the warm-up.
+        min_lr: Learning rate of the last step.
+        warmup_steps: Steps of warm-up.
+        total_steps: Steps in all, warm-up included.
+    """
+
+    peak_lr: float
+    min_lr: float
+    warmup_steps: int
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse a warm-up that leaves no training."""
+        if self.warmup_steps >= self.total_steps:
+            raise UserError(
+                f"the warm-up of {self.warmup_steps} steps leaves nothing of the {self.total_steps} steps of "
+                "training; shorten warmup or lengthen length"
+            )
+
+    def lr(self, step: int) -> float:
+        """Learning rate of step `step`, the first being 0."""
+        if step < self.warmup_steps:
+            return self.min_lr + (self.peak_lr - self.min_lr) * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        return self.min_lr + (self.peak_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

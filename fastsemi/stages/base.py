@@ -1,0 +1,147 @@
+"""What the trainer asks of a stage, and the settings that all stages share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from fastsemi.data import ImageSet
+from fastsemi.errors import UserError
+from fastsemi.loaders.stream import Stream
+from fastsemi.schedule import Duration
+from fastsemi.views import DeviceBatch
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Length, batch and optimizer of a stage."""
+
+    section: ClassVar[str]  # of the configuration, for messages
+
+    length: Duration = Duration("100 epochs")
+    """How long to train: '100 epochs' or '5000 steps'."""
+    warmup: Duration = Duration("5 epochs")
+    """Linear warm-up of the learning rate, part of length."""
+    batch: int = 512
+    """Images that the learning rate refers to: in the semi stage the labelled ones."""
+    micro_batches: int = 1
+    """Into how many equal micro-batches a batch is cut; mixing partners are drawn inside them."""
+    base_lr: float = 1e-3
+    """Learning rate per 256 images: lr = base_lr * batch / 256."""
+    min_lr: float = 1e-6
+    """Learning rate at the end of the cosine."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay; biases, norms, tokens and position embeddings have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's momenta."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each layer to the one below."""
+    clip_grad: float | None = None
+    """Largest gradient norm; none for no clipping."""
+    eval_every: Duration = Duration("1 epochs")
+    """How often to evaluate; the end of the stage always is."""
+    checkpoint_every: Duration = Duration("1 epochs")
+    """How often to save a checkpoint; the end of the stage always is."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        for name in ("batch", "micro_batches"):
+            self.require(name, getattr(self, name) >= 1, "be at least 1")
+        self.require("base_lr", self.base_lr > 0, "be positive")
+        self.require("layer_decay", 0 < self.layer_decay <= 1, "lie in (0, 1]")
+
+    def require(self, name: str, holds: bool, rule: str) -> None:
+        """Refuse the value of a field unless a rule holds.
+
+        Raises:
+            UserError: It does not; the message names the field, its value and the rule.
+        """
+        if not holds:
+            raise UserError(f"{self.section}.{name} is {getattr(self, name)}; it must {rule}")
+
+    def require_fractions(self, *names: str) -> None:
+        """Refuse values of the named fields outside [0, 1)."""
+        for name in names:
+            self.require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after warm-up."""
+        return self.base_lr * self.batch / 256
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric as numerator and denominator, so that it adds up over micro-batches, steps and ranks."""
+
+    total: Tensor  # scalar
+    count: Tensor | int  # scalar
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a micro-batch gives."""
+
+    loss: Tensor  # scalar, to minimise
+    metrics: dict[str, Ratio] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Role:
+    """One of the image streams that a stage draws micro-batches from."""
+
+    images: ImageSet
+    stream: Stream
+
+
+class Stage(ABC):
+    """A stage owns its networks, its loss and what follows an update; the loop is the trainer's.
+
+    Attributes:
+        name: Key in files, logs and configuration.
+        config: Its settings.
+        roles: Its image streams by name; the first one's passes are the stage's epochs.
+        model: What the optimizer trains.
+    """
+
+    name: str
+    config: StageConfig
+    roles: Mapping[str, Role]
+    model: nn.Module
+
+    @abstractmethod
+    def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
+        """Loss and metrics of one micro-batch, given a batch of each role."""
+
+    def after_update(self) -> None:
+        """Called after each optimizer step."""
+
+    def eval_models(self) -> dict[str, nn.Module]:
+        """Classifiers to evaluate, by name; none for a stage without labels."""
+        return {}
+
+    @abstractmethod
+    def result(self) -> nn.Module:
+        """The network that the next stage starts from."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides model and optimizer."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back what `extra_state` gave."""
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in one pass over the first role's images."""
+        stream = next(iter(self.roles.values())).stream
+        return len(stream.ids) / stream.batch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return max(1, self.config.length.steps(self.steps_per_epoch))

@@ -1,0 +1,124 @@
+"""Stage 2: supervised fine-tuning on the labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsemi.data import Data
+from fastsemi.kernels.reference.mix import labelled_mix_weights
+from fastsemi.kernels.reference.soft_ce import two_label_cross_entropy
+from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.loaders.stream import MixConfig, Stream
+from fastsemi.schedule import Duration
+from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
+from fastsemi.teacher import EMATeacher
+from fastsemi.views import DeviceBatch, Views
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(StageConfig):
+    """Supervised fine-tuning. The defaults are table 12 of the paper, ViT-B with 10 % of the labels."""
+
+    section = "finetune"
+
+    length: Duration = Duration("100 epochs")
+    batch: int = 512
+    base_lr: float = 2.5e-4
+    layer_decay: float = 0.65
+    drop_path: float = 0.1
+    """Largest drop-path rate; it grows linearly with depth."""
+    label_smoothing: float = 0.1
+    """s in (1 - s) * one-hot + s / C."""
+    mix: MixConfig = field(default_factory=MixConfig)
+    """Mixup and cutmix."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the images."""
+    ema: float = 0.0
+    """Momentum of an average of the weights, which is then the stage's result; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        super().__post_init__()
+        self.require_fractions("drop_path", "label_smoothing", "ema")
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Mixed labelled images and their two labels."""
+
+    images: Tensor  # [B, 3, S, S]
+    label: Tensor  # [B]
+    other: Tensor  # [B] label of the image mixed in
+    lam: Tensor  # [B] weight of `label`
+
+    def loss(self, logits: Tensor, smoothing: float) -> Tensor:
+        """Cross-entropy of each image, [B]."""
+        return two_label_cross_entropy(logits, self.label, self.other, self.lam, smoothing=smoothing)
+
+
+def mix_labelled(batch: DeviceBatch, views: Views) -> LabelledBatch:
+    """Augment labelled images and mix them by Beta-distributed weights (eq. 3)."""
+    images, plan = views.augment(batch, 0), batch.plans[0]
+    if batch.mix is None:
+        ones = torch.ones(len(batch.labels), device=batch.labels.device)
+        return LabelledBatch(views.normalise(images, plan), batch.labels, batch.labels, ones)
+    mix = batch.mix
+    weights = labelled_mix_weights(mix.partner, mix.cutmix, mix.centre, mix.lam, images.shape[1])
+    other = batch.labels[weights.partner]
+    return LabelledBatch(views.normalise(images, plan, weights), batch.labels, other, weights.lam)
+
+
+def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, data: Data, seed: int) -> Role:
+    """The stream of labelled images."""
+    images = data.labelled
+    views = {View.LABELLED: augment}
+    size = data.config.image_size
+    stream = Stream(images.index, images.ids, config.batch, config.micro_batches, views, mix, seed, size)
+    return Role(images, stream)
+
+
+class Finetune(Stage):
+    """Plain supervised training, with an optional average of the weights."""
+
+    name = "finetune"
+
+    def __init__(self, config: FinetuneConfig, model: nn.Module, data: Data, views: Views, *, seed: int):
+        self.config: FinetuneConfig = config
+        self._views = views
+        self.roles = {"labelled": labelled_role(config, config.augment, config.mix, data, seed)}
+        self.model = model.to(views.device)
+        self._average = EMATeacher(self.model, config.ema) if config.ema else None
+
+    def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
+        """Cross-entropy of the mixed images."""
+        mixed = mix_labelled(batch["labelled"], self._views)
+        loss = mixed.loss(self.model(mixed.images), self.config.label_smoothing).mean()
+        return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
+
+    def after_update(self) -> None:
+        """Update the average."""
+        if self._average:
+            self._average.update(self.model)
+
+    def eval_models(self) -> dict[str, nn.Module]:
+        """The network, and its average where there is one."""
+        averaged = {"ema": self._average.model} if self._average else {}
+        return {"model": self.model, **averaged}
+
+    def result(self) -> nn.Module:
+        """The average of the weights where there is one, else the network."""
+        return self._average.model if self._average else self.model
+
+    def extra_state(self) -> dict[str, Any]:
+        """The average."""
+        return {"average": self._average.model.state_dict()} if self._average else {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back the average."""
+        if self._average:
+            self._average.model.load_state_dict(state["average"])

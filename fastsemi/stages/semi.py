@@ -1,0 +1,201 @@
+"""Stage 3: semi-supervised fine-tuning with an EMA teacher and pseudo mixup (sections 2 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsemi.data import Data
+from fastsemi.errors import UserError
+from fastsemi.kernels.reference.mix import MixMode, MixWeights, mix_weights
+from fastsemi.kernels.reference.pseudo_label import pseudo_label
+from fastsemi.kernels.reference.soft_ce import two_label_cross_entropy
+from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.loaders.stream import MixConfig, Stream
+from fastsemi.schedule import Duration
+from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
+from fastsemi.stages.finetune import labelled_role, mix_labelled
+from fastsemi.teacher import EMATeacher
+from fastsemi.views import DeviceBatch, Views
+
+
+@dataclass(frozen=True)
+class SemiConfig(StageConfig):
+    """Semi-supervised fine-tuning. The defaults are table 13 of the paper, ViT-B with 10 % of the labels."""
+
+    section = "semi"
+
+    length: Duration = Duration("100 epochs")
+    """How long to train; an epoch is one pass over the unlabelled images."""
+    batch: int = 128
+    """Labelled images per step, Nl."""
+    base_lr: float = 1e-3
+    layer_decay: float = 0.75
+    unlabelled_ratio: int = 5
+    """Unlabelled images per labelled one: Nu = ratio * Nl."""
+    loss_weight: float = 5.0
+    """Weight of the unlabelled loss, mu."""
+    threshold: float = 0.5
+    """Least confidence of a pseudo label that counts, tau."""
+    momentum: float = 0.9999
+    """Momentum of the teacher, m; 0 is FixMatch."""
+    mixing: MixMode = "prob"
+    """Mixing of unlabelled images: none, pseudo, pseudo_plus or prob (probabilistic pseudo mixup)."""
+    mix: MixConfig = field(default_factory=MixConfig)
+    """Mixup and cutmix of unlabelled images; with mixing prob an alpha only says whether it is on."""
+    labelled_mix: MixConfig = field(default_factory=MixConfig)
+    """Mixup and cutmix of labelled images."""
+    drop_path: float = 0.1
+    """Largest drop-path rate of the student."""
+    label_smoothing: float = 0.1
+    """s in (1 - s) * one-hot + s / C, for labels and pseudo labels."""
+    weak: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(color_jitter=0.4, randaugment="", erase=0.0)
+    )
+    """The view that the teacher labels."""
+    strong: AugmentConfig = field(default_factory=AugmentConfig)
+    """The view that the student learns from."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of labelled images."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        super().__post_init__()
+        self.require_fractions("drop_path", "label_smoothing", "momentum")
+        self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
+        if not (self.mix.mixup or self.mix.cutmix):
+            raise UserError(
+                "semi.mix turns both mixup and cutmix off; set semi.mixing to none to mix nothing"
+            )
+        self.require("unlabelled_ratio", self.unlabelled_ratio >= 1, "be at least 1")
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """Unlabelled images as the student sees them, and what it should say."""
+
+    images: Tensor  # [Nu, 3, S, S]
+    label: Tensor  # [Nu] pseudo label of the image
+    other: Tensor  # [Nu] pseudo label of the image mixed in
+    weights: MixWeights
+
+
+class Semi(Stage):
+    """EMA-Teacher; with momentum 0 it is FixMatch."""
+
+    name = "semi"
+
+    def __init__(self, config: SemiConfig, model: nn.Module, data: Data, views: Views, *, seed: int):
+        self.config: SemiConfig = config
+        self._views = views
+        images = data.unlabelled
+        unlabelled = Stream(
+            images.index,
+            images.ids,
+            config.batch * config.unlabelled_ratio,
+            config.micro_batches,
+            {View.WEAK: config.weak, View.STRONG: config.strong},
+            config.mix,
+            seed,
+            data.config.image_size,
+            "unlabelled",
+        )
+        self.roles = {
+            "unlabelled": Role(images, unlabelled),
+            "labelled": labelled_role(config, config.augment, config.labelled_mix, data, seed),
+        }
+        self.model = model.to(views.device)
+        self.teacher = EMATeacher(self.model, config.momentum)
+
+    def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
+        """L = Ll + mu * Lu (section 2.3)."""
+        unlabelled = batch["unlabelled"]
+        label, confidence = self.pseudo_label(unlabelled)  # [Nu], [Nu]
+        mixed = self.mix(unlabelled, label, confidence)  # [Nu, 3, S, S]
+        labelled = mix_labelled(batch["labelled"], self._views)  # [Nl, 3, S, S]
+
+        logits = self.model(torch.cat([labelled.images, mixed.images]))  # [Nl + Nu, C]
+        labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(label)])
+        labelled_loss = labelled.loss(labelled_logits, self.config.label_smoothing).mean()
+        unlabelled_loss = self.unlabelled_loss(unlabelled_logits, mixed)
+        loss = labelled_loss + self.config.loss_weight * unlabelled_loss
+        metrics = {
+            "loss": Ratio(loss.detach(), 1),
+            "loss_labelled": Ratio(labelled_loss.detach(), 1),
+            "loss_unlabelled": Ratio(unlabelled_loss.detach(), 1),
+            **self.pseudo_label_metrics(label, confidence, mixed.weights.keep, unlabelled.labels),
+        }
+        return StepOutput(loss, metrics)
+
+    def pseudo_label(self, batch: DeviceBatch) -> tuple[Tensor, Tensor]:
+        """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""
+        weak = self._views.normalise(self._views.augment(batch, 0), batch.plans[0])
+        return pseudo_label(self.teacher(weak))
+
+    def mix(self, batch: DeviceBatch, label: Tensor, confidence: Tensor) -> MixedBatch:
+        """Mix strong views (section 3): prob weighs them by lam_i = o_i / (o_i + o_j), eq. 4 and 5."""
+        strong, config = self._views.augment(batch, 1), self.config
+        plan = batch.mix
+        assert plan is not None  # the stream of unlabelled images always plans it
+        weights = mix_weights(
+            config.mixing,
+            confidence,
+            plan.partner,
+            plan.cutmix,
+            plan.centre,
+            plan.lam,
+            config.threshold,
+            strong.shape[1],
+        )
+        mixed = None if config.mixing == "none" else weights
+        images = self._views.normalise(strong, batch.plans[1], mixed)
+        return MixedBatch(images, label, label[weights.partner], weights)
+
+    def unlabelled_loss(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        """Eq. 2 on mixed images: the mean over all Nu of [o* >= tau] CE(x, y)."""
+        return two_label_cross_entropy(
+            logits,
+            mixed.label,
+            mixed.other,
+            mixed.weights.lam,
+            smoothing=self.config.label_smoothing,
+            weight=mixed.weights.keep.float(),
+        ).mean()
+
+    def pseudo_label_metrics(
+        self, label: Tensor, confidence: Tensor, keep: Tensor, truth: Tensor
+    ) -> dict[str, Ratio]:
+        """How many samples count, and how good pseudo labels are where the truth is known; for the log."""
+        known = truth >= 0
+        confident = (confidence >= self.config.threshold) & known
+        right = (confident & (label == truth)).sum()
+        return {
+            "acceptance": Ratio(keep.sum(), keep.numel()),
+            "confidence": Ratio(confidence.sum(), confidence.numel()),
+            "pseudo_label_accuracy": Ratio(right, confident.sum()),
+            "pseudo_label_recall": Ratio(right, known.sum()),
+        }
+
+    def after_update(self) -> None:
+        """Eq. 1."""
+        self.teacher.update(self.model)
+
+    def eval_models(self) -> dict[str, nn.Module]:
+        """Student and teacher."""
+        return {"student": self.model, "teacher": self.teacher.model}
+
+    def result(self) -> nn.Module:
+        """The teacher."""
+        return self.teacher.model
+
+    def extra_state(self) -> dict[str, Any]:
+        """The teacher."""
+        return {"teacher": self.teacher.model.state_dict()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back the teacher."""
+        self.teacher.model.load_state_dict(state["teacher"])

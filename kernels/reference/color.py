@@ -1,0 +1,153 @@
+"""Point-wise colour operations and the 3x3 sharpness filter on batches of uint8 images.
+
+Each function matches the Pillow operation that timm's RandAugment and torchvision's ColorJitter call,
+bit for bit. Images are `[b, H, W, 3]` uint8 and are not modified; `arg` is `[b]`, one value an image.
+Nothing waits for the device.
+
+Arithmetic is preferred over table lookups: on a CPU a lookup costs about 1.5 ns a byte, a chain of
+vectorised passes over the same bytes a fifth of that. Only autocontrast and equalize need tables.
+"""
+
+import torch
+from torch import Tensor
+
+
+def truncate_to_uint8(values: Tensor) -> Tensor:
+    """Clip float `values` to [0, 255] in place and drop the fraction, as Pillow's `(UINT8)` casts do.
+
+    The detour through int16 is there because PyTorch vectorises both conversions on a CPU, but not the
+    direct one.
+    """
+    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+
+
+def invert(images: Tensor, arg: Tensor) -> Tensor:
+    """255 - x (PIL.ImageOps.invert). `arg` is unused."""
+    return images.bitwise_not()
+
+
+def posterize(images: Tensor, arg: Tensor) -> Tensor:
+    """Keep the `arg` highest bits, 0 to 8 (PIL.ImageOps.posterize; 0 bits give black, 8 the same image)."""
+    bits = arg.to(torch.int32)
+    mask = (torch.full_like(bits, 0xFF00) >> bits) & 0xFF
+    return images & _per_image(mask.to(torch.uint8))
+
+
+def solarize(images: Tensor, arg: Tensor) -> Tensor:
+    """Invert values >= the threshold `arg`, 0 to 256; 256 inverts none (PIL.ImageOps.solarize)."""
+    threshold = _per_image(arg.ceil().to(torch.int16))
+    values = images.to(torch.int16)
+    # The sign of (threshold - 1 - x) is the mask, 0 or -1; after the cast to a byte x ^ -1 is 255 - x.
+    return (values ^ ((threshold - 1 - values) >> 15)).to(torch.uint8)
+
+
+def solarize_add(images: Tensor, arg: Tensor) -> Tensor:
+    """Add `arg`, 0 to 128, to values < 128 (timm's solarize_add; such a sum cannot exceed 255)."""
+    dark = 1 - (images >> 7)
+    return dark.mul_(_per_image(arg.to(torch.uint8))).add_(images)
+
+
+def brightness(images: Tensor, arg: Tensor) -> Tensor:
+    """Blend with black by the factor `arg` >= 0 (PIL.ImageEnhance.Brightness)."""
+    return truncate_to_uint8(images.float().mul_(_per_image(arg)))
+
+
+def contrast(images: Tensor, arg: Tensor) -> Tensor:
+    """Blend with the image's mean grey, rounded, by the factor `arg` (PIL.ImageEnhance.Contrast)."""
+    pixels = images.shape[1] * images.shape[2]
+    total = _grey(images).sum((1, 2), dtype=torch.int64)
+    mean = torch.div(2 * total + pixels, 2 * pixels, rounding_mode="floor")
+    return _blend(_per_image(mean.float()), images.float(), _per_image(arg))
+
+
+def color(images: Tensor, arg: Tensor) -> Tensor:
+    """Blend with the grey image by the factor `arg` (PIL.ImageEnhance.Color, ColorJitter's saturation)."""
+    grey, factor = _grey(images), arg.view(-1, 1, 1)
+    out = torch.empty_like(images)
+    # One channel at a time: broadcasting the grey over an innermost axis of three is slower on a CPU.
+    for channel in range(3):
+        out[..., channel] = _blend(grey, images[..., channel].float(), factor)
+    return out
+
+
+def sharpness(images: Tensor, arg: Tensor) -> Tensor:
+    """Blend with the smoothed image by the factor `arg` (PIL.ImageEnhance.Sharpness).
+
+    The filter is PIL.ImageFilter.SMOOTH, (1 1 1, 1 5 1, 1 1 1) / 13; border pixels stay as they are.
+    """
+    rows = images.flatten(2).to(torch.int16)  # [b, H, 3W]: horizontal neighbours are three bytes apart
+    centre = rows[:, 1:-1, 3:-3]
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    total = total[..., :-6] + total[..., 3:-3] + total[..., 6:] + 4 * centre
+    # 13 is odd, so no quotient lies on a rounding boundary, and float32 gives the rounded integer exactly.
+    smooth = total.float().add_(6.5).mul_(1 / 13).floor_()
+    out = images.clone()
+    out.flatten(2)[:, 1:-1, 3:-3] = _blend(smooth, centre.float(), arg.view(-1, 1, 1))
+    return out
+
+
+def autocontrast(images: Tensor, arg: Tensor) -> Tensor:
+    """Stretch each channel to 0..255 (PIL.ImageOps.autocontrast without cutoff). `arg` is unused."""
+    low, high = (v.unflatten(1, (-1, 3)) for v in torch.aminmax(images.flatten(2), dim=1))
+    low = low.amin(1)[..., None].double()  # [b, 3, 1]
+    high = high.amax(1)[..., None].double()
+    level = torch.arange(256, device=images.device, dtype=torch.float64)
+    # Double precision in Pillow's order of operations: where 255 (x - low) / (high - low) is an integer,
+    # the rounding of this very expression decides about the last bit. (PyTorch computes number / tensor as
+    # number * (1 / tensor), which rounds twice.)
+    scale = torch.full_like(low, 255.0) / (high - low)
+    table = (level * scale).add_(-low * scale)
+    table = torch.where(high > low, table.clamp_(0, 255), level)
+    return _lookup(images, table.to(torch.uint8))
+
+
+def equalize(images: Tensor, arg: Tensor) -> Tensor:
+    """Equalise the histogram of each channel (PIL.ImageOps.equalize). `arg` is unused."""
+    histogram = _histogram(images)  # [b, 3, 256] int64
+    level = torch.arange(256, device=images.device)
+    brightest = (level * (histogram > 0)).amax(-1, keepdim=True)
+    pixels = images.shape[1] * images.shape[2]
+    step = torch.div(pixels - histogram.gather(-1, brightest), 255, rounding_mode="floor")  # [b, 3, 1]
+    below = histogram.cumsum(-1) - histogram
+    table = torch.div(below + step // 2, step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
+    return _lookup(images, torch.where(step > 0, table, level).to(torch.uint8))
+
+
+def _per_image(value: Tensor) -> Tensor:
+    """[b] -> [b, 1, 1, 1]."""
+    return value.view(-1, 1, 1, 1)
+
+
+def _blend(degenerate: Tensor, values: Tensor, factor: Tensor) -> Tensor:
+    """PIL.Image.blend: `degenerate + factor * (values - degenerate)` in float32; overwrites `values`."""
+    return truncate_to_uint8(values.sub_(degenerate).mul_(factor).add_(degenerate))
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Pillow's "L" conversion, `(19595 R + 38470 G + 7471 B + 32768) >> 16`: [b, H, W] float32, integers.
+
+    Every intermediate value is an integer below 2^24, hence exact in float32.
+    """
+    red, green, blue = images.unbind(-1)
+    total = red.float().mul_(19595).add_(green.float().mul_(38470)).add_(blue.float().mul_(7471))
+    return total.add_(32768).mul_(2.0**-16).floor_()
+
+
+def _table_index(images: Tensor) -> Tensor:
+    """Position of each byte of an image in its flattened [3, 256] table: [b, H, 3W] int64."""
+    channel = torch.arange(3 * images.shape[2], device=images.device).remainder_(3)
+    return images.flatten(2).long().add_(channel.mul_(256))
+
+
+def _lookup(images: Tensor, table: Tensor) -> Tensor:
+    """Replace each value by its entry in `table`, [b, 3, 256] uint8."""
+    return table.flatten(1).gather(1, _table_index(images).flatten(1)).view_as(images)
+
+
+def _histogram(images: Tensor) -> Tensor:
+    """Counts of the 256 levels of each channel: [b, 3, 256] int64."""
+    index = _table_index(images).flatten(1)
+    if images.device.type == "cpu":  # twice as fast here; on a GPU it would wait for the largest index
+        return torch.stack([torch.bincount(i, minlength=768) for i in index]).view(-1, 3, 256)
+    counts = torch.zeros(len(images), 768, dtype=torch.int64, device=images.device)
+    return counts.scatter_add_(1, index, torch.ones_like(index)).view(-1, 3, 256)

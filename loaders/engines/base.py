@@ -1,0 +1,57 @@
+"""What every engine is: planned batches in, uint8 views out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import torch
+
+from fastsemi.errors import BadImageError
+from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.loaders.sources.base import Source
+
+
+class Pending(Protocol):
+    """Views on their way."""
+
+    def result(self, timeout: float) -> list[BadImageError | None]:
+        """Wait until the views are in the slot.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            For each sample None, or why its pixels are missing.
+
+        Raises:
+            TimeoutError: The views did not come in time.
+        """
+
+
+class Engine(ABC):
+    """Cuts the planned windows out of a source's images.
+
+    Every engine returns the same pixels for the same plan: the window, resized to the view's side with an
+    antialiased bicubic filter (as Pillow's `resize` on the cropped image), flipped where planned.
+
+    Args:
+        source: Where the bytes come from.
+        image_size: Side of a view in pixels, S.
+        threads: Decoding threads.
+        max_pixels: Larger images are refused, as a guard against decompression bombs.
+    """
+
+    name: str
+
+    def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
+        self.source, self.image_size = source, image_size
+        self.threads, self.max_pixels = threads, max_pixels
+
+    @abstractmethod
+    def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
+        """Start filling `slot`, [V, B, S, S, 3] uint8 on the CPU; several batches may be on their way."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop all threads. Batches still on their way are dropped."""

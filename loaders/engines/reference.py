@@ -1,0 +1,84 @@
+"""The engine that the others are compared with: Pillow, one image at a time, in the calling thread."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastsemi.errors import BadImageError
+from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.loaders.engines.base import Engine, Pending
+
+
+def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """Decode an image of any format Pillow reads to RGB, as torchvision's ImageFolder does (EXIF ignored).
+
+    Raises:
+        BadImageError: The bytes are no complete image, or a larger one than `max_pixels`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise BadImageError(
+                    name, f"{image.width} x {image.height} pixels exceed data.max_pixels of {max_pixels}"
+                )
+            return image.convert("RGB")
+    except BadImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise many kinds on hostile files
+        raise BadImageError(name, str(error) or type(error).__name__) from None
+
+
+def check_size(size: tuple[int, int], expected: tuple[int, int], name: str) -> None:
+    """Refuse an image whose size is not the one the windows were planned for.
+
+    Raises:
+        BadImageError: The sizes differ.
+    """
+    if size != expected:
+        raise BadImageError(
+            name,
+            f"it is {size[0]} x {size[1]} pixels but was {expected[0]} x {expected[1]} when indexed "
+            "(run once with --data.reindex true)",
+        )
+
+
+class _Done:
+    def __init__(self, errors: list[BadImageError | None]):
+        self._errors = errors
+
+    def result(self, timeout: float) -> list[BadImageError | None]:
+        return self._errors
+
+
+class ReferenceEngine(Engine):
+    """Written to be read: open, convert, crop, resize, flip."""
+
+    name = "reference"
+
+    def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
+        """Fill the slot before returning."""
+        return _Done([self._sample(batch, b, slot.numpy()) for b in range(len(batch.ids))])
+
+    def _sample(self, batch: PlannedBatch, b: int, out: np.ndarray) -> BadImageError | None:
+        image_id = int(batch.ids[b])
+        try:
+            name = self.source.name(image_id)
+            image = decode_rgb(self.source.read_one(image_id), name, self.max_pixels)
+            check_size(image.size, self.source.size(image_id), name)
+        except BadImageError as error:
+            return error
+        for v, view in enumerate(batch.views):
+            left, top, width, height = (int(x) for x in view.window[b])
+            crop = image.crop((left, top, left + width, top + height))
+            crop = crop.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+            if view.flip[b]:
+                crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            out[v, b] = np.asarray(crop)
+        return None
+
+    def close(self) -> None:
+        """Nothing to stop."""

@@ -1,0 +1,194 @@
+"""Keeps an engine busy ahead of the training step, in order, bounded, and never silently stuck."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from fastsemi.errors import BadImageError, UserError
+from fastsemi.loaders.batch import LoadedBatch, PlannedBatch
+from fastsemi.loaders.engines.base import Engine, Pending
+
+logger = logging.getLogger(__name__)
+
+
+class BadImages:
+    """Counts broken files, up to a limit.
+
+    Args:
+        limit: How many different files may be broken; 0 raises on the first.
+    """
+
+    def __init__(self, limit: int = 0):
+        self.limit = limit
+        self.paths: set[str] = set()
+
+    def record(self, error: BadImageError) -> None:
+        """Count a broken file once and log it.
+
+        Raises:
+            BadImageError: More files are broken than the limit allows.
+        """
+        if error.path in self.paths:
+            return
+        self.paths.add(error.path)
+        if self.limit == 0:
+            raise error
+        if len(self.paths) > self.limit:
+            raise BadImageError(
+                error.path, f"{error.reason} (broken file {len(self.paths)}, data.max_bad is {self.limit})"
+            )
+        logger.warning("skipped broken image %d of at most %d: %s", len(self.paths), self.limit, error)
+
+
+class Prefetcher(Iterator[LoadedBatch]):
+    """Iterates over loaded batches in the order of their plans.
+
+    A thread plans and submits ahead; at most `depth` batches are under way. Close it, or use it in a `with`
+    block: an early break then leaves no thread behind. The engine stays open.
+
+    Args:
+        engine: Fills the slots.
+        plans: The planned batches; drawn in the background thread.
+        depth: Batches under way at most.
+        timeout: Seconds that a batch may take.
+        bad: Policy and count of broken files.
+        pin: Put slots into pinned memory (for copies to a GPU that do not wait).
+
+    Attributes:
+        waited: Seconds that the consumer has waited for batches so far.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plans: Iterable[PlannedBatch],
+        *,
+        depth: int = 4,
+        timeout: float = 120.0,
+        bad: BadImages | None = None,
+        pin: bool = False,
+    ):
+        self._engine, self._timeout, self._pin = engine, timeout, pin
+        self._bad = bad or BadImages()
+        self._queue: queue.Queue[tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None]
+        self._queue = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self.waited = 0.0
+        self._thread = threading.Thread(
+            target=self._feed, args=(iter(plans),), name="fastsemi-feeder", daemon=True
+        )
+        self._thread.start()
+
+    def _feed(self, plans: Iterator[PlannedBatch]) -> None:
+        size = self._engine.image_size
+        try:
+            for plan in plans:
+                shape = (len(plan.views), len(plan.ids), size, size, 3)
+                slot = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin)
+                if self._stop.is_set():
+                    return
+                self._put((plan, slot, self._engine.submit(plan, slot)))
+            self._put(None)
+        except BaseException as error:  # re-raised in the consumer
+            self._put(error)
+
+    def _put(self, item: tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def __next__(self) -> LoadedBatch:
+        """Wait for the next batch.
+
+        Raises:
+            BadImageError: A file is broken and `data.max_bad` does not allow it.
+            UserError: The batch did not come in time.
+        """
+        if self._stop.is_set():
+            raise StopIteration
+        started = time.perf_counter()
+        try:
+            batch = self._next()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.waited += time.perf_counter() - started
+        return batch
+
+    def _next(self) -> LoadedBatch:
+        try:
+            item = self._queue.get(timeout=self._timeout)
+        except queue.Empty:
+            raise self._too_slow("planning the next batch") from None
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise item
+        plan, slot, pending = item
+        try:
+            errors = pending.result(self._timeout)
+        except TimeoutError:
+            first = self._engine.source.name(int(plan.ids[0]))
+            raise self._too_slow(f"the batch that starts with {first}") from None
+        valid = np.array([error is None for error in errors])
+        if valid.all():
+            return LoadedBatch(plan, slot, valid)
+        return self._repair(plan, slot, valid, errors)
+
+    def _too_slow(self, what: str) -> UserError:
+        return UserError(
+            f"the {self._engine.name} engine gave nothing for {self._timeout:g} s at {what}; check the disk, "
+            "or raise loader.timeout_s"
+        )
+
+    def _repair(
+        self,
+        plan: PlannedBatch,
+        slot: torch.Tensor,
+        valid: np.ndarray,
+        errors: list[BadImageError | None],
+    ) -> LoadedBatch:
+        """Give broken samples the pixels, id and label of the next good one of the batch."""
+        for error in errors:
+            if error is not None:
+                self._bad.record(error)
+        good = np.flatnonzero(valid)
+        if not len(good):
+            raise UserError(f"all {len(valid)} images of a batch are broken; the last: {errors[-1]}")
+        row = np.where(
+            valid, np.arange(len(valid)), good[np.searchsorted(good, np.arange(len(valid))) % len(good)]
+        )
+        slot.copy_(slot[:, torch.from_numpy(row)])
+        return LoadedBatch(replace(plan, ids=plan.ids[row], labels=plan.labels[row]), slot, valid)
+
+    def close(self) -> None:
+        """Stop the thread and drop what was prefetched, after the engine has let go of its slots."""
+        self._stop.set()
+        self._thread.join(timeout=self._timeout)
+        while not self._queue.empty():
+            item = self._queue.get_nowait()
+            if isinstance(item, tuple):
+                try:
+                    item[2].result(self._timeout)
+                except Exception as error:
+                    logger.debug("dropped a prefetched batch: %s", error)
+
+    def __enter__(self) -> Prefetcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,42 @@
+"""Where the bytes of images come from: what every source offers to an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from numpy.typing import NDArray
+
+from fastsemi.errors import BadImageError
+
+
+class Source(Protocol):
+    """Encoded images by id. All methods may be called from several threads at once."""
+
+    def __len__(self) -> int:
+        """Number of images; ids are 0 .. N-1."""
+        ...
+
+    def read(self, ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
+        """The encoded bytes of each image, in the order of `ids`.
+
+        An image that cannot be read gives the error in its place instead of raising it, so that one bad file
+        does not lose the batch: the caller counts it against `data.max_bad` or raises it.
+        """
+        ...
+
+    def read_one(self, i: int) -> bytes:
+        """The encoded bytes of one image.
+
+        Raises:
+            BadImageError: It cannot be read.
+        """
+        ...
+
+    def name(self, i: int) -> str:
+        """What to call image `i` in a message: the path of its file, or shard and key."""
+        ...
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height of image `i` in pixels, before any EXIF rotation; (0, 0) if broken."""
+        ...

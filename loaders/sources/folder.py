@@ -1,0 +1,72 @@
+"""Images as files in folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from numpy.typing import NDArray
+
+from fastsemi.errors import BadImageError
+from fastsemi.loaders.index import Index
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open without waiting: a named pipe called x.jpg would hold the thread for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+class FolderSource:
+    """Whole-file reads of the images of an index; implements `fastsemi.loaders.sources.base.Source`.
+
+    It holds no open file and no state, so any number of threads may read at once; reading one call's ids is
+    left to the calling thread, because engines bring their own pool.
+
+    Args:
+        index: The images.
+    """
+
+    def __init__(self, index: Index):
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
+        """The bytes of each file, or in its place the error that says why it cannot be read."""
+        result: list[bytes | BadImageError] = []
+        for i in ids:
+            try:
+                result.append(self.read_one(int(i)))
+            except BadImageError as error:
+                result.append(error)
+        return result
+
+    def read_one(self, i: int) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            BadImageError: The file is missing, empty or unreadable.
+        """
+        path = self.index.path(i)
+        try:
+            with open(path, "rb", buffering=0, opener=_open_now) as file:
+                data = file.read()
+        except OSError as error:
+            raise BadImageError(path, error.strerror or str(error)) from error
+        if not data:
+            raise BadImageError(path, "the file is empty")
+        return data
+
+    def path(self, i: int) -> str:
+        """Absolute path of image `i`."""
+        return self.index.path(i)
+
+    def name(self, i: int) -> str:
+        """The path, for messages."""
+        return self.index.path(i)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height in pixels as the header says; (0, 0) if broken."""
+        width, height = self.index.sizes[i]
+        return int(width), int(height)

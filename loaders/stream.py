@@ -1,0 +1,136 @@
+"""Endless, stateless sequences of planned micro-batches: position in, plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsemi.errors import UserError
+from fastsemi.loaders.batch import PlannedBatch, ViewPlan
+from fastsemi.loaders.index import Index
+from fastsemi.loaders.plan import AugmentConfig, View, centre_crop, epoch_order, plan_mix, plan_view
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Mixing of two images: mixup or cutmix, with probability 1/2 each when both are on."""
+
+    mixup: float = 0.8
+    """alpha of mixup's Beta distribution; 0 for no mixup."""
+    cutmix: float = 1.0
+    """alpha of cutmix's Beta distribution; 0 for no cutmix."""
+
+    def __post_init__(self) -> None:
+        """Refuse negative alphas."""
+        for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if value < 0:
+                raise UserError(f"{name} is {value}; give a positive alpha, or 0 to turn it off")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The batches of one role (labelled, unlabelled, pretraining), one pass after another without end.
+
+    Sample p of the stream is sample `order(p // n)[p % n]` of pass `p // n`, so every pass holds every sample
+    once, whatever the batch size. Global batch `step` covers positions `step * batch` to `(step + 1) * batch`
+    and consists of `micro_batches` micro-batches of equal size; mixing partners are drawn inside these.
+    """
+
+    index: Index
+    """The images."""
+    ids: NDArray[np.int64]
+    """Which images of the index belong to the stream."""
+    batch: int
+    """Global batch, in images."""
+    micro_batches: int
+    """How many micro-batches a global batch consists of."""
+    views: Mapping[View, AugmentConfig]
+    """The views of an image, in the order in which engines return them."""
+    mix: MixConfig | None
+    """Mixing of the last view; None for none."""
+    seed: int
+    """The run's seed."""
+    image_size: int
+    """Side of a view in pixels."""
+    name: str = "labelled"
+    """What error messages call the stream."""
+    _order: list[View] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse batches that the data cannot fill or the micro-batches cannot share."""
+        if self.batch > len(self.ids):
+            raise UserError(
+                f"the {self.name} batch of {self.batch} is larger than its data of {len(self.ids)} images; "
+                f"set the batch to {len(self.ids)} or less, or add images"
+            )
+        if self.batch % self.micro_batches:
+            raise UserError(
+                f"the {self.name} batch of {self.batch} does not divide into {self.micro_batches} "
+                "micro-batches; change micro_batches to a divisor"
+            )
+        object.__setattr__(self, "_order", list(self.views))
+
+    def positions(self, step: int, micro: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids and passes of micro-batch `micro` of global batch `step`, both [B]."""
+        size = self.batch // self.micro_batches
+        position = step * self.batch + micro * size + np.arange(size)
+        epoch, place = np.divmod(position, len(self.ids))
+        ids = np.empty(size, dtype=np.int64)
+        for e in np.unique(epoch):
+            order = _cached_order(self.seed, self._order[-1], int(e), len(self.ids))
+            ids[epoch == e] = self.ids[order[place[epoch == e]]]
+        return ids, epoch
+
+    def plan(self, step: int, micro: int) -> PlannedBatch:
+        """Plan micro-batch `micro` of global batch `step`."""
+        ids, epoch = self.positions(step, micro)
+        sizes = np.asarray(self.index.sizes[ids])
+        views = tuple(
+            plan_view(
+                config,
+                seed=self.seed,
+                epoch=epoch,
+                ids=ids,
+                view=view,
+                sizes=sizes,
+                image_size=self.image_size,
+            )
+            for view, config in self.views.items()
+        )
+        mix = self.mix and plan_mix(
+            seed=self.seed,
+            epoch=epoch,
+            ids=ids,
+            view=self._order[-1],
+            mixup=self.mix.mixup,
+            cutmix=self.mix.cutmix,
+        )
+        return PlannedBatch(ids, np.asarray(self.index.labels[ids], dtype=np.int64), views, mix)
+
+
+# A pass over a million samples takes 10 MB and half a second to order; a micro-batch may straddle two passes.
+@lru_cache(maxsize=8)
+def _cached_order(seed: int, view: View, epoch: int, count: int) -> NDArray[np.int64]:
+    return epoch_order(seed, view, epoch, count)
+
+
+def evaluation_batches(
+    index: Index, ids: NDArray[np.int64], batch: int, crop: float
+) -> Iterator[PlannedBatch]:
+    """Every image once, in order, one centred view each; the last batch may be smaller.
+
+    Args:
+        index: The images.
+        ids: [N] which of them.
+        batch: Images per batch.
+        crop: Side of the centred square as a fraction of the shorter side.
+    """
+    for start in range(0, len(ids), batch):
+        part = np.asarray(ids[start : start + batch], dtype=np.int64)
+        window = centre_crop(np.asarray(index.sizes[part]), crop)
+        view = ViewPlan(window=window, flip=np.zeros(len(part), dtype=bool))
+        yield PlannedBatch(part, np.asarray(index.labels[part], dtype=np.int64), (view,))
