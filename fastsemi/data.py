@@ -129,6 +129,7 @@ class Data:
             has_classes=has_classes,
             max_pixels=self.config.max_pixels,
             threads=4 * self.loader.thread_count,
+            refresh=self.config.reindex,
         )
 
     @cached_property

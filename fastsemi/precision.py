@@ -50,7 +50,8 @@ class Precision:
         if device.type == "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0)
             return cls(device, torch.bfloat16 if native else torch.float16)
-        return cls(device, torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32)
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return cls(device, torch.bfloat16 if native else torch.float32)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Context in which matrix products run in `dtype`."""

@@ -2,10 +2,14 @@
 
 import os
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
-
-import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
 
 
 def pytest_collection_modifyitems(config, items):
@@ -15,3 +19,47 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def index_cache(tmp_path_factory, monkeypatch):
+    """Keep the index cache of the tests out of the user's home."""
+    monkeypatch.setenv("FASTSEMI_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """The function `photo(width, height, seed)`."""
+    return _photo
+
+
+def _photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A colourful picture with edges and gradients, unlike noise kind to JPEG."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    waves = [np.sin(x / rng.uniform(3, 30) + y / rng.uniform(3, 30) + rng.uniform(0, 6)) for _ in range(3)]
+    image = np.stack(waves, -1) * 100 + 128
+    image[height // 4 : height // 2, width // 4 : width // 2] = rng.integers(0, 255, 3)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """A learnable image folder: three classes of 16 x 16 pictures, 40 to train and 10 to evaluate each."""
+    root = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 10)):
+        for label, name in enumerate(("bar", "cross", "dot")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(0, 60, (16, 16, 3))
+                x, y = rng.integers(4, 12, 2)
+                if label < 2:
+                    image[y - 1 : y + 1] = 220
+                if label == 1:
+                    image[:, x - 1 : x + 1] = 220
+                if label == 2:
+                    image[y - 2 : y + 2, x - 2 : x + 2] = 220
+                Image.fromarray(image.astype(np.uint8)).save(folder / f"{i:03}.png")
+    return root

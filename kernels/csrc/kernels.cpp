@@ -33,13 +33,16 @@ void vertical(const uint8_t* const* rows, const int16_t* weight, int taps, int n
     }
 }
 
+// Rounded product of a 16-bit integer and a fraction in 1/32768, as SSSE3's mulhrs.
+inline int scale(int value, int fraction) { return (value * fraction + (1 << 14)) >> 15; }
+
 void ycc_to_rgb(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int n, uint8_t* out) {
     for (int i = 0; i < n; ++i) {
-        // JFIF: R = Y + 1.402 Cr, G = Y - 0.344136 Cb - 0.714136 Cr, B = Y + 1.772 Cb, in 1/65536.
-        const int luma = (y[i] << 16) + (1 << 15), blue = cb[i] - 128, red = cr[i] - 128;
-        out[3 * i] = clip((luma + 91881 * red) >> 16);
-        out[3 * i + 1] = clip((luma - 22554 * blue - 46802 * red) >> 16);
-        out[3 * i + 2] = clip((luma + 116130 * blue) >> 16);
+        // JFIF: R = Y + 1.402 Cr, G = Y - 0.344136 Cb - 0.714136 Cr, B = Y + 1.772 Cb, all in 1/64.
+        const int luma = (y[i] << 6) + 32, blue = (cb[i] - 128) * 64, red = (cr[i] - 128) * 64;
+        out[3 * i] = clip((luma + red + scale(red, 13173)) >> 6);
+        out[3 * i + 1] = clip((luma - scale(blue, 11277) - scale(red, 23401)) >> 6);
+        out[3 * i + 2] = clip((luma + 2 * blue - scale(blue, 7471)) >> 6);
     }
 }
 

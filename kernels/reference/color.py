@@ -55,19 +55,17 @@ def brightness(images: Tensor, arg: Tensor) -> Tensor:
 def contrast(images: Tensor, arg: Tensor) -> Tensor:
     """Blend with the image's mean grey, rounded, by the factor `arg` (PIL.ImageEnhance.Contrast)."""
     pixels = images.shape[1] * images.shape[2]
-    total = _grey(images).sum((1, 2), dtype=torch.int64)
+    total = _grey(*(plane.float() for plane in images.unbind(-1))).sum((1, 2), dtype=torch.int64)
     mean = torch.div(2 * total + pixels, 2 * pixels, rounding_mode="floor")
     return _blend(_per_image(mean.float()), images.float(), _per_image(arg))
 
 
 def color(images: Tensor, arg: Tensor) -> Tensor:
     """Blend with the grey image by the factor `arg` (PIL.ImageEnhance.Color, ColorJitter's saturation)."""
-    grey, factor = _grey(images), arg.view(-1, 1, 1)
-    out = torch.empty_like(images)
+    planes = [plane.float() for plane in images.unbind(-1)]
+    grey, factor = _grey(*planes), arg.view(-1, 1, 1)
     # One channel at a time: broadcasting the grey over an innermost axis of three is slower on a CPU.
-    for channel in range(3):
-        out[..., channel] = _blend(grey, images[..., channel].float(), factor)
-    return out
+    return torch.stack([_blend(grey, plane, factor) for plane in planes], -1)
 
 
 def sharpness(images: Tensor, arg: Tensor) -> Tensor:
@@ -123,31 +121,33 @@ def _blend(degenerate: Tensor, values: Tensor, factor: Tensor) -> Tensor:
     return truncate_to_uint8(values.sub_(degenerate).mul_(factor).add_(degenerate))
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Pillow's "L" conversion, `(19595 R + 38470 G + 7471 B + 32768) >> 16`: [b, H, W] float32, integers.
+def _grey(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
+    """Pillow's "L" conversion, `(19595 R + 38470 G + 7471 B + 32768) >> 16`, of float32 channels.
 
     Every intermediate value is an integer below 2^24, hence exact in float32.
     """
-    red, green, blue = images.unbind(-1)
-    total = red.float().mul_(19595).add_(green.float().mul_(38470)).add_(blue.float().mul_(7471))
+    total = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)
     return total.add_(32768).mul_(2.0**-16).floor_()
 
 
 def _table_index(images: Tensor) -> Tensor:
-    """Position of each byte of an image in its flattened [3, 256] table: [b, H, 3W] int64."""
-    channel = torch.arange(3 * images.shape[2], device=images.device).remainder_(3)
-    return images.flatten(2).long().add_(channel.mul_(256))
+    """Position of each byte in a flattened table [b, 3, 256]: [b * H * W * 3] int32."""
+    b, _, w, _ = images.shape
+    channel = torch.arange(3 * w, device=images.device, dtype=torch.int32).remainder_(3)
+    image = torch.arange(b, device=images.device, dtype=torch.int32).view(b, 1, 1)
+    return images.flatten(2).int().add_(768 * image + 256 * channel).flatten()
 
 
 def _lookup(images: Tensor, table: Tensor) -> Tensor:
     """Replace each value by its entry in `table`, [b, 3, 256] uint8."""
-    return table.flatten(1).gather(1, _table_index(images).flatten(1)).view_as(images)
+    return table.flatten().index_select(0, _table_index(images)).view_as(images)
 
 
 def _histogram(images: Tensor) -> Tensor:
     """Counts of the 256 levels of each channel: [b, 3, 256] int64."""
-    index = _table_index(images).flatten(1)
-    if images.device.type == "cpu":  # twice as fast here; on a GPU it would wait for the largest index
-        return torch.stack([torch.bincount(i, minlength=768) for i in index]).view(-1, 3, 256)
-    counts = torch.zeros(len(images), 768, dtype=torch.int64, device=images.device)
-    return counts.scatter_add_(1, index, torch.ones_like(index)).view(-1, 3, 256)
+    index, bins = _table_index(images), len(images) * 768
+    if images.device.type == "cpu":  # twice as fast here, but a GPU would wait for the largest index
+        return torch.bincount(index, minlength=bins).view(-1, 3, 256)
+    counts = torch.zeros(bins, dtype=torch.int64, device=images.device)
+    one = torch.ones((), dtype=torch.int64, device=images.device)
+    return counts.scatter_add_(0, index.long(), one.expand(len(index))).view(-1, 3, 256)

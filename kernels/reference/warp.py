@@ -101,7 +101,7 @@ def _weights(fraction: Tensor, interpolation: str) -> tuple[Tensor, ...]:
 
 
 def _interpolate(taps: list[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """`p - Σ weights[k] * (taps[k] - taps[k + 1])`, p being the tap before the position; overwrites `taps`."""
+    """`p - Σ weights[k] (taps[k] - taps[k + 1])`, p being the tap before the position; overwrites `taps`."""
     before = len(taps) // 2 - 1
     values = taps[before].clone()
     for tap, following, weight in zip(taps[:-1], taps[1:], weights, strict=True):

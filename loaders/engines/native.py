@@ -32,7 +32,7 @@ def decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
                 return simplejpeg.decode_jpeg(data, colorspace="RGB")
         except ValueError:
             pass  # Pillow judges: it reads some files that libjpeg-turbo's simple interface refuses
-    return np.asarray(decode_rgb(data, name, max_pixels))
+    return np.array(decode_rgb(data, name, max_pixels))  # a copy, which PyTorch may write to
 
 
 class _Futures:

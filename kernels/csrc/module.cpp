@@ -1,0 +1,168 @@
+// Python's view of the operator; fastsemi/loaders/engines/_native_op.py is its only user.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <stdexcept>
+
+#include "pool.h"
+
+namespace py = pybind11;
+
+namespace fastsemi {
+namespace {
+
+using Windows = py::array_t<int32_t, py::array::c_style>;
+using Flips = py::array_t<bool, py::array::c_style>;
+using Pixels = py::array_t<uint8_t, py::array::c_style>;
+
+const Kernels& choose_kernels(const std::string& name) {
+    const auto found = available_kernels();
+    if (name.empty()) return *found.front();
+    for (const Kernels* k : found) {
+        if (name == k->name) return *k;
+    }
+    throw std::invalid_argument("this CPU cannot run the kernels '" + name + "'");
+}
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+// A batch and the Python objects that it points into.
+struct Ticket {
+    std::shared_ptr<Batch> batch = std::make_shared<Batch>();
+    std::vector<py::buffer_info> buffers;
+    py::object out;
+};
+
+class Operator {
+public:
+    Operator(int threads, const std::string& kernels, bool use_baseline)
+        : kernels_(choose_kernels(kernels)), pool_(threads, kernels_, use_baseline) {}
+
+    // encoded: bytes-like objects, or file names as bytes when `files`. Arrays as in the wrapper's documentation.
+    int64_t submit(const py::sequence& encoded, bool files, const Windows& windows, const Flips& flips, Pixels out,
+                   int64_t max_pixels, const Windows& sizes) {
+        const auto count = static_cast<py::ssize_t>(encoded.size());
+        require(windows.ndim() == 3 && windows.shape(1) == count && windows.shape(2) == 4, "windows must be [V, B, 4]");
+        const auto views = windows.shape(0);
+        require(flips.ndim() == 2 && flips.shape(0) == views && flips.shape(1) == count, "flips must be [V, B]");
+        require(sizes.ndim() == 2 && sizes.shape(0) == count && sizes.shape(1) == 2, "sizes must be [B, 2]");
+        require(out.ndim() == 5 && out.shape(0) == views && out.shape(1) == count && out.shape(2) == out.shape(3) &&
+                    out.shape(2) > 0 && out.shape(4) == 3 && out.writeable(),
+                "out must be a writeable, contiguous [V, B, S, S, 3]");
+        Ticket ticket;
+        Batch& batch = *ticket.batch;
+        batch.views = static_cast<int>(views);
+        batch.side = static_cast<int>(out.shape(2));
+        batch.items.resize(count);
+        for (py::ssize_t b = 0; b < count; ++b) {
+            Batch::Item& item = batch.items[b];
+            item.limits = {sizes.at(b, 0), sizes.at(b, 1), max_pixels};
+            if (files) {
+                item.path = encoded[b].cast<py::bytes>();
+            } else {
+                ticket.buffers.push_back(encoded[b].cast<py::buffer>().request());
+                const py::buffer_info& info = ticket.buffers.back();
+                require(PyBuffer_IsContiguous(info.view(), 'C'), "encoded images must be contiguous");
+                item.data = static_cast<const uint8_t*>(info.ptr);
+                item.size = static_cast<size_t>(info.size * info.itemsize);
+            }
+            for (py::ssize_t v = 0; v < views; ++v) {
+                batch.windows.push_back({windows.at(v, b, 0), windows.at(v, b, 1), windows.at(v, b, 2),
+                                         windows.at(v, b, 3), flips.at(v, b), out.mutable_data(v, b)});
+            }
+        }
+        ticket.out = std::move(out);
+        pool_.submit(ticket.batch);
+        tickets_.emplace(++last_, std::move(ticket));
+        return last_;
+    }
+
+    // None when the time is over; else for each image (code, message): 0 done, 1 not a JPEG, 2 failed.
+    py::object wait(int64_t id, double timeout) {
+        const auto found = tickets_.find(id);
+        require(found != tickets_.end(), "no such ticket, or it was waited for already");
+        const std::shared_ptr<Batch> batch = found->second.batch;
+        bool done;
+        {
+            const py::gil_scoped_release release;
+            done = pool_.wait(*batch, std::chrono::duration<double>(timeout));
+        }
+        if (!done) return py::none();
+        py::list result;
+        for (const Outcome& o : batch->outcomes) result.append(py::make_tuple(static_cast<int>(o.status), py::str(o.message)));
+        tickets_.erase(id);
+        return result;
+    }
+
+    void close() {
+        {
+            const py::gil_scoped_release release;
+            pool_.close();
+        }
+        tickets_.clear();
+    }
+
+    // Views of pixels [H, W, 3]: windows [V, 4], flips [V], out [V] arrays of [S, S, 3].
+    void resize(const Pixels& pixels, const Windows& windows, const Flips& flips, std::vector<Pixels> out) {
+        require(pixels.ndim() == 3 && pixels.shape(2) == 3, "pixels must be [H, W, 3]");
+        const auto views = static_cast<py::ssize_t>(out.size());
+        require(windows.ndim() == 2 && windows.shape(0) == views && windows.shape(1) == 4, "windows must be [V, 4]");
+        require(flips.ndim() == 1 && flips.shape(0) == views, "flips must be [V]");
+        const int width = static_cast<int>(pixels.shape(1)), height = static_cast<int>(pixels.shape(0));
+        std::vector<Window> list;
+        int side = 0;
+        for (py::ssize_t v = 0; v < views; ++v) {
+            side = static_cast<int>(out[v].shape(0));
+            require(out[v].ndim() == 3 && side > 0 && out[v].shape(1) == side && out[v].shape(2) == 3 &&
+                        side == out[0].shape(0) && out[v].writeable(),
+                    "out must be writeable arrays of [S, S, 3]");
+            list.push_back({windows.at(v, 0), windows.at(v, 1), windows.at(v, 2), windows.at(v, 3), flips.at(v),
+                            out[v].mutable_data()});
+        }
+        const std::string wrong = check_image(width, height, {0, 0, INT64_MAX}, list.data(), static_cast<int>(views));
+        require(wrong.empty(), wrong.c_str());
+        const uint8_t* data = pixels.data();
+        const py::gil_scoped_release release;
+        Views planes(kernels_);
+        planes.plan({3, full_component(width, height)}, Color::rgb, list.data(), static_cast<int>(views), side, false);
+        std::vector<uint8_t> row(3 * (static_cast<size_t>(width) + 8));
+        for (int y = planes.first_row(0) * 8; y < std::min(height, planes.end_row(0) * 8); ++y) {
+            std::copy_n(data + static_cast<size_t>(y) * width * 3, static_cast<size_t>(width) * 3, row.data());
+            planes.fill_row(y, row.data());
+        }
+        planes.finish();
+    }
+
+    const char* kernels() const { return kernels_.name; }
+
+private:
+    const Kernels& kernels_;
+    std::map<int64_t, Ticket> tickets_;
+    int64_t last_ = 0;
+    Pool pool_;  // last, so that its threads end before the tickets go
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "JPEG decode and antialiased bicubic resize of planned windows, in threads without the GIL.";
+    m.def("available_kernels", [] {
+        std::vector<std::string> names;
+        for (const Kernels* k : available_kernels()) names.emplace_back(k->name);
+        return names;
+    });
+    py::class_<Operator>(m, "Operator")
+        .def(py::init<int, const std::string&, bool>(), py::arg("threads"), py::arg("kernels") = "",
+             py::arg("use_baseline") = true)
+        .def("submit", &Operator::submit)
+        .def("wait", &Operator::wait)
+        .def("resize", &Operator::resize)
+        .def("close", &Operator::close)
+        .def_property_readonly("kernels", &Operator::kernels);
+}
+
+}  // namespace fastsemi

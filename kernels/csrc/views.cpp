@@ -1,0 +1,187 @@
+#include "views.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fastsemi {
+namespace {
+
+// Largest level (shrink 1 << level) that leaves at least one sample per output along both axes.
+int choose_level(const Window& w, const Grid& x, const Grid& y, int side) {
+    int level = 0;
+    while (level < 3 && (w.width / x.factor) >> (level + 1) >= side && (w.height / y.factor) >> (level + 1) >= side) {
+        ++level;
+    }
+    return level;
+}
+
+// What the full transform gives for a block's mean alone, its 16-bit saturation included.
+void fill_block(int16_t coef, uint16_t quant, uint8_t* dst, ptrdiff_t stride) {
+    const int dc = static_cast<int16_t>(static_cast<uint32_t>(coef) * quant);
+    const int value = ((std::clamp(4 * dc, -32768, 32767) + 16) >> 5) + 128;
+    for (int y = 0; y < 8; ++y) std::memset(dst + y * stride, std::clamp(value, 0, 255), 8);
+}
+
+}  // namespace
+
+ComponentLayout full_component(int width, int height) {
+    return {{width, 1, Upsampling::replicate, 1}, {height, 1, Upsampling::replicate, 1}, (width + 7) / 8, (height + 7) / 8,
+            nullptr};
+}
+
+void Views::plan(const std::vector<ComponentLayout>& layout, Color color, const Window* windows, int count, int side,
+                 bool shrink) {
+    windows_ = windows;
+    count_ = count;
+    side_ = side;
+    color_ = color;
+    used_components_ = static_cast<int>(layout.size());
+    if (components_.size() < layout.size()) {
+        components_.resize(layout.size());
+        lines_.resize(layout.size());
+    }
+    for (size_t c = 0; c < layout.size(); ++c) plan_component(layout[c], shrink, components_[c]);
+}
+
+void Views::plan_component(const ComponentLayout& layout, bool shrink, Component& c) {
+    for (Plane& plane : c.planes) plane.used = false;
+    c.views.resize(count_);
+    c.need.resize(4 * (static_cast<size_t>(layout.block_cols) + 3));
+    c.first_row = layout.block_rows;
+    c.end_row = 0;
+    for (int i = 0; i < count_; ++i) {
+        const Window& w = windows_[i];
+        ComponentView& view = c.views[i];
+        Grid gx = layout.x, gy = layout.y;
+        view.level = shrink ? choose_level(w, gx, gy, side_) : 0;
+        gx.shrink = gy.shrink = 1 << view.level;
+        build_axis(w.left, w.width, side_, gx, scratch_, view.x);
+        build_axis(w.top, w.height, side_, gy, scratch_, view.y);
+        const int n = 8 >> view.level;
+        view.col0 = view.x.first / n;
+        view.col1 = std::min(layout.block_cols, (view.x.last + n - 1) / n);
+        view.row0 = view.y.first / n;
+        view.row1 = std::min(layout.block_rows, (view.y.last + n - 1) / n);
+        Plane& p = c.planes[view.level];
+        p.col0 = p.used ? std::min(p.col0, view.col0) : view.col0;
+        p.col1 = p.used ? std::max(p.col1, view.col1) : view.col1;
+        p.row0 = p.used ? std::min(p.row0, view.row0) : view.row0;
+        p.row1 = p.used ? std::max(p.row1, view.row1) : view.row1;
+        p.used = true;
+        c.first_row = std::min(c.first_row, view.row0);
+        c.end_row = std::max(c.end_row, view.row1);
+    }
+    for (int level = 0; level < 4; ++level) {
+        Plane& p = c.planes[level];
+        if (!p.used) continue;
+        const int n = 8 >> level;
+        p.stride = ((p.col1 - p.col0) * n + 63) & ~63;
+        const size_t bytes = static_cast<size_t>(p.stride) * (p.row1 - p.row0) * n + kPadding;
+        if (p.memory.size() < bytes) p.memory.resize(bytes);
+    }
+    // The kernels want coefficients and quantisers column by column.
+    for (int i = 0; i < 64 && layout.quant; ++i) c.quant[(i % 8) * 8 + i / 8] = layout.quant[i];
+    std::memset(c.slots, 0, sizeof c.slots);
+    c.queued = c.full = 0;
+}
+
+const uint8_t* Views::begin_row(int component, int block_row, int lane) {
+    Component& c = components_[component];
+    uint8_t* need = c.need.data() + lane * c.need.size() / 4;
+    std::memset(need, 0, c.need.size() / 4);
+    for (const ComponentView& v : c.views) {
+        if (block_row < v.row0 || block_row >= v.row1) continue;
+        for (int x = v.col0; x < v.col1; ++x) need[x] = static_cast<uint8_t>(need[x] | 1 << v.level);
+    }
+    return need;
+}
+
+void Views::commit(int component, int block_col, int block_row, int need, bool only_dc) {
+    Component& c = components_[component];
+    int16_t* coef = slot(component);
+    bool queued = false;
+    for (int level = 0; need >> level; ++level) {
+        if (!(need >> level & 1)) continue;
+        Plane& p = c.planes[level];
+        const int n = 8 >> level;
+        uint8_t* dst = p.at((block_col - p.col0) * n, (block_row - p.row0) * n);
+        if (level > 0) {
+            idct_shrunk(n, coef, c.quant, dst, p.stride);
+        } else if (only_dc) {
+            fill_block(coef[0], c.quant[0], dst, p.stride);
+        } else {
+            c.coef[c.full] = coef;
+            c.dst[c.full++] = dst;
+            queued = true;
+        }
+    }
+    if (!queued) {
+        std::memset(coef, 0, 64 * sizeof(int16_t));
+    } else if (++c.queued == kQueue) {
+        flush(c);
+    }
+}
+
+void Views::flush(Component& c) {
+    if (c.full > 0) kernels_.idct(c.coef, c.quant, c.dst, c.planes[0].stride, c.full);
+    std::memset(c.slots, 0, sizeof(int16_t) * kSlot * c.queued);
+    c.queued = c.full = 0;
+}
+
+void Views::fill_row(int y, const uint8_t* rgb) {
+    for (int i = 0; i < 3; ++i) {
+        Plane& p = components_[i].planes[0];
+        if (y < 8 * p.row0 || y >= 8 * p.row1) continue;
+        uint8_t* out = p.at(0, y - 8 * p.row0);
+        const int width = 8 * (p.col1 - p.col0);
+        const uint8_t* in = rgb + 3 * 8 * static_cast<size_t>(p.col0) + i;
+        for (int x = 0; x < width; ++x) out[x] = in[3 * static_cast<size_t>(x)];
+    }
+}
+
+void Views::finish() {
+    for (int c = 0; c < used_components_; ++c) flush(components_[c]);
+    for (int i = 0; i < count_; ++i) resize_view(i);
+}
+
+void Views::resize_view(int index) {
+    const Window& window = windows_[index];
+    line_stride_ = ((side_ + 63) & ~63) + kPadding;
+    for (int i = 0; i < used_components_; ++i) {
+        const ComponentView& view = components_[i].views[index];
+        const Plane& plane = components_[i].planes[view.level];
+        Lines& lines = lines_[i];
+        build_row_filter(view.x, plane.col0 * (8 >> view.level), window.flip, kernels_, lines.filter);
+        const size_t ring = static_cast<size_t>(line_stride_) * view.y.taps;
+        if (lines.ring.size() < ring) lines.ring.resize(ring);
+        if (lines.out.size() < static_cast<size_t>(line_stride_)) lines.out.resize(line_stride_);
+        lines.next = 0;
+    }
+    for (int y = 0; y < side_; ++y) {
+        for (int i = 0; i < used_components_; ++i) resize_line(i, index, y);
+        const uint8_t* a = lines_[0].out.data();
+        const uint8_t* b = lines_[used_components_ == 3 ? 1 : 0].out.data();
+        const uint8_t* c = lines_[used_components_ == 3 ? 2 : 0].out.data();
+        uint8_t* out = window.out + static_cast<size_t>(y) * side_ * 3;
+        (color_ == Color::ycc ? kernels_.ycc_to_rgb : kernels_.planes_to_rgb)(a, b, c, side_, out);
+    }
+}
+
+// Row y of a view: the rows it needs are filtered horizontally once and kept in a ring of `taps` lines.
+void Views::resize_line(int component, int index, int y) {
+    Component& c = components_[component];
+    const ComponentView& view = c.views[index];
+    Plane& plane = c.planes[view.level];
+    Lines& lines = lines_[component];
+    const int taps = view.y.taps, start = view.y.start[y], origin = plane.row0 * (8 >> view.level);
+    const int end = std::min(start + taps, view.y.last);
+    for (lines.next = std::max(lines.next, start); lines.next < end; ++lines.next) {
+        kernels_.horizontal(plane.at(0, lines.next - origin), lines.filter,
+                            lines.ring.data() + lines.next % taps * line_stride_);
+    }
+    taps_.resize(taps);
+    for (int t = 0; t < taps; ++t) taps_[t] = lines.ring.data() + std::min(start + t, end - 1) % taps * line_stride_;
+    kernels_.vertical(taps_.data(), &view.y.weight[static_cast<size_t>(y) * taps], taps, side_, lines.out.data());
+}
+
+}  // namespace fastsemi

@@ -1,0 +1,105 @@
+// The views of one image: which blocks of it they need, the planes those decode to, and their resize.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "filter.h"
+#include "kernels.h"
+
+namespace fastsemi {
+
+struct Window {
+    int left, top, width, height;  // source pixels
+    bool flip;
+    uint8_t* out;  // [side, side, 3]
+};
+
+// One colour component as the file stores it.
+struct ComponentLayout {
+    Grid x, y;                   // shrink is chosen by Views
+    int block_cols, block_rows;  // blocks of 8 x 8 samples
+    const uint16_t* quant;       // 64 values in row order, or null where samples are filled in directly
+};
+
+// A component of width x height pixels whose samples are given with Views::fill_row.
+ComponentLayout full_component(int width, int height);
+
+enum class Color { gray, rgb, ycc };
+
+// Working memory and state of one image at a time; one object per thread, reused.
+class Views {
+public:
+    explicit Views(const Kernels& kernels) : kernels_(kernels) {}
+
+    // Plans the decode. Windows must lie inside the image. With `shrink`, components that every axis of a
+    // window reduces at least twofold are decoded at 1/2, 1/4 or 1/8 of their size.
+    void plan(const std::vector<ComponentLayout>& layout, Color color, const Window* windows, int count, int side,
+              bool shrink);
+
+    // Which blocks of a row of blocks lie in a window: one byte for each, 0 for none, followed by 3 more zeros.
+    // The answer is kept for 4 rows of a component, one in each `lane`.
+    const uint8_t* begin_row(int component, int block_row, int lane);
+    int first_row(int component) const { return components_[component].first_row; }
+    int end_row(int component) const { return components_[component].end_row; }
+    // The next block's 64 coefficients, zero, column by column, and a 65th value that is ignored. The caller
+    // fills them, then commits the block with its byte from begin_row.
+    int16_t* slot(int component) { return components_[component].slots + kSlot * components_[component].queued; }
+    void commit(int component, int block_col, int block_row, int need, bool only_dc);
+
+    // Instead of blocks: the pixels of one row, 3 bytes each and 8 more pixels readable after them, for a layout of
+    // three full components planned without `shrink`.
+    void fill_row(int y, const uint8_t* rgb);
+
+    // Decodes what is queued and writes all views.
+    void finish();
+
+private:
+    static constexpr int kQueue = 16, kSlot = 72;
+
+    struct Plane {
+        bool used = false;
+        int col0 = 0, col1 = 0, row0 = 0, row1 = 0;  // blocks
+        ptrdiff_t stride = 0;
+        std::vector<uint8_t> memory;
+        uint8_t* at(int x, int y) { return memory.data() + y * stride + x; }
+    };
+    struct ComponentView {
+        Axis x, y;
+        int level;                       // log2 of shrink
+        int col0, col1, row0, row1;      // blocks
+    };
+    struct Component {
+        Plane planes[4];  // by level
+        std::vector<ComponentView> views;
+        std::vector<uint8_t> need;  // bit per level
+        int first_row, end_row;
+        uint16_t quant[64];
+        alignas(64) int16_t slots[kSlot * kQueue];
+        int queued = 0, full = 0;
+        const int16_t* coef[kQueue];  // of blocks for the full inverse DCT
+        uint8_t* dst[kQueue];
+    };
+    struct Lines {
+        RowFilter filter;
+        std::vector<uint8_t> ring, out;
+        int next = 0;
+    };
+
+    void plan_component(const ComponentLayout& layout, bool shrink, Component& c);
+    void flush(Component& c);
+    void resize_view(int view);
+    void resize_line(int component, int view, int y);
+
+    const Kernels& kernels_;
+    std::vector<Component> components_;
+    std::vector<Lines> lines_;
+    std::vector<const uint8_t*> taps_;
+    FilterScratch scratch_;
+    const Window* windows_ = nullptr;
+    int count_ = 0, side_ = 0, used_components_ = 0;
+    ptrdiff_t line_stride_ = 0;
+    Color color_ = Color::gray;
+};
+
+}  // namespace fastsemi

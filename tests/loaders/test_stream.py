@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from fastsemi.errors import UserError
+from fastsemi.loaders.index import build_index
+from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.loaders.stream import MixConfig, Stream, evaluation_batches
+
+
+@pytest.fixture(scope="module")
+def index(shapes, tmp_path_factory):
+    return build_index(shapes / "train", has_classes=True, cache_dir=tmp_path_factory.mktemp("index"))
+
+
+def _stream(index, batch=32, micro_batches=1, ids=None, seed=0):
+    ids = np.arange(len(index)) if ids is None else ids
+    views = {View.WEAK: AugmentConfig(randaugment=""), View.STRONG: AugmentConfig()}
+    return Stream(index, ids, batch, micro_batches, views, MixConfig(), seed, 16, "unlabelled")
+
+
+def test_every_pass_holds_every_image_once(index):
+    stream = _stream(index, batch=50)  # does not divide 120
+    seen = [stream.positions(step, 0) for step in range(12)]
+    ids, passes = (np.concatenate(part) for part in zip(*seen, strict=True))
+    for p in range(5):
+        np.testing.assert_array_equal(np.sort(ids[passes == p]), np.arange(120))
+    assert not (ids[passes == 0] == ids[passes == 1]).all()
+
+
+def test_micro_batches_cut_the_global_batch(index):
+    whole, cut = _stream(index), _stream(index, micro_batches=4)
+    parts = [cut.positions(3, m)[0] for m in range(4)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole.positions(3, 0)[0])
+
+
+def test_a_plan_depends_on_its_position_alone(index):
+    stream = _stream(index)
+    again = _stream(index)
+    again.plan(9, 0)
+    a, b = stream.plan(4, 0), again.plan(4, 0)
+    np.testing.assert_array_equal(a.windows, b.windows)
+    np.testing.assert_array_equal(a.mix.partner, b.mix.partner)
+    assert a.windows.shape == (2, 32, 4) and a.flips.shape == (2, 32)
+    np.testing.assert_array_equal(a.labels, index.labels[a.ids])
+
+
+def test_impossible_batches_are_refused(index):
+    with pytest.raises(UserError, match="unlabelled batch of 121 is larger than its data of 120 images"):
+        _stream(index, batch=121)
+    with pytest.raises(UserError, match="does not divide into 3"):
+        _stream(index, micro_batches=3)
+
+
+def test_evaluation_covers_every_image_once(index):
+    batches = list(evaluation_batches(index, np.arange(120), 50, 0.875))
+    assert [len(b.ids) for b in batches] == [50, 50, 20]
+    np.testing.assert_array_equal(np.concatenate([b.ids for b in batches]), np.arange(120))
+    assert (batches[0].views[0].window == [1, 1, 14, 14]).all()
