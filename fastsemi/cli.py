@@ -85,11 +85,12 @@ def _train(stage: str | None, arguments: list[str]) -> int:
     _, config = _configure(_parser(command, what), arguments)
     if config is None:
         return 0
+    from fastsemi.progress import Progress
     from fastsemi.run import Run, summary_table
     from fastsemi.trainer import Interrupted
 
     console = Console()
-    run = Run(config, console)
+    run = Run(config, Progress(console))
     try:
         summary = run.train([stage] if stage else list(config.stages))  # type: ignore[list-item]
     except Interrupted as stop:

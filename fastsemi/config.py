@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse.typing import register_type
 
 from fastsemi.data import DataConfig, LoaderConfig
@@ -25,6 +25,7 @@ from fastsemi.stages.semi import SemiConfig
 
 StageName = Literal["pretrain", "finetune", "semi"]
 
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 register_type(Duration, serializer=str, deserializer=Duration)
 
 

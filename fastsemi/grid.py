@@ -12,6 +12,7 @@ from rich.console import Console
 from fastsemi.config import Config
 from fastsemi.errors import UserError
 from fastsemi.predict import load_trained
+from fastsemi.progress import Progress
 from fastsemi.run import Run
 from fastsemi.stages.semi import Semi
 
@@ -34,7 +35,7 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
     Raises:
         UserError: `count` is larger than the batch.
     """
-    run = Run(config, Console(quiet=True))
+    run = Run(config, Progress(Console(quiet=True)))
     settings = config.semi
     if not 0 < count <= settings.batch * settings.unlabelled_ratio // settings.micro_batches:
         raise UserError(f"--count {count} is not within the unlabelled micro-batch; give a smaller number")

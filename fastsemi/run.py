@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -55,11 +54,11 @@ class Run:
 
     Args:
         config: The run.
-        console: Where progress goes.
+        progress: What the user sees.
     """
 
-    def __init__(self, config: Config, console: Console):
-        self.config, self.console = config, console
+    def __init__(self, config: Config, progress: Progress):
+        self.config, self.progress, self.console = config, progress, progress.console
         self.folder = config.output
         self.device = select_device(config.device)
         self.precision = Precision.select(config.precision, self.device)
@@ -122,7 +121,7 @@ class Run:
             LoopConfig(self.config.seed, self.config.log_every, self.config.eval_batch),
             partial,
             log,
-            Progress(self.console),
+            self.progress,
             fingerprint=self.fingerprint(name),
         )
         entry = trainer.run()

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from fastsemi.kernels.noise import erase_noise
 
-CHUNK = tl.constexpr(256)  # pixels of one step
+CHUNK = tl.constexpr(128)  # pixels of one step
 
 
 @triton.jit

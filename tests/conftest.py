@@ -63,3 +63,27 @@ def shapes(tmp_path_factory):
                     image[y - 2 : y + 2, x - 2 : x + 2] = 220
                 Image.fromarray(image.astype(np.uint8)).save(folder / f"{i:03}.png")
     return root
+
+
+@pytest.fixture
+def tiny(shapes, tmp_path):
+    """The function `tiny(*options)`: a configuration of three stages that trains in a second or two."""
+    from fastsemi import config as configuration
+
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(
+        f"""
+output: {tmp_path / "run"}
+log_every: 2
+precision: fp32
+data: {{root: {shapes}, labels: {{per_class: 4}}, image_size: 16, eval_crop: 1.0}}
+loader: {{threads: 2, timeout_s: 30}}
+model:
+  name: vit_tiny_patch16_224
+  args: {{patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2}}
+pretrain: {{length: 8 steps, warmup: 2 steps, batch: 24, decoder_dim: 16, decoder_depth: 1, decoder_heads: 2}}
+finetune: {{length: 8 steps, warmup: 2 steps, batch: 12, eval_every: 4 steps, checkpoint_every: 3 steps}}
+semi: {{length: 8 steps, warmup: 2 steps, batch: 6, momentum: 0.9, threshold: 0.3, checkpoint_every: 3 steps}}
+"""
+    )
+    return lambda *options: configuration.load([preset], options)

@@ -27,13 +27,13 @@ inline uint8_t cmyk_channel(int inverted_color, int inverted_black) {
 }  // namespace
 
 std::string check_image(int width, int height, const Limits& limits, const Window* windows, int count) {
-    const auto size = [](int w, int h) { return std::to_string(w) + " x " + std::to_string(h) + " pixels"; };
+    const auto size = [](int w, int h) { return std::to_string(w) + " x " + std::to_string(h); };
     if (static_cast<int64_t>(width) * height > limits.max_pixels) {
-        return size(width, height) + " are more than data.max_pixels = " + std::to_string(limits.max_pixels);
+        return size(width, height) + " pixels exceed data.max_pixels of " + std::to_string(limits.max_pixels);
     }
     if (limits.width > 0 && (width != limits.width || height != limits.height)) {
-        return size(width, height) + ", but the index says " + size(limits.width, limits.height) +
-               ": the index is stale, delete it so that it is built again";
+        return "it is " + size(width, height) + " pixels but was " + size(limits.width, limits.height) +
+               " when indexed: the index is stale (run once with --data.reindex true)";
     }
     for (int i = 0; i < count; ++i) {
         const Window& w = windows[i];
@@ -41,7 +41,7 @@ std::string check_image(int width, int height, const Limits& limits, const Windo
             w.height > height - w.top) {
             return "window (" + std::to_string(w.left) + ", " + std::to_string(w.top) + ", " +
                    std::to_string(w.width) + ", " + std::to_string(w.height) + ") does not lie inside " +
-                   size(width, height);
+                   size(width, height) + " pixels";
         }
     }
     return {};

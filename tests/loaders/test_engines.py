@@ -68,7 +68,10 @@ def _stream(index):
 @pytest.mark.parametrize("name", ENGINES)
 def test_pixels_agree_with_the_reference(name, kinds):
     index, source = kinds
-    for plan in (_stream(index).plan(0, 0), next(evaluation_batches(index, np.arange(len(index)), 999, 0.875))):
+    for plan in (
+        _stream(index).plan(0, 0),
+        next(evaluation_batches(index, np.arange(len(index)), 999, 0.875)),
+    ):
         expected = _load("reference", source, plan).astype(np.float32)
         difference = np.abs(_load(name, source, plan) - expected)
         for label, kind in enumerate(index.classes):

@@ -125,7 +125,7 @@ def test_randaugment_draws_what_timm_draws():
 
 @pytest.mark.parametrize("text", ["rand-m9", "augmix-m3-inc1", "rand-m9-x3-inc1", "rand-mm9-inc1"])
 def test_other_policies_are_refused(text):
-    with pytest.raises(UserError, match="rand-m9-mstd0.5-inc1"):
+    with pytest.raises(UserError, match=r"rand-m9-mstd0\.5-inc1"):
         parse_randaugment(text)
 
 

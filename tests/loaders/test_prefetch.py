@@ -105,7 +105,10 @@ def _break(folder, *numbers):
 def test_a_broken_image_stops_the_run_with_its_path(folder):
     index, engine = _open(folder)
     _break(folder, 5)
-    with pytest.raises(BadImageError, match=r"a/05\.jpg.*max_bad"), Prefetcher(engine, _plans(index)) as loader:
+    with (
+        pytest.raises(BadImageError, match=r"a/05\.jpg.*max_bad"),
+        Prefetcher(engine, _plans(index)) as loader,
+    ):
         list(loader)
     engine.close()
 

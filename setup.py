@@ -1,0 +1,82 @@
+"""Builds the native image operator where a C++ compiler and libjpeg's headers are there; all else is static."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from glob import glob
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, CompileError, LinkError, PlatformError
+
+APT = "Debian, Ubuntu: apt install g++ libjpeg-dev; Fedora: dnf install gcc-c++ libjpeg-turbo-devel"
+CONDA = "conda: conda install -c conda-forge cxx-compiler libjpeg-turbo"
+
+
+def pkg_config(option: str) -> list[str]:
+    """Flags for libjpeg where pkg-config knows it, else nothing: the compiler's own paths are used then."""
+    try:
+        done = subprocess.run(["pkg-config", option, "libjpeg"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return done.stdout.split()
+
+
+class BuildNative(build_ext):
+    """Skips the extension with a line that says what is missing and how to get it."""
+
+    def compiles(self, name: str, source: str, libraries: list[str]) -> bool:
+        """Try a small program."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"{name}.cpp")
+            path.write_text(source)
+            try:
+                objects = self.compiler.compile(
+                    [str(path)], output_dir=folder, extra_postargs=["-std=c++17", *pkg_config("--cflags")]
+                )
+                self.compiler.link_executable(
+                    objects, name, folder, libraries=libraries, extra_postargs=pkg_config("--libs")
+                )
+            except (CompileError, LinkError, CCompilerError, PlatformError):
+                return False
+        return True
+
+    def build_extensions(self) -> None:
+        """Compile, or say why not."""
+        jpeg = (
+            "#include <cstdio>\n#include <jpeglib.h>\nint main() { jpeg_error_mgr e; jpeg_std_error(&e); }\n"
+        )
+        missing = None
+        if not self.compiles("compiler", "#include <vector>\nint main() {}\n", []):
+            missing = "a C++17 compiler"
+        elif not self.compiles("libjpeg", jpeg, ["jpeg"]):
+            missing = "libjpeg-turbo with its headers"
+        if missing is None:
+            try:
+                super().build_extensions()
+                return
+            except (CompileError, LinkError, CCompilerError, PlatformError) as error:
+                missing = f"a compiler that can build it ({error})"
+        self.extensions = []
+        sys.stderr.write(
+            f"\nfastsemi is installed WITHOUT its native image operator, its loader will be slower. Missing: "
+            f"{missing}.\nGet it ({APT}; {CONDA}), then install fastsemi again.\n\n"
+        )
+
+
+native = Extension(
+    "fastsemi._native",
+    sources=sorted(glob("kernels/csrc/*.cpp")),
+    depends=sorted([*glob("kernels/csrc/*.h"), *glob("kernels/csrc/*.inc")]),
+    include_dirs=["kernels/csrc", pybind11.get_include()],
+    libraries=["jpeg"],
+    extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-pthread", *pkg_config("--cflags")],
+    extra_link_args=["-pthread", *pkg_config("--libs")],
+    language="c++",
+)
+
+setup(ext_modules=[native], cmdclass={"build_ext": BuildNative})

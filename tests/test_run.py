@@ -1,0 +1,203 @@
+"""Whole runs on real image files: outputs, determinism, resuming, skipping."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from fastsemi import checkpoint
+from fastsemi.cli import main
+from fastsemi.errors import UserError
+from fastsemi.progress import Progress
+from fastsemi.run import Run
+from fastsemi.trainer import Interrupted
+
+
+class _Quiet(Progress):
+    """Shows nothing; on request sends the process a signal at a step, as a user or a scheduler would."""
+
+    def __init__(self, stage=None, step=None):
+        from rich.console import Console
+
+        super().__init__(Console(quiet=True))
+        self._signal_at = (stage, step)
+
+    def update(self, step, row):
+        if (self._stage, step) == self._signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _run(config, progress=None):
+    run = Run(config, progress or _Quiet())
+    return run.train(config.stages)
+
+
+def _weights(config, stage="semi"):
+    return checkpoint.load(config.output / "checkpoints" / f"{stage}_result.pt")["model"]
+
+
+def _assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_a_run_leaves_everything_behind(tiny, capsys, tmp_path, shapes):
+    config = tiny()
+    summary = _run(config)
+    folder = config.output
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert set(summary["stages"]) == {"pretrain", "finetune", "semi"}
+    assert {"top1", "top5", "images_per_s", "seconds"} <= set(summary["stages"]["finetune"])
+    assert {"student_top1", "student_top5", "teacher_top1", "teacher_top5"} <= set(summary["stages"]["semi"])
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if row["stage"] == "semi" and "loss" in row]
+    assert steps == [2, 4, 6, 8]
+    last = [row for row in rows if row["stage"] == "semi" and "loss" in row][-1]
+    assert {"acceptance", "pseudo_label_accuracy", "pseudo_label_recall", "loader_wait", "lr"} <= set(last)
+    assert any((folder / "tensorboard").iterdir())
+
+    model = timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True).eval()
+    stage = Run(config, _Quiet()).build_stage("semi", fresh=True)
+    stage.model.load_state_dict(_weights(config))
+    images = torch.randn(5, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), stage.model.eval()(images), rtol=0, atol=0)
+    assert model.pretrained_cfg["label_names"] == ["bar", "cross", "dot"]
+
+    output = ["--output", str(folder)]
+    assert main(["evaluate", *output]) == 0
+    assert f"top-1 {summary['stages']['semi']['teacher_top1']:.2f} %" in capsys.readouterr().out
+    table = tmp_path / "out.csv"
+    assert main(["predict", str(shapes / "val"), "--csv", str(table), *output]) == 0
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 30 and {row["class"] for row in rows} <= {"bar", "cross", "dot"}
+    assert all(1 / 3 <= float(row["confidence"]) <= 1 for row in rows)
+    right = np.mean([row["class"] == row["path"].split("/")[-2] for row in rows])
+    assert 100 * right == pytest.approx(summary["stages"]["semi"]["teacher_top1"])
+    picture = tmp_path / "views.png"
+    assert main(["views", "--png", str(picture), "--count", "3", *output]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_gives_the_same_bits_with_any_number_of_loader_threads(tiny, tmp_path):
+    one = tiny("--output", str(tmp_path / "one"))
+    _run(one)
+    for options in (["--loader.threads", "2"], ["--loader.threads", "5", "--loader.prefetch", "1"]):
+        other = tiny("--output", str(tmp_path / "-".join(options).replace("--", "")), *options)
+        _run(other)
+        _assert_equal(_weights(one), _weights(other))
+    reference = tiny("--output", str(tmp_path / "other"), "--seed", "1")
+    _run(reference)
+    assert not torch.equal(_weights(one)["head.weight"], _weights(reference)["head.weight"])
+
+
+@pytest.mark.parametrize(("stage", "step"), [("finetune", 2), ("semi", 4)])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny, tmp_path, stage, step):
+    whole = tiny("--output", str(tmp_path / "whole"))
+    _run(whole)
+    cut = tiny("--output", str(tmp_path / "cut"))
+    with pytest.raises(Interrupted, match=f"step {step} of 8 of {stage}"):
+        _run(cut, _Quiet(stage, step))
+    _run(cut)
+    _assert_equal(_weights(whole), _weights(cut))
+    rows = [json.loads(line) for line in (cut.output / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if row["stage"] == stage and "loss" in row]
+    assert steps == [2, 4, 6, 8], "no step is logged twice"
+
+
+def test_a_kill_between_checkpoints_loses_only_the_steps_since_the_last(tiny, tmp_path):
+    """SIGKILL leaves the checkpoint of step 3 and log rows beyond it."""
+    whole = tiny("--output", str(tmp_path / "whole"))
+    _run(whole)
+    config = tiny("--output", str(tmp_path / "cut"))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _run(config, _Killed("finetune", 4))
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert checkpoint.load(config.output / "checkpoints" / "finetune.pt")["step"] == 3
+    _run(config)
+    _assert_equal(_weights(whole), _weights(config))
+
+
+class _Killed(_Quiet):
+    def update(self, step, row):
+        if (self._stage, step) == self._signal_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_finished_stages_are_skipped_and_other_settings_refused(tiny, tmp_path):
+    config = tiny("--stages", "[finetune, semi]")
+    first = _run(config)
+    files = {path: path.stat().st_mtime_ns for path in (config.output / "checkpoints").iterdir()}
+    assert _run(tiny("--stages", "[finetune, semi]", "--loader.threads", "1")) == first
+    assert files == {path: path.stat().st_mtime_ns for path in (config.output / "checkpoints").iterdir()}
+    with pytest.raises(UserError, match=r"semi\.threshold: 0\.3, now 0\.4.*--output"):
+        _run(tiny("--stages", "[finetune, semi]", "--semi.threshold", "0.4"))
+    with pytest.raises(UserError, match=r"data\.labels\.seed"):
+        _run(tiny("--stages", "[finetune, semi]", "--data.labels.seed", "4"))
+
+
+def test_a_stage_without_its_predecessor_says_what_to_run(tiny):
+    with pytest.raises(UserError, match="semi starts from finetune, which has not finished"):
+        Run(tiny(), _Quiet()).train(["semi"])
+
+
+def test_two_processes_do_not_share_a_run_directory(tiny):
+    config = tiny("--stages", "[finetune]")
+    with Run(config, _Quiet())._locked(), pytest.raises(UserError, match="another process trains in"):
+        _run(config)
+
+
+@pytest.mark.parametrize("mixing", ["none", "pseudo", "pseudo_plus", "prob"])
+def test_every_mixing_trains_and_fixmatch_is_momentum_zero(tiny, mixing):
+    config = tiny(
+        "--stages", "[semi]", "--semi.mixing", mixing, "--semi.momentum", "0", "--semi.length", "4 steps"
+    )
+    _run(config)
+    state = checkpoint.load(config.output / "checkpoints" / "semi.pt")
+    _assert_equal(state["model"], state["extra"]["teacher"])
+
+
+def test_micro_batches_train_too(tiny):
+    config = tiny(
+        "--semi.micro_batches", "3", "--finetune.micro_batches", "2", "--stages", "[finetune, semi]"
+    )
+    summary = _run(config)
+    assert summary["stages"]["semi"]["steps"] == 8
+
+
+def test_unlabelled_images_may_come_from_a_folder_without_classes(tiny, tmp_path, photo):
+    folder = tmp_path / "unlabeled"
+    folder.mkdir()
+    for i in range(40):
+        photo(20 + i, 30, i).save(folder / f"{i}.jpg")
+    config = tiny("--stages", "[finetune, semi]", "--data.unlabeled", str(folder))
+    _run(config)
+    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    semi = [row for row in rows if row["stage"] == "semi" and "loss" in row]
+    assert all(row["pseudo_label_accuracy"] is None for row in semi), "unknown, not zero"
+
+
+def test_broken_images_are_skipped_counted_and_reported(tiny, tmp_path, shapes):
+    import shutil
+
+    root = tmp_path / "broken"
+    shutil.copytree(shapes, root)
+    victims = [root / "train" / "bar" / "003.png", root / "train" / "dot" / "005.png"]
+    options = ["--stages", "[pretrain]", "--data.root", str(root), "--pretrain.length", "5 epochs"]
+    for victim in victims:
+        victim.write_bytes(victim.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"00[35]\.png.*data\.max_bad"):
+        _run(tiny(*options))
+    summary = _run(tiny(*options, "--data.max_bad", "2"))
+    assert summary["skipped_images"] == [str(path) for path in victims]

@@ -1,0 +1,28 @@
+import itertools
+import math
+
+import pytest
+
+from fastsemi.errors import UserError
+from fastsemi.schedule import CosineSchedule
+
+
+def test_warm_up_is_linear_and_ends_at_the_peak():
+    schedule = CosineSchedule(1.0, 0.1, 10, 100)
+    lrs = [schedule.lr(step) for step in range(100)]
+    assert lrs[:10] == pytest.approx([0.1 + 0.09 * (step + 1) for step in range(10)])
+    assert max(lrs) == lrs[9] == lrs[10] == pytest.approx(1.0)
+    assert lrs[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(lrs[10:]))
+
+
+def test_cosine_shape():
+    schedule = CosineSchedule(2.0, 0.0, 0, 101)
+    assert schedule.lr(50) == pytest.approx(1.0)
+    assert schedule.lr(25) == pytest.approx(1 + math.cos(math.pi / 4))
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused():
+    with pytest.raises(UserError, match="warm-up of 10 steps leaves nothing of the 10 steps"):
+        CosineSchedule(1.0, 0.0, 10, 10)
+    assert CosineSchedule(1.0, 0.0, 0, 1).lr(0) == 1.0
