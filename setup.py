@@ -1,4 +1,4 @@
-"""Builds the native image operator where a C++ compiler and libjpeg's headers are there; all else is static."""
+"""Builds the native image operator where a C++ compiler and libjpeg's headers are there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, CompileError, LinkError, PlatformError
 
 APT = "Debian, Ubuntu: apt install g++ libjpeg-dev; Fedora: dnf install gcc-c++ libjpeg-turbo-devel"
+JPEG_PROGRAM = """#include <cstdio>
+#include <jpeglib.h>
+int main() { jpeg_error_mgr e; jpeg_std_error(&e); }
+"""
 CONDA = "conda: conda install -c conda-forge cxx-compiler libjpeg-turbo"
 
 
@@ -53,7 +57,7 @@ class BuildNative(build_ext):
         missing = None
         if not self.compiles("compiler", "#include <vector>\nint main() {}\n", []):
             missing = "a C++17 compiler"
-        elif not self.compiles("libjpeg", jpeg, ["jpeg"]):
+        elif not self.compiles("libjpeg", JPEG_PROGRAM, ["jpeg"]):
             missing = "libjpeg-turbo with its headers"
         if missing is None:
             try:
@@ -61,7 +65,7 @@ class BuildNative(build_ext):
                 return
             except (CompileError, LinkError, CCompilerError, PlatformError) as error:
                 missing = f"a compiler that can build it ({error})"
-        self.extensions = []
+        self.extensions: list[Extension] = []
         sys.stderr.write(
             f"\nfastsemi is installed WITHOUT its native image operator, its loader will be slower. Missing: "
             f"{missing}.\nGet it ({APT}; {CONDA}), then install fastsemi again.\n\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -34,7 +35,8 @@ def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple
             f"{config.output} holds no trained model; run `fastsemi train --output {config.output}`"
         )
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(device).eval()
-    return model, tuple(model.pretrained_cfg["label_names"])
+    settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    return model, tuple(settings["label_names"])
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ class Views:
             images=batch.images.to(self.device, non_blocking=True),
             labels=self.tensor(plan.labels),
             valid=self.tensor(batch.valid),
-            mix=plan.mix and self._mix(plan.mix),
+            mix=self._mix(plan.mix) if plan.mix else None,
             plans=plan.views,
         )
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fastsemi.kernels.launch import launchable
 from fastsemi.kernels.mix_kernel import mix_kernel, weights_kernel
-from fastsemi.kernels.reference.mix import MixMode, MixWeights, PixelArgs, check_mode, check_pixels
+from fastsemi.kernels.reference.mix import MixMode, MixWeights, PixelArgs, check_pixels
+from fastsemi.kernels.reference.weights import check_mode
 
 MAX_GROUPS = 128  # groups of 16 pixels in a tile: one for each thread of four warps
 
@@ -61,22 +62,7 @@ def mix(
     threshold: float,
     **pixels: Unpack[PixelArgs],
 ) -> tuple[Tensor, MixWeights]:
-    """`mix_weights` and `mix_images` in one launch.
-
-    Args:
-        mode: As of `mix_weights`, and so are all tensors but `images`.
-        images: uint8 [B, S, S, 3].
-        confidence: float32 [B].
-        partner: int64 [B].
-        cutmix: bool [B].
-        centre: float32 [B, 2].
-        lam: float32 [B].
-        threshold: Least confidence of a pseudo label that is used.
-        **pixels: As of `mix_images`.
-
-    Returns:
-        Images [B, 3, S, S] and the weights they were mixed by.
-    """
+    """`mix_weights` and `mix_images` in one launch, as `kernels.reference.mix.mix`."""
     check_mode(mode)
     out, *weights = _mix(
         mode, images, confidence, partner, cutmix, centre, lam, threshold, *_flat(images, pixels)
@@ -92,7 +78,7 @@ def labelled_mix(
     lam: Tensor,
     **pixels: Unpack[PixelArgs],
 ) -> tuple[Tensor, MixWeights]:
-    """`labelled_mix_weights` and `mix_images` in one launch; args and result as of `mix`."""
+    """`labelled_mix_weights` and `mix_images` in one launch, as `kernels.reference.mix.labelled_mix`."""
     out, *weights = _mix("labelled", images, lam, partner, cutmix, centre, lam, 0.0, *_flat(images, pixels))
     return out, MixWeights(*weights)
 
@@ -123,15 +109,11 @@ def _mix_weights(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     out = _empty_weights(partner)
     launchable(weights_kernel)[(len(partner),)](
-        partner,
-        cutmix,
-        centre,
-        lam,
-        confidence,
+        *(t.contiguous() for t in (partner, cutmix, centre, lam, confidence)),
         *out,
         threshold,
-        B=len(partner),
-        BLOCK_B=triton.next_power_of_2(len(partner)),
+        len(partner),
+        BLOCK_B=_search_block(mode, len(partner)),
         SIZE=size,
         MODE=mode,
         num_warps=1,
@@ -196,6 +178,11 @@ def _empty_weights(partner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
     )
 
 
+def _search_block(mode: str, batch: int) -> int:
+    # One number for the modes that do not search the batch: no compilation for each batch size.
+    return triton.next_power_of_2(batch) if mode == "pseudo_plus" else 1
+
+
 def _launch(
     mode: str,
     images: Tensor,
@@ -219,15 +206,13 @@ def _launch(
         images,
         images.view(-1).view(torch.int32) if wide else images,
         out,
-        images if flip is None else flip,
-        images if erase_box is None else erase_box,
-        images if erase_key is None else erase_key,
-        *plan,
+        *(images if t is None else t.contiguous() for t in (flip, erase_box, erase_key)),
+        *(t.contiguous() for t in plan),
         threshold,
+        batch,
         *(1.0 / (255.0 * s) for s in std),
         *(-m / s for m, s in zip(mean, std, strict=True)),
-        B=batch,
-        BLOCK_B=triton.next_power_of_2(batch),
+        BLOCK_B=_search_block(mode, batch),
         SIZE=size,
         MODE=mode,
         FLIP=flip is not None,

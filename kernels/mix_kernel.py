@@ -26,7 +26,7 @@ def weights_kernel(
     out_confidence,
     out_keep,
     threshold,
-    B: tl.constexpr,
+    B,
     BLOCK_B: tl.constexpr,
     SIZE: tl.constexpr,
     MODE: tl.constexpr,
@@ -57,13 +57,13 @@ def mix_kernel(
     out_confidence,
     out_keep,
     threshold,
+    B,
     factor0,  # 1 / (255 * std) of each channel
     factor1,
     factor2,
     bias0,  # -mean / std
     bias1,
     bias2,
-    B: tl.constexpr,
     BLOCK_B: tl.constexpr,
     SIZE: tl.constexpr,
     MODE: tl.constexpr,
@@ -119,7 +119,7 @@ def weigh(
     lam,
     confidence,
     threshold,
-    B: tl.constexpr,
+    B,
     BLOCK_B: tl.constexpr,
     SIZE: tl.constexpr,
     MODE: tl.constexpr,
@@ -170,7 +170,7 @@ def store_weights(i, plan, out_partner, out_lam, out_box, out_confidence, out_ke
 
 
 @triton.jit
-def _next_clean(i, partner, confidence, threshold, B: tl.constexpr, BLOCK_B: tl.constexpr):
+def _next_clean(i, partner, confidence, threshold, B, BLOCK_B: tl.constexpr):
     """The clean sample after i in the list `partner`, cyclic; i itself where it is not clean."""
     place = tl.arange(0, BLOCK_B)
     sample = tl.load(partner + place, mask=place < B, other=0).to(tl.int32)

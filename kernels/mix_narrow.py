@@ -46,8 +46,8 @@ def narrow_pixels(
     # Rows and columns of j that are needed: all for mixup, the box for cutmix, none where j adds nothing.
     end = tl.where(share > 0.0, SIZE, 0)
     needed = real & (inside | (row < end))
-    own = _pixels(images, flip, erase, i, row, column, real, factor, bias, SIZE, FLIP, ERASE)
-    other = _pixels(images, flip, erase, j, row, column, needed, factor, bias, SIZE, FLIP, ERASE)
+    own = _pixels(images, flip, erase, i, start, row, column, real, factor, bias, SIZE, FLIP, ERASE)
+    other = _pixels(images, flip, erase, j, start, row, column, needed, factor, bias, SIZE, FLIP, ERASE)
     base = out + i.to(tl.int64) * (3 * SIZE * SIZE)
     for c in tl.static_range(3):
         value = own[c] + tl.where(inside, 1.0, share) * (other[c] - own[c])
@@ -61,6 +61,7 @@ def _pixels(
     flip,
     erase,
     sample,
+    start,
     row,
     column,
     mask,
@@ -80,7 +81,7 @@ def _pixels(
     blue = tl.load(base + 2, mask=mask, other=0).to(tl.float32) * factor[2] + bias[2]
     if ERASE:
         boxes, keys = erase
-        if erases(boxes, sample, tl.min(row, axis=0), tl.max(row, axis=0)):
+        if erases(boxes, sample, start // SIZE, (start + CHUNK - 1) // SIZE):
             left, top = tl.load(boxes + 4 * sample).to(tl.int32), tl.load(boxes + 4 * sample + 1).to(tl.int32)
             right = left + tl.load(boxes + 4 * sample + 2).to(tl.int32)
             bottom = top + tl.load(boxes + 4 * sample + 3).to(tl.int32)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.errors import UserError
-from fastsemi.loaders.batch import PlannedBatch, ViewPlan
+from fastsemi.loaders.batch import MixPlan, PlannedBatch, ViewPlan
 from fastsemi.loaders.index import Index
 from fastsemi.loaders.plan import AugmentConfig, View, centre_crop, epoch_order, plan_mix, plan_view
 
@@ -101,7 +101,13 @@ class Stream:
             )
             for view, config in self.views.items()
         )
-        mix = self.mix and plan_mix(
+        labels = np.asarray(self.index.labels[ids], dtype=np.int64)
+        return PlannedBatch(ids, labels, views, self._plan_mix(ids, epoch))
+
+    def _plan_mix(self, ids: NDArray[np.int64], epoch: NDArray[np.int64]) -> MixPlan | None:
+        if self.mix is None:
+            return None
+        return plan_mix(
             seed=self.seed,
             epoch=epoch,
             ids=ids,
@@ -109,7 +115,6 @@ class Stream:
             mixup=self.mix.mixup,
             cutmix=self.mix.cutmix,
         )
-        return PlannedBatch(ids, np.asarray(self.index.labels[ids], dtype=np.int64), views, mix)
 
 
 # A pass over a million samples takes 10 MB and half a second to order; a micro-batch may straddle two passes.

@@ -40,6 +40,7 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         table = build_sincos2d_pos_embed(list(encoder.patch_embed.grid_size), dim=decoder_dim)
         table = torch.cat([table.new_zeros(self.prefix, decoder_dim), table])[None]
+        self.decoder_pos: Tensor
         self.register_buffer("decoder_pos", table, persistent=False)
         self.blocks = nn.Sequential(
             *(Block(decoder_dim, decoder_heads, qkv_bias=True) for _ in range(decoder_depth))

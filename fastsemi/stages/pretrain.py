@@ -78,6 +78,7 @@ class Pretrain(Stage):
             "pretraining",
         )
         self.roles = {"pretrain": Role(images, stream)}
+        self._encoder = encoder
         self.model = MaskedAutoencoder(
             encoder,
             mask_ratio=config.mask_ratio,
@@ -95,4 +96,4 @@ class Pretrain(Stage):
 
     def result(self) -> nn.Module:
         """The encoder, without the decoder."""
-        return self.model.encoder
+        return self._encoder

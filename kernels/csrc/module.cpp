@@ -93,7 +93,7 @@ public:
         }
         if (!done) return py::none();
         py::list result;
-        for (const Outcome& o : batch->outcomes) result.append(py::make_tuple(static_cast<int>(o.status), py::str(o.message)));
+        for (const Outcome& o : batch->outcomes) result.append(py::make_tuple(static_cast<int>(o.status), o.message));
         tickets_.erase(id);
         return result;
     }
@@ -158,9 +158,11 @@ PYBIND11_MODULE(_native, m) {
     py::class_<Operator>(m, "Operator")
         .def(py::init<int, const std::string&, bool>(), py::arg("threads"), py::arg("kernels") = "",
              py::arg("use_baseline") = true)
-        .def("submit", &Operator::submit)
+        .def("submit", &Operator::submit, py::arg("encoded"), py::arg("files"), py::arg("windows"), py::arg("flips"),
+             py::arg("out").noconvert(), py::arg("max_pixels"), py::arg("sizes"))
         .def("wait", &Operator::wait)
-        .def("resize", &Operator::resize)
+        .def("resize", &Operator::resize, py::arg("pixels"), py::arg("windows"), py::arg("flips"),
+             py::arg("out").noconvert())
         .def("close", &Operator::close)
         .def_property_readonly("kernels", &Operator::kernels);
 }

@@ -1,7 +1,7 @@
 """The C++ operator of the `native` engine: encoded images and planned windows in, views out.
 
-A thin wrapper of `fastsemi._native` (sources in `kernels/csrc`), which decodes JPEGs. Everything else (PNG, WebP,
-GIF, BMP, 16 bits) is decoded with Pillow and resized by the same operator.
+A thin wrapper of `fastsemi._native` (sources in `kernels/csrc`), which decodes JPEGs. Everything else (PNG,
+WebP, GIF, BMP, 16 bits) is decoded with Pillow and resized by the same operator.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from fastsemi.loaders.engines.reference import check_size, decode_rgb
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 CURE = (
-    "install a C++ compiler and libjpeg-turbo's headers (Debian: apt install g++ libjpeg-dev; conda: conda install "
-    "-c conda-forge cxx-compiler libjpeg-turbo), then run pip install --no-cache-dir --force-reinstall --no-deps fastsemi"
+    "install a C++ compiler and libjpeg-turbo's headers (Debian: apt install g++ libjpeg-dev; conda: "
+    "conda install -c conda-forge cxx-compiler libjpeg-turbo), then run "
+    "pip install --no-cache-dir --force-reinstall --no-deps fastsemi"
 )
 
 Encoded = bytes | bytearray | memoryview
@@ -57,8 +58,8 @@ class Ticket:
 class Operator:
     """Decodes and resizes batches in its own threads, in the order they were submitted.
 
-    Each view is the window, resized to S x S like Pillow's `crop(window).resize((S, S), BICUBIC)`, then flipped
-    where asked. The bytes of `out` do not depend on the number of threads or the CPU.
+    Each view is the window, resized to S x S like Pillow's `crop(window).resize((S, S), BICUBIC)`, then
+    flipped where asked. The bytes of `out` do not depend on the number of threads or the CPU.
 
     Args:
         threads: Threads of the operator.

@@ -1,0 +1,48 @@
+# One command from a fresh machine to a trained model (make train) or a tested tree (make test).
+# VENV=DIR uses another environment; TORCH="torch==2.12.0 torchvision==0.27.0" another PyTorch.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+EXTRAS ?= dev
+SEED ?= 0
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+.PHONY: train test lint format env system digits fashion-mnist clean
+
+train: env digits ## data, the three stages, the table
+	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
+	  --output runs/digits-$(SEED)
+
+test: env ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+env: $(VENV)/.installed
+
+# Reinstalled when the requirements or the C++ sources change.
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py scripts/system_packages.sh $(wildcard kernels/csrc/*)
+	bash scripts/system_packages.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+digits: env data/digits
+data/digits:
+	$(BIN)/fastsemi data digits $@
+
+fashion-mnist: env data/fashion-mnist
+data/fashion-mnist:
+	$(BIN)/fastsemi data fashion-mnist $@
+
+clean:
+	rm -rf runs data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
