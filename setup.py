@@ -8,10 +8,14 @@ import tempfile
 from glob import glob
 from pathlib import Path
 
-import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, CompileError, LinkError, PlatformError
+
+try:
+    import pybind11
+except ImportError:
+    pybind11 = None
 
 APT = "Debian, Ubuntu: apt install g++ libjpeg-dev; Fedora: dnf install gcc-c++ libjpeg-turbo-devel"
 JPEG_PROGRAM = """#include <cstdio>
@@ -51,11 +55,10 @@ class BuildNative(build_ext):
 
     def build_extensions(self) -> None:
         """Compile, or say why not."""
-        jpeg = (
-            "#include <cstdio>\n#include <jpeglib.h>\nint main() { jpeg_error_mgr e; jpeg_std_error(&e); }\n"
-        )
         missing = None
-        if not self.compiles("compiler", "#include <vector>\nint main() {}\n", []):
+        if pybind11 is None:
+            missing = "pybind11 (pip install pybind11)"
+        elif not self.compiles("compiler", "#include <vector>\nint main() {}\n", []):
             missing = "a C++17 compiler"
         elif not self.compiles("libjpeg", JPEG_PROGRAM, ["jpeg"]):
             missing = "libjpeg-turbo with its headers"
@@ -76,9 +79,9 @@ native = Extension(
     "fastsemi._native",
     sources=sorted(glob("kernels/csrc/*.cpp")),
     depends=sorted([*glob("kernels/csrc/*.h"), *glob("kernels/csrc/*.inc")]),
-    include_dirs=["kernels/csrc", pybind11.get_include()],
+    include_dirs=["kernels/csrc", *([pybind11.get_include()] if pybind11 else [])],
     libraries=["jpeg"],
-    extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-pthread", *pkg_config("--cflags")],
+    extra_compile_args=["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-pthread", *pkg_config("--cflags")],
     extra_link_args=["-pthread", *pkg_config("--libs")],
     language="c++",
 )

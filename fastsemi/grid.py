@@ -46,10 +46,11 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
             loaded = next(loader)
         batch = run.views.to_device(loaded)
         label, confidence = stage.pseudo_label(batch)
-        mixed = stage.mix(batch, label, confidence)
+        strong, weights = run.views.augment(batch, 1), stage.mix_weights(batch, confidence)
+        mixed = stage.mix(strong, batch.plans[1], label, weights)
         columns = {
             "weak": run.views.augment(batch, 0).cpu().numpy(),
-            "strong": run.views.augment(batch, 1).cpu().numpy(),
+            "strong": strong.cpu().numpy(),
             "mixed": _pixels(mixed.images, config),
         }
     finally:
@@ -57,8 +58,8 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
     names = [run.data.classes[c] for c in label.tolist()]
     figure, axes = plt.subplots(count, 3, figsize=(6.6, 2.3 * count), squeeze=False)
     fate = {True: "kept", False: "rejected"}
-    lam, keep = mixed.weights.lam.tolist(), mixed.weights.keep.tolist()
-    partner = mixed.weights.partner.tolist()
+    lam, keep = weights.lam.tolist(), weights.keep.tolist()
+    partner = weights.partner.tolist()
     for b in range(count):
         other = names[partner[b]]
         titles = {

@@ -1,6 +1,8 @@
 """Colour jitter and RandAugment of a loaded view, on the device where its pixels are.
 
-Flip, random erasing and normalisation are not done here: they are part of the mixing kernel.
+Flip, random erasing and normalisation are not done here: they are part of the mixing kernel. timm flips before
+RandAugment; the signs of rotation, shear and translation are symmetric, so flipping after it draws from the
+same distribution.
 """
 
 import os
@@ -57,13 +59,15 @@ def augment_view(
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be [B, S, S, 3] uint8, not {list(images.shape)} {images.dtype}")
     op, arg = _layers(view, len(images))
+    if not op.size:
+        return images.clone()
     inference = torch.is_inference_mode_enabled()  # a setting of this thread that its helpers must share
 
     def augment_part(part: slice) -> Tensor:
         with torch.inference_mode(inference):
             return _augment(images[part], op[:, part], arg[:, part], fill, interpolation)
 
-    if images.device.type != "cpu" or not op.size:
+    if images.device.type != "cpu":
         return augment_part(slice(None))
     size, threads = max(1, _CPU_PART // images[0].numel()), torch.get_num_threads()
     parts = [slice(start, start + size) for start in range(0, len(images), size)]

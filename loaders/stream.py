@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fastsemi.errors import UserError
 from fastsemi.loaders.batch import MixPlan, PlannedBatch, ViewPlan
 from fastsemi.loaders.index import Index
-from fastsemi.loaders.plan import AugmentConfig, View, centre_crop, epoch_order, plan_mix, plan_view
+from fastsemi.loaders.plan import AugmentConfig, View, epoch_order, plan_mix, plan_view
+from fastsemi.loaders.windows import centre_crop
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from fastsemi.errors import UserError
 from fastsemi.kernels.reference.mix import MixMode, MixWeights, mix_weights
 from fastsemi.kernels.reference.pseudo_label import pseudo_label
 from fastsemi.kernels.reference.soft_ce import two_label_cross_entropy
+from fastsemi.loaders.batch import ViewPlan
 from fastsemi.loaders.plan import AugmentConfig, View
 from fastsemi.loaders.stream import MixConfig, Stream
 from fastsemi.schedule import Duration
 from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
+from fastsemi.stages.compaction import Compaction, skips_rejected
 from fastsemi.stages.finetune import labelled_role, mix_labelled
 from fastsemi.teacher import EMATeacher
 from fastsemi.views import DeviceBatch, Views
@@ -51,6 +53,8 @@ class SemiConfig(StageConfig):
     """Mixup and cutmix of labelled images."""
     drop_path: float = 0.1
     """Largest drop-path rate of the student."""
+    skip_rejected: bool | None = None
+    """Keep rejected samples out of the student; null: yes, unless it has batch norm."""
     label_smoothing: float = 0.1
     """s in (1 - s) * one-hot + s / C, for labels and pseudo labels."""
     weak: AugmentConfig = field(
@@ -78,10 +82,11 @@ class SemiConfig(StageConfig):
 class MixedBatch:
     """Unlabelled images as the student sees them, and what it should say."""
 
-    images: Tensor  # [Nu, 3, S, S]
-    label: Tensor  # [Nu] pseudo label of the image
-    other: Tensor  # [Nu] pseudo label of the image mixed in
-    weights: MixWeights
+    images: Tensor  # [n, 3, S, S], n <= Nu where rejected samples are left out
+    label: Tensor  # [n] pseudo label of the image
+    other: Tensor  # [n] pseudo label of the image mixed in
+    lam: Tensor  # [n] weight of `label`
+    keep: Tensor  # [n] whether the sample counts
 
 
 class Semi(Stage):
@@ -109,25 +114,29 @@ class Semi(Stage):
             "labelled": labelled_role(config, config.augment, config.labelled_mix, data, seed),
         }
         self.model = model.to(views.device)
+        self._skip = skips_rejected(config.skip_rejected, model)
         self.teacher = EMATeacher(self.model, config.momentum)
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """L = Ll + mu * Lu (section 2.3)."""
         unlabelled = batch["unlabelled"]
         label, confidence = self.pseudo_label(unlabelled)  # [Nu], [Nu]
-        mixed = self.mix(unlabelled, label, confidence)  # [Nu, 3, S, S]
+        strong = self._views.augment(unlabelled, 1)  # [Nu, S, S, 3] uint8
+        weights = self.mix_weights(unlabelled, confidence)  # eq. 4, 5: lam = o_i/(o_i+o_j), o* = max
+        kept = Compaction(weights.keep) if self._skip else None
         labelled = mix_labelled(batch["labelled"], self._views)  # [Nl, 3, S, S]
+        mixed = self.mix(strong, unlabelled.plans[1], label, weights, kept)  # [n, 3, S, S]
 
-        logits = self.model(torch.cat([labelled.images, mixed.images]))  # [Nl + Nu, C]
-        labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(label)])
+        logits = self.model(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
+        labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
         labelled_loss = labelled.loss(labelled_logits, self.config.label_smoothing).mean()
-        unlabelled_loss = self.unlabelled_loss(unlabelled_logits, mixed)
+        unlabelled_loss = self.unlabelled_loss(unlabelled_logits, mixed, len(label))
         loss = labelled_loss + self.config.loss_weight * unlabelled_loss
         metrics = {
             "loss": Ratio(loss.detach(), 1),
             "loss_labelled": Ratio(labelled_loss.detach(), 1),
             "loss_unlabelled": Ratio(unlabelled_loss.detach(), 1),
-            **self.pseudo_label_metrics(label, confidence, mixed.weights.keep, unlabelled.labels),
+            **self.pseudo_label_metrics(label, confidence, weights.keep, unlabelled.labels),
         }
         return StepOutput(loss, metrics)
 
@@ -136,12 +145,12 @@ class Semi(Stage):
         weak = self._views.normalise(self._views.augment(batch, 0), batch.plans[0])
         return pseudo_label(self.teacher(weak))
 
-    def mix(self, batch: DeviceBatch, label: Tensor, confidence: Tensor) -> MixedBatch:
-        """Mix strong views (section 3): prob weighs them by lam_i = o_i / (o_i + o_j), eq. 4 and 5."""
-        strong, config = self._views.augment(batch, 1), self.config
-        plan = batch.mix
+    def mix_weights(self, batch: DeviceBatch, confidence: Tensor) -> MixWeights:
+        """Who is mixed with whom, how much, and who counts (section 3)."""
+        plan, config = batch.mix, self.config
         assert plan is not None  # the stream of unlabelled images always plans it
-        weights = mix_weights(
+        size = batch.images.shape[2]
+        return mix_weights(
             config.mixing,
             confidence,
             plan.partner,
@@ -149,22 +158,33 @@ class Semi(Stage):
             plan.centre,
             plan.lam,
             config.threshold,
-            strong.shape[1],
+            size,
         )
-        mixed = None if config.mixing == "none" else weights
-        images = self._views.normalise(strong, batch.plans[1], mixed)
-        return MixedBatch(images, label, label[weights.partner], weights)
 
-    def unlabelled_loss(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
-        """Eq. 2 on mixed images: the mean over all Nu of [o* >= tau] CE(x, y)."""
-        return two_label_cross_entropy(
+    def mix(
+        self,
+        strong: Tensor,
+        plan: ViewPlan,
+        label: Tensor,
+        weights: MixWeights,
+        kept: Compaction | None = None,
+    ) -> MixedBatch:
+        """Mix strong views [Nu, S, S, 3] and their pseudo labels (eq. 3), all or the kept ones."""
+        images = self._views.normalise(strong, plan, None if self.config.mixing == "none" else weights)
+        parts = (images, label, label[weights.partner], weights.lam, weights.keep)
+        return MixedBatch(*(kept.select(part) for part in parts) if kept else parts)
+
+    def unlabelled_loss(self, logits: Tensor, mixed: MixedBatch, count: int) -> Tensor:
+        """Eq. 2 on mixed images: [o* >= tau] CE(x, y), divided by all Nu = `count` images."""
+        losses = two_label_cross_entropy(
             logits,
             mixed.label,
             mixed.other,
-            mixed.weights.lam,
+            mixed.lam,
             smoothing=self.config.label_smoothing,
-            weight=mixed.weights.keep.float(),
-        ).mean()
+            weight=mixed.keep.float(),
+        )
+        return losses.sum() / count
 
     def pseudo_label_metrics(
         self, label: Tensor, confidence: Tensor, keep: Tensor, truth: Tensor

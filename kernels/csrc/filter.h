@@ -13,7 +13,7 @@ struct Grid {
     int size;               // samples that belong to the image, without padding to whole blocks
     int factor;             // pixels per sample: 1, 2, 3 or 4
     Upsampling upsampling;  // triangle only with factor 2
-    int shrink;             // 1, 2, 4 or 8: each block of 8 samples is decoded to 8 / shrink samples
+    int shrink;             // 1, 2 or 4: each block of 8 samples is decoded to 8 / shrink samples
 };
 
 // Output o is the sum over t of weight[o * taps + t] * sample[start[o] + t], in units of 2^kWeightBits.

@@ -98,7 +98,7 @@ void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst
         float value[5][4][4] = {};
         Bases() {
             const double pi = 3.14159265358979323846;
-            for (int size : {1, 2, 4}) {
+            for (int size : {2, 4}) {
                 for (int k = 0; k < size; ++k) {
                     for (int x = 0; x < size; ++x) {
                         const double scale = std::sqrt((k ? 2.0 : 1.0) / 8.0);

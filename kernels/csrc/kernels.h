@@ -45,7 +45,7 @@ std::vector<const Kernels*> available_kernels();
 // Lays `axis` out for `kernels`, for a row that begins with sample `origin`; mirrored for a horizontal flip.
 void build_row_filter(const Axis& axis, int origin, bool mirror, const Kernels& kernels, RowFilter& filter);
 
-// Inverse DCT to n x n samples, n = 4, 2 or 1, from the n x n lowest coefficients. Layouts as in Kernels::idct.
+// Inverse DCT to n x n samples, n = 4 or 2, from the n x n lowest coefficients. Layouts as in Kernels::idct.
 void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst, ptrdiff_t stride);
 
 extern const Kernels kPortableKernels;

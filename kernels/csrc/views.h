@@ -33,7 +33,7 @@ public:
     explicit Views(const Kernels& kernels) : kernels_(kernels) {}
 
     // Plans the decode. Windows must lie inside the image. With `shrink`, components that every axis of a
-    // window reduces at least twofold are decoded at 1/2, 1/4 or 1/8 of their size.
+    // window reduces at least threefold are decoded at 1/2 or 1/4 of their size.
     void plan(const std::vector<ComponentLayout>& layout, Color color, const Window* windows, int count, int side,
               bool shrink);
 
@@ -70,7 +70,7 @@ private:
         int col0, col1, row0, row1;      // blocks
     };
     struct Component {
-        Plane planes[4];  // by level
+        Plane planes[3];  // by level
         std::vector<ComponentView> views;
         std::vector<uint8_t> need;  // bit per level
         int first_row, end_row;

@@ -1,8 +1,8 @@
 """The operations of RandAugment and colour jitter by name; the specification of their fused forms.
 
 They follow timm's `timm.data.auto_augment` on Pillow images: exact for everything in
-`fastsemi.kernels.reference.color`, and within 1/255 (about one value in 10^4 differs) for the
-geometric ones in `fastsemi.kernels.reference.warp`.
+`fastsemi.kernels.reference.color`, and within 1/255 (a few values in 10^4 differ) for the geometric
+ones in `fastsemi.kernels.reference.warp`.
 """
 
 from torch import Tensor

@@ -79,7 +79,7 @@ def sharpness(images: Tensor, arg: Tensor) -> Tensor:
     total = total[..., :-6] + total[..., 3:-3] + total[..., 6:] + 4 * centre
     # 13 is odd, so no quotient lies on a rounding boundary, and float32 gives the rounded integer exactly.
     smooth = total.float().add_(6.5).mul_(1 / 13).floor_()
-    out = images.clone()
+    out = images.clone(memory_format=torch.contiguous_format)
     out.flatten(2)[:, 1:-1, 3:-3] = _blend(smooth, centre.float(), arg.view(-1, 1, 1))
     return out
 

@@ -88,7 +88,7 @@ PIXELS = photo(211, 157)
 IMAGE = Image.fromarray(PIXELS)
 KINDS = {
     **{
-        f"4:{s[1:]}": simplejpeg.encode_jpeg(PIXELS, 92, colorsubsamp=s)
+        ":".join(s): simplejpeg.encode_jpeg(PIXELS, 92, colorsubsampling=s)
         for s in ("444", "422", "420", "440", "411")
     },
     "grey": save(IMAGE.convert("L"), quality=92),
@@ -147,7 +147,7 @@ def test_own_entropy_decoder_equals_libjpeg(kind):
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
 @pytest.mark.parametrize("size", [(3, 3), (1, 1), (2, 9), (5, 2), (17, 4), (8, 33)])
 def test_tiny_images(size, subsampling):
-    data = simplejpeg.encode_jpeg(photo(*size, seed=3), 95, colorsubsamp=subsampling)
+    data = simplejpeg.encode_jpeg(photo(*size, seed=3), 95, colorsubsampling=subsampling)
     windows = np.array([[0, 0, *size], [size[0] - 1, size[1] - 1, 1, 1], [0, 0, 1, size[1]]])
     flips = np.array([True, False, True])
     diff = difference(one(data, windows, flips), expected(data, windows, flips))
@@ -156,7 +156,7 @@ def test_tiny_images(size, subsampling):
 
 @pytest.mark.parametrize("side", [1, 5, 32, 63, 64, 65, 224])
 def test_output_sizes(side):
-    data = KINDS["4:20"]
+    data = KINDS["4:2:0"]
     diff = difference(one(data, WINDOWS, side=side), expected(data, WINDOWS, np.zeros(4, bool), side))
     assert diff.mean((1, 2, 3)).max() < 1.0
 
@@ -169,7 +169,7 @@ def test_edges_of_the_image_and_of_blocks():
             for y, h in ((0, 157), (31, 2), (156, 1))
         ]
     )
-    for kind in ("4:20", "4:22", "4:40"):
+    for kind in ("4:2:0", "4:2:2", "4:4:0"):
         diff = difference(
             one(KINDS[kind], windows), expected(KINDS[kind], windows, np.zeros(len(windows), bool))
         )
@@ -188,7 +188,7 @@ def test_large_reductions(ratio):
 
 
 def test_flip_mirrors_exactly():
-    views = one(KINDS["4:20"], np.repeat(WINDOWS, 2, 0), np.array([False, True] * 4))
+    views = one(KINDS["4:2:0"], np.repeat(WINDOWS, 2, 0), np.array([False, True] * 4))
     np.testing.assert_array_equal(views[0::2], views[1::2, :, ::-1])
 
 
@@ -207,7 +207,7 @@ def test_decoded_pixels_resize_like_pillow():
 @pytest.mark.parametrize("from_file", [False, True])
 def test_other_formats_go_through_pillow(form, from_file, tmp_path):
     if form == "PNG 16 bit":
-        data = save(Image.fromarray((photo(90, 70)[..., 0].astype(np.uint16) * 200)), format="PNG")
+        data = save(Image.fromarray(photo(90, 70)[..., 0].astype(np.uint16) * 200), format="PNG")
     elif form == "PNG palette with alpha":
         data = save(Image.fromarray(photo(90, 70)).quantize(32), format="PNG", transparency=3)
     else:
@@ -265,7 +265,7 @@ def test_files_equal_bytes_and_many_batches_are_in_flight(tmp_path):
 
 
 def test_broken_files_are_reported_beside_good_ones(tmp_path):
-    good = KINDS["4:20"]
+    good = KINDS["4:2:0"]
     middle = len(good) // 2
     files = {
         "truncated": good[:middle],
@@ -288,13 +288,13 @@ def test_broken_files_are_reported_beside_good_ones(tmp_path):
 
 
 def test_truncation_below_the_window_is_found():
-    data = KINDS["4:20"][: len(KINDS["4:20"]) * 3 // 4]
+    data = KINDS["4:2:0"][: len(KINDS["4:2:0"]) * 3 // 4]
     _, errors = run([data], [[[0, 0, 30, 20]]])
     assert "Premature end" in errors[0]
 
 
 def test_damage_inside_is_an_error_but_junk_around_is_not():
-    good = KINDS["4:20"]
+    good = KINDS["4:2:0"]
     _, errors = run([good[:-2] + b"abcd" + good[-2:], good + b"junk" * 99], [[[0, 0, 30, 20]] * 2])
     assert errors == [None, None]
     broken = bytearray(KINDS["restarts"])
@@ -307,7 +307,7 @@ def test_damage_inside_is_an_error_but_junk_around_is_not():
 
 
 def test_wrong_sizes_and_windows():
-    good = KINDS["4:20"]
+    good = KINDS["4:2:0"]
     _, errors = run([good], [[[0, 0, 9, 9]]], sizes=[[210, 157]])
     assert "stale" in errors[0] and "211 x 157" in errors[0]
     _, errors = run([save(PIXELS, format="PNG")], [[[0, 0, 9, 9]]], sizes=[[210, 157]])
@@ -320,7 +320,7 @@ def test_wrong_sizes_and_windows():
 
 
 def test_huge_dimensions_in_a_small_file():
-    data = bytearray(KINDS["4:20"])
+    data = bytearray(KINDS["4:2:0"])
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500
     _, errors = run([bytes(data)], [[[0, 0, 9, 9]]], max_pixels=178_000_000)
@@ -331,7 +331,7 @@ def test_huge_dimensions_in_a_small_file():
 
 def test_random_damage_never_crashes():
     rng = np.random.default_rng(0)
-    names = ["4:20", "4:11", "grey", "progressive", "restarts", "cmyk", "rgb"]
+    names = ["4:2:0", "4:1:1", "grey", "progressive", "restarts", "cmyk", "rgb"]
     files = []
     for i in range(280):
         data = bytearray(KINDS[names[i % len(names)]])
@@ -345,7 +345,7 @@ def test_random_damage_never_crashes():
 
 def test_missing_file_folder_and_interrupted_file(tmp_path):
     op = _native_op.Operator(1)
-    (tmp_path / "short.jpg").write_bytes(KINDS["4:20"][:100])
+    (tmp_path / "short.jpg").write_bytes(KINDS["4:2:0"][:100])
     paths = [os.fsencode(p) for p in (tmp_path / "absent.jpg", tmp_path, tmp_path / "short.jpg")]
     out = np.zeros((1, 3, 8, 8, 3), np.uint8)
     windows = np.tile(np.array([0, 0, 9, 9], np.int32), (1, 3, 1))
@@ -392,8 +392,8 @@ def test_submit_without_wait_then_close_and_submit_after_close():
     files, windows, flips, sizes = many(30)
     op = _native_op.Operator(2)
     for _ in range(4):
-        op.submit([*files, save(photo(50, 50), format="PNG")], np.pad(windows, ((0, 0), (0, 1), (0, 0)), constant_values=5),
-                  np.pad(flips, ((0, 0), (0, 1))), np.zeros((2, 31, 32, 32, 3), np.uint8), ANY, np.pad(sizes, ((0, 1), (0, 0))))  # fmt: skip
+        out = np.zeros((2, 30, 32, 32, 3), np.uint8)
+        op.submit([*files[:-1], save(photo(50, 50), format="PNG")], windows, flips, out, ANY, sizes)
     op.close()
     out = np.zeros((2, 30, 32, 32, 3), np.uint8)
     assert set(op.wait(op.submit(files, windows, flips, out, ANY, sizes), 5)) == {"the operator was closed"}
@@ -401,7 +401,7 @@ def test_submit_without_wait_then_close_and_submit_after_close():
 
 
 def test_open_and_close_leave_no_thread_or_descriptor(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(KINDS["4:20"])
+    (tmp_path / "a.jpg").write_bytes(KINDS["4:2:0"])
     files = [os.fsencode(tmp_path / "a.jpg")] * 3
 
     def cycle():
@@ -432,8 +432,7 @@ def test_a_forked_child_is_refused_and_ends():
     if child == 0:
         code = 1
         try:
-            op.submit([], np.zeros((1, 0, 4), np.int32), np.zeros((1, 0), bool), np.zeros((1, 0, 8, 8, 3), np.uint8), 1,
-                      np.zeros((0, 2), np.int32))  # fmt: skip
+            run([], np.zeros((1, 0, 4)), op=op)
         except RuntimeError:
             op.close()
             code = 0

@@ -10,13 +10,12 @@ from fastsemi.loaders.philox import philox4x32, uniform, words
 from fastsemi.loaders.plan import (
     AugmentConfig,
     View,
-    centre_crop,
     epoch_order,
-    parse_randaugment,
     plan_mix,
     plan_view,
-    random_resized_crop,
 )
+from fastsemi.loaders.policy import parse_randaugment
+from fastsemi.loaders.windows import centre_crop, random_resized_crop
 
 
 @pytest.mark.parametrize(

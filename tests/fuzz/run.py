@@ -1,0 +1,95 @@
+"""Fuzz the native operator under AddressSanitizer and UndefinedBehaviorSanitizer: python tests/fuzz/run.py.
+
+Needs clang with libFuzzer (Debian: apt install clang libclang-rt-14-dev) and libjpeg's headers. Ends with code 0
+when all runs passed; a finding is kept in the working folder as crash-*, with its report in fuzz.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ["-std=c++17", "-O1", "-g", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+
+
+def build(folder: Path) -> Path:
+    """Compile the target with the operator's sources, all but the Python module."""
+    sources = [
+        p
+        for p in sorted(ROOT.glob("kernels/csrc/*.cpp"))
+        if p.name not in ("module.cpp", "pool.cpp", "file.cpp")
+    ]
+    target = folder / "fuzz_native"
+    command = ["clang++", *FLAGS, f"-I{ROOT / 'kernels/csrc'}", str(ROOT / "tests/fuzz/fuzz_native.cpp")]
+    subprocess.run([*command, *map(str, sources), "-ljpeg", "-o", str(target)], check=True)
+    return target
+
+
+def seeds() -> dict[str, bytes]:
+    """Small JPEGs of every kind, each followed by the 8 bytes that choose the windows."""
+    rng = np.random.default_rng(0)
+    found: dict[str, bytes] = {}
+
+    def add(name: str, data: bytes) -> None:
+        found[name] = data + rng.integers(0, 256, 8, dtype=np.uint8).tobytes()
+
+    for width, height in ((5, 3), (33, 18), (70, 40)):
+        y, x = np.mgrid[0:height, 0:width]
+        pixels = np.stack([x * 3, y * 5, x + y], -1) + rng.normal(90, 20, (height, width, 3))
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        for sampling in ("444", "422", "420", "440", "411"):
+            data = simplejpeg.encode_jpeg(np.asarray(image), 80, colorsubsampling=sampling)
+            add(f"{sampling}_{width}", data)
+        options: dict[str, tuple[str, dict]] = {
+            "grey": ("L", {}),
+            "grey_progressive": ("L", {"progressive": True}),
+            "cmyk": ("CMYK", {}),
+            "progressive": ("RGB", {"progressive": True}),
+            "optimised": ("RGB", {"optimize": True, "quality": 95}),
+            "restarts": ("RGB", {"restart_marker_blocks": 2}),
+            "rgb": ("RGB", {"keep_rgb": True}),
+        }
+        for name, (mode, save) in options.items():
+            buffer = io.BytesIO()
+            image.convert(mode).save(buffer, "JPEG", **save)
+            add(f"{name}_{width}", buffer.getvalue())
+    return found
+
+
+def main() -> int:
+    """Build, make the seeds, run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=1_000_000, help="inputs to try")
+    parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="where to work")
+    parser.add_argument("--seed", type=int, default=0, help="of the fuzzer; 0 draws one")
+    args = parser.parse_args()
+    corpus = args.folder / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for name, data in seeds().items():
+        (corpus / name).write_bytes(data)
+    target = build(args.folder.resolve())
+    command = [str(target), f"-runs={args.runs}", f"-seed={args.seed}", "-max_len=8192", "-timeout=20"]
+    command += ["-rss_limit_mb=4096", "-print_final_stats=1", str(corpus.resolve())]
+    with open(args.folder / "fuzz.log", "wb") as log:
+        code = subprocess.run(command, cwd=args.folder, stdout=log, stderr=log).returncode
+    text = (args.folder / "fuzz.log").read_text(errors="replace")
+    done = re.search(r"stat::number_of_executed_units:\s*(\d+)", text)
+    sys.stdout.write(f"{done.group(1) if done else 'unknown number of'} inputs, exit code {code}\n")
+    if code:
+        sys.stdout.write("\n".join(text.splitlines()[-60:]) + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
