@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from timm.models import group_parameters
+from timm.optim import auto_group_layers
 from torch import nn
+
+from fastsemi.errors import UserError
+
+# Names that have no weight decay in any network, besides those of its own `no_weight_decay`.
+_SPARED = ("*.bias", "*_token", "*pos_embed", "*_bias_table")
 
 
 def layer_ids(model: nn.Module) -> dict[str, int]:
     """The layer of each parameter, 0 the stem; the last layer is the head with the norm before it.
 
-    From timm's own grouping (`group_matcher`), so it holds for any timm model. One thing differs: a ViT's
-    last norm belongs to the head's layer whether it stands before the pooling (`norm`) or after it
-    (`fc_norm`), so a block's learning rate does not depend on the pooling (BEiT's and MAE's convention).
+    From timm's own grouping (`group_matcher`, else `auto_group_layers`), so it holds for any timm model. One
+    thing differs: a last norm before the pooling (`norm`) belongs to the head's layer like one after it
+    (`fc_norm`), as BEiT, MAE and the paper's code have it; timm counts it to the last block.
     """
     if not hasattr(model, "group_matcher"):
-        return {name: 0 for name, _ in model.named_parameters()}
-    ids: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    head = [name for name in ids if name.split(".")[0] in ("norm", "fc_norm", "head")]
-    if head:
-        last = min(ids[name] for name in head)
-        if all(ids[name] < last for name in ids if name not in head):
-            ids.update(dict.fromkeys(head, last))
-    return ids
+        return auto_group_layers(model)
+    matcher = model.group_matcher(coarse=False)  # type: ignore[operator]
+    ids: dict[str, int] = group_parameters(model, matcher, reverse=True)
+    top = max(ids.values(), default=0)
+    return {name: top if name.split(".")[0] in ("norm", "fc_norm") else layer for name, layer in ids.items()}
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
@@ -35,15 +39,24 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
 
     Returns:
         Groups with `params`, `names`, `weight_decay`, `lr_scale` and `layer`.
+
+    Raises:
+        UserError: The learning rate is to decay over layers, and the network's layers are not known.
     """
     ids = layer_ids(model)
     top = max(ids.values(), default=0)
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    if layer_decay != 1 and top == 0:
+        raise UserError(
+            f"layer_decay is {layer_decay}, but the layers of {type(model).__name__} are not known; "
+            "set it to 1"
+        )
+    own = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
+    spared = (*_SPARED, *own)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decays = parameter.ndim > 1 and name not in spared and not name.endswith("_token")
+        decays = parameter.ndim > 1 and not any(fnmatchcase(name, pattern) for pattern in spared)
         layer = ids.get(name, top)
         group = groups.setdefault(
             (layer, decays),

@@ -161,7 +161,7 @@ def _split4(x):
 def _join4(first, second, third, fourth):
     """Four of [N, ...] -> [N, ..., 4]."""
     pairs = tl.join(tl.join(first, third), tl.join(second, fourth))
-    return tl.reshape(pairs, first.shape + (4,))
+    return tl.reshape(pairs, first.shape + (4,))  # noqa: RUF005 (Triton has no starred tuples)
 
 
 @triton.jit

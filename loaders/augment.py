@@ -1,8 +1,8 @@
 """Colour jitter and RandAugment of a loaded view, on the device where its pixels are.
 
-Flip, random erasing and normalisation are not done here: they are part of the mixing kernel. timm flips before
-RandAugment; the signs of rotation, shear and translation are symmetric, so flipping after it draws from the
-same distribution.
+Flip, random erasing and normalisation are not done here: they are part of the mixing kernel. timm flips
+before RandAugment; the signs of rotation, shear and translation are symmetric, so flipping after it draws
+from the same distribution.
 """
 
 import os

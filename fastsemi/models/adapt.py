@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from fastsemi.errors import UserError
@@ -62,8 +63,8 @@ def adapt(model: nn.Module, weights: Weights, where: str) -> Adapted:
         except (RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{where} ({weights.format}) does not fit the network: {reason}; check model.name, model.args "
-                "and data.image_size"
+                f"{where} ({weights.format}) does not fit the network: {reason}; check model.name, "
+                "model.args and data.image_size"
             ) from error
     changed = [
         f"{name} {list(before[name].shape)} -> {list(tensor.shape)}"
@@ -108,7 +109,7 @@ def _check_heads(model: nn.Module, weights: Weights, where: str) -> None:
     kernel = weights.tensors.get("patch_embed.proj.weight")
     if weights.format != "MoCo-v3" or kernel is None or kernel.shape[0] != 384:
         return
-    heads = {m.num_heads for m in model.modules() if isinstance(getattr(m, "num_heads", None), int)}
+    heads = {int(module.num_heads) for module in model.modules() if isinstance(module, Attention)}
     if heads - {12}:
         raise UserError(
             f"{where} is MoCo-v3's ViT-S, which has 12 attention heads, the network {min(heads)}; "

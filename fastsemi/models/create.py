@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +11,22 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.layers import build_sincos2d_pos_embed
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, is_model_in_modules
 from torch import nn
 
 from fastsemi.errors import UserError
+from fastsemi.models.adapt import classifiers
+
+# Modules of timm whose networks choose between their class token and the average of their patches.
+_TOKEN_FAMILIES = (
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_relpos",
+    "deit",
+    "beit",
+    "cait",
+    "eva",
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class ModelConfig:
     head_init_scale: float = 0.001
     """Factor on the classifier's initial weights before fine-tuning."""
     weights: Path | None = None
-    """Weights of the network to start from (.pth, .pt or .safetensors); none for random."""
+    """Weights to start from: MAE, DINO, MoCo-v3, timm and others, .pth or .safetensors; none for random."""
 
 
 def create_model(
@@ -51,49 +64,51 @@ def create_model(
     Raises:
         UserError: Unknown model, arguments it does not take, or an image size its patches do not divide.
     """
+    _check_name(config.name)
     kwargs = dict(config.args)
-    if _takes_image_size(config.name):
+    pretrained = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
+    if pretrained is not None and pretrained.fixed_input_size:
         kwargs["img_size"] = image_size
-    is_vit = config.name.startswith("vit_")
-    if config.pool != "default" and is_vit:
+    # Others average by themselves; asked for a class token, they refuse below.
+    if config.pool == "token" or (config.pool == "avg" and is_model_in_modules(config.name, _TOKEN_FAMILIES)):
         kwargs["global_pool"] = config.pool
-    if is_vit:
-        _check_patches(config, image_size)
     try:
+        # No zero rate: some families know no drop path at all.
         model = timm.create_model(
-            config.name, pretrained=False, num_classes=num_classes, drop_path_rate=drop_path, **kwargs
+            config.name, pretrained=False, num_classes=num_classes, drop_path_rate=drop_path or None, **kwargs
         )
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        rate = f" and drop_path {drop_path}" if drop_path else ""
         raise UserError(
-            f"model {config.name} refuses its arguments {kwargs}: {error}; change model.args"
+            f"model {config.name} refuses its arguments {kwargs}{rate}: {reason}; "
+            "change model.args or model.pool"
         ) from error
+    _check_patches(model, config.name, image_size)
     # drop_path is training's business: the exported model is rebuilt without it.
-    model.fastsemi_args = kwargs
+    model.fastsemi_args = kwargs  # type: ignore[assignment]
     if config.pos_embed == "sincos":
         fix_position_embedding(model, config.name)
     return model
 
 
-def _takes_image_size(name: str) -> bool:
+def _check_name(name: str) -> None:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}" if near else "timm.list_models() prints all names"
         raise UserError(f"model.name {name!r} is no timm model; {hint}?")
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(cfg is not None and cfg.fixed_input_size)
 
 
-def _check_patches(config: ModelConfig, image_size: int) -> None:
-    patch = config.args.get("patch_size")
-    if patch is None:
-        with torch.device("meta"):
-            probe = timm.create_model(config.name, pretrained=False, **config.args)
-        patch = probe.patch_embed.patch_size[0] if isinstance(probe, VisionTransformer) else 1
+def _check_patches(model: nn.Module, name: str, image_size: int) -> None:
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if not isinstance(size, tuple) or not is_model_in_modules(name, _TOKEN_FAMILIES):
+        return
+    patch = math.lcm(*size)
     if image_size % patch:
         below = image_size // patch * patch
         sizes = f"{below} or {below + patch}" if below else f"{patch}"
         raise UserError(
-            f"data.image_size {image_size} does not divide into patches of {patch} pixels of {config.name}; "
+            f"data.image_size {image_size} does not divide into patches of {patch} pixels of {name}; "
             f"use {sizes}"
         )
 
@@ -102,11 +117,15 @@ def fix_position_embedding(model: nn.Module, name: str) -> None:
     """Replace a ViT's position embedding by the fixed two-dimensional sine-cosine one.
 
     Raises:
-        UserError: The model has no position embedding to replace.
+        UserError: The model has no position embedding to replace, or its width is no multiple of four.
     """
     if not isinstance(model, VisionTransformer) or model.pos_embed is None:
         raise UserError(
             f"model.pos_embed sincos needs a ViT with a position embedding, not {name}; use learn"
+        )
+    if model.embed_dim % 4:
+        raise UserError(
+            f"model.pos_embed sincos needs an embed_dim that four divides, not {model.embed_dim}; use learn"
         )
     height, width = model.patch_embed.grid_size
     table = build_sincos2d_pos_embed([height, width], dim=model.embed_dim)
@@ -117,20 +136,21 @@ def fix_position_embedding(model: nn.Module, name: str) -> None:
 
 
 def scale_head(model: nn.Module, scale: float) -> None:
-    """Scale the classifier's weights, as MAE and DeiT do before fine-tuning."""
-    head = model.get_classifier()  # type: ignore[operator]
-    if isinstance(head, nn.Linear):
-        with torch.no_grad():
-            head.weight.mul_(scale)
-            if head.bias is not None:
-                head.bias.mul_(scale)
+    """Scale the classifier's weights and biases, as DeiT, MAE and ConvNeXt do before fine-tuning."""
+    with torch.no_grad():
+        for head in classifiers(model):
+            for module in head.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.weight.mul_(scale)
+                    if module.bias is not None:
+                        module.bias.mul_(scale)
 
 
 def use_fused_attention(model: nn.Module, enabled: bool) -> None:
     """Switch PyTorch's scaled-dot-product kernels on or off in every attention layer of a timm model."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = enabled
+            module.fused_attn = enabled  # type: ignore[assignment]
 
 
 def export_timm(
@@ -161,7 +181,7 @@ def export_timm(
         "crop_pct": crop,
         "interpolation": "bicubic",
     }
-    model.pretrained_cfg = {**model.pretrained_cfg, **preprocessing}
+    model.pretrained_cfg = {**model.pretrained_cfg, **preprocessing}  # type: ignore
     timm.models.save_for_hf(
         model,
         str(folder),

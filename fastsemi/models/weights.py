@@ -134,8 +134,8 @@ def _check_backbone(
         first = f"the first, {name}, is {list(ours[name].shape)} in the network and "
         first += f"{list(theirs[name].shape)} there" if name in theirs else "missing there"
         raise UserError(
-            f"{where} ({len(theirs)} tensors) does not fit the network: {len(missing)} of {len(ours)} tensors "
-            f"are missing or of another shape; {first}; {cure}"
+            f"{where} ({len(theirs)} tensors) does not fit the network: {len(missing)} of {len(ours)} "
+            f"tensors are missing or of another shape; {first}; {cure}"
         )
     modules = {name for name, _ in model.named_children()} | {"cls_token", "reg_token", "dist_token"}
     lost = [n for n in theirs if n not in ours and n.split(".")[0] in modules and not n.startswith(spared)]
@@ -152,8 +152,8 @@ _COUNTER = "num_batches_tracked"
 def read_weights(path: Path, *, ema: bool = True) -> Weights:
     """Read the tensors of a .safetensors file or a PyTorch checkpoint in any format of `recognise`.
 
-    No code from the file is run: besides tensors and plain values only `argparse.Namespace`, in which training
-    scripts keep their options, is accepted.
+    No code from the file is run: besides tensors and plain values only `argparse.Namespace`, in which
+    training scripts keep their options, is accepted.
 
     Args:
         path: The file; its kind is told from its content, not from its name.

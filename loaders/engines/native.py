@@ -1,89 +1,92 @@
-"""The engine of machines without DALI: a pool of threads, each image decoded once for all its views."""
+"""The engine of machines without DALI: one decode for all views, in C++ threads that never hold the GIL."""
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import simplejpeg
 import torch
-from torch.nn.functional import interpolate
 
 from fastsemi.errors import BadImageError
 from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.loaders.engines._native_op import Operator, Ticket, available
 from fastsemi.loaders.engines.base import Engine, Pending
-from fastsemi.loaders.engines.reference import check_size, decode_rgb
+from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
 from fastsemi.loaders.sources.base import Source
+from fastsemi.loaders.sources.folder import FolderSource
 
-JPEG_MAGIC = b"\xff\xd8\xff"
+logger = logging.getLogger(__name__)
 
-
-def decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
-    """Decode to [H, W, 3] uint8: baseline RGB and grey JPEGs with libjpeg-turbo, all else with Pillow.
-
-    Raises:
-        BadImageError: As `decode_rgb`.
-    """
-    if data.startswith(JPEG_MAGIC):
-        try:
-            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-            if colorspace in ("YCbCr", "Gray", "RGB") and height * width <= max_pixels:
-                return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError:
-            pass  # Pillow judges: it reads some files that libjpeg-turbo's simple interface refuses
-    return np.array(decode_rgb(data, name, max_pixels))  # a copy, which PyTorch may write to
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+READERS = 4  # threads that read bytes of sources which are no plain files
 
 
-class _Futures:
-    def __init__(self, futures: list[Future[list[BadImageError | None]]]):
-        self._futures = futures
+class _Submitted:
+    """A batch in the operator, or still being read."""
+
+    def __init__(self, engine: NativeEngine, ids: Sequence[int], ticket: Future[Ticket] | Ticket, lost: dict):
+        self._engine, self._ids, self._ticket, self._lost = engine, ids, ticket, lost
 
     def result(self, timeout: float) -> list[BadImageError | None]:
         deadline = time.monotonic() + timeout
-        wait(self._futures, timeout=timeout)
-        return [error for f in self._futures for error in f.result(max(0.0, deadline - time.monotonic()))]
+        ticket = self._ticket.result(timeout) if isinstance(self._ticket, Future) else self._ticket
+        reasons = self._engine.operator.wait(ticket, max(0.0, deadline - time.monotonic()))
+        name = self._engine.source.name
+        return [
+            self._lost.get(b) or (BadImageError(name(int(i)), reason) if reason else None)
+            for b, (i, reason) in enumerate(zip(self._ids, reasons, strict=True))
+        ]
 
 
 class NativeEngine(Engine):
-    """Thread pool over libjpeg-turbo and PyTorch's antialiased resize, which both release the GIL."""
+    """libjpeg-turbo's partial decode and a SIMD resize, in a pool of C++ threads.
+
+    JPEG files in folders are read by the thread that decodes them; bytes of other sources by a few readers.
+    """
 
     name = "native"
 
     def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
         super().__init__(source, image_size, threads, max_pixels)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastsemi-native")
+        self.operator = Operator(threads)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="fastsemi-read")
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
-        """Queue the batch in chunks small enough to keep all threads busy to its end."""
-        count = len(batch.ids)
-        chunk = max(1, min(16, count // (2 * self.threads)))
-        parts = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-        return _Futures([self._pool.submit(self._chunk, batch, part, slot) for part in parts])
+        """Queue the batch; the operator works on batches in the order they come."""
+        lost: dict[int, BadImageError] = {}
+        if isinstance(self.source, FolderSource):
+            paths = [self.source.path(int(i)) for i in batch.ids]
+            if all(path.lower().endswith(JPEG_SUFFIXES) for path in paths):
+                ticket = self.operator.submit_paths(
+                    [os.fsencode(path) for path in paths], *self._arguments(batch, slot)
+                )
+                return _Submitted(self, batch.ids, ticket, lost)
+        return _Submitted(self, batch.ids, self._readers.submit(self._read, batch, slot, lost), lost)
 
-    def _chunk(self, batch: PlannedBatch, part: range, slot: torch.Tensor) -> list[BadImageError | None]:
-        return [self._sample(batch, b, slot) for b in part]
+    def _read(self, batch: PlannedBatch, slot: torch.Tensor, lost: dict[int, BadImageError]) -> Ticket:
+        contents = self.source.read(batch.ids)
+        lost.update((b, c) for b, c in enumerate(contents) if isinstance(c, BadImageError))
+        encoded = [b"" if isinstance(c, BadImageError) else c for c in contents]
+        return self.operator.submit(encoded, *self._arguments(batch, slot))
 
-    def _sample(self, batch: PlannedBatch, b: int, slot: torch.Tensor) -> BadImageError | None:
-        image_id = int(batch.ids[b])
-        try:
-            name = self.source.name(image_id)
-            pixels = decode(self.source.read_one(image_id), name, self.max_pixels)
-            check_size((pixels.shape[1], pixels.shape[0]), self.source.size(image_id), name)
-        except BadImageError as error:
-            return error
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
-        size = (self.image_size, self.image_size)
-        for v, view in enumerate(batch.views):
-            left, top, width, height = view.window[b].tolist()
-            crop = image[:, :, top : top + height, left : left + width]
-            if (height, width) != size:
-                crop = interpolate(crop, size, mode="bicubic", antialias=True)
-            if view.flip[b]:
-                crop = crop.flip(-1)
-            slot[v, b] = crop[0].permute(1, 2, 0)
-        return None
+    def _arguments(self, batch: PlannedBatch, slot: torch.Tensor) -> tuple:
+        sizes = np.array([self.source.size(int(i)) for i in batch.ids], dtype=np.int32).reshape(-1, 2)
+        return batch.windows, batch.flips, slot.numpy(), self.max_pixels, sizes
 
     def close(self) -> None:
-        """Drop what has not started and wait for what has."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drop what has not started and end all threads."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self.operator.close()
+
+
+def create_native(source: Source, image_size: int, threads: int, max_pixels: int) -> Engine:
+    """The native engine, in the form that this installation has."""
+    reason = available()
+    if reason is None:
+        return NativeEngine(source, image_size, threads, max_pixels)
+    logger.warning("the native engine runs in its slower form: %s", reason)
+    return ThreadPoolEngine(source, image_size, threads, max_pixels)

@@ -7,13 +7,14 @@ from typing import Literal, get_args
 
 from fastsemi.errors import UserError
 from fastsemi.loaders.engines.base import Engine
-from fastsemi.loaders.engines.native import NativeEngine
+from fastsemi.loaders.engines.native import create_native
 from fastsemi.loaders.engines.reference import ReferenceEngine
+from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
 from fastsemi.loaders.sources.base import Source
 
 logger = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "native", "reference"]
+EngineName = Literal["auto", "native", "thread_pool", "reference"]
 
 
 def create_engine(
@@ -33,5 +34,6 @@ def create_engine(
     """
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
-    kind = ReferenceEngine if name == "reference" else NativeEngine
+    kinds = {"reference": ReferenceEngine, "thread_pool": ThreadPoolEngine}
+    kind = kinds.get(name, create_native)
     return kind(source, image_size, threads, max_pixels)

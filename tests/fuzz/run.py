@@ -1,7 +1,7 @@
 """Fuzz the native operator under AddressSanitizer and UndefinedBehaviorSanitizer: python tests/fuzz/run.py.
 
-Needs clang with libFuzzer (Debian: apt install clang libclang-rt-14-dev) and libjpeg's headers. Ends with code 0
-when all runs passed; a finding is kept in the working folder as crash-*, with its report in fuzz.log.
+Needs clang with libFuzzer (Debian: apt install clang libclang-rt-14-dev) and the headers of libjpeg. Ends
+with 0 when all runs passed; a finding stays in the working folder as crash-*, its report is in fuzz.log.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from fastsemi.loaders.batch import RANDAUGMENT_OPS, ColorPlan, RandAugmentPlan, 
 FILL = (124, 116, 104)
 WARPS = {"rotate", "shear_x", "shear_y", "translate_x", "translate_y"}
 TIMM = {
-    "autocontrast": auto_augment.auto_contrast,
-    "translate_x": auto_augment.translate_x_rel,
-    "translate_y": auto_augment.translate_y_rel,
+    "autocontrast": "auto_contrast",
+    "translate_x": "translate_x_rel",
+    "translate_y": "translate_y_rel",
 }
 # Arguments of magnitude about 9 as timm draws them; the sign of the starred ones is random.
 STRONG = {
@@ -78,9 +78,10 @@ def by_timm(image, op, arg, interpolation):
         if code < 0:
             continue
         name = RANDAUGMENT_OPS[code]
-        args = (int(value) if name in ("posterize", "solarize", "solarize_add") else value,)
-        args = () if name in ("autocontrast", "equalize", "invert") else args
-        function = TIMM.get(name) or getattr(auto_augment, name)
+        args = [] if name in ("autocontrast", "equalize", "invert") else [value]
+        if name in ("posterize", "solarize", "solarize_add"):
+            args = [int(value)]
+        function = getattr(auto_augment, TIMM.get(name, name))
         picture = function(picture, *args, fillcolor=FILL, resample=resample)
     return np.asarray(picture).astype(int)
 
@@ -98,8 +99,9 @@ def test_layers_equal_timm_op_by_op(interpolation):
             exact += 1
         elif WARPS.isdisjoint(names[:-1]):
             assert difference.max() <= 1, names
-        # A second operation may enlarge a difference of 1, posterize to 128; it remains rare.
-        assert np.count_nonzero(difference) < 2e-3 * difference.size, names
+        # A second operation may make much of a difference of 1 (posterize 128), but seldom, or move a whole
+        # level of the histogram (equalize), but by 1.
+        assert difference.mean() < 0.05, names
     assert exact >= 10
 
 
@@ -117,7 +119,7 @@ def test_jitter_equals_torchvision_in_the_planned_order():
 def test_the_order_of_the_jitter_matters():
     images = crops(1, size=64).expand(6, -1, -1, -1).contiguous()
     order = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
-    factor = np.tile(np.float32([1.4, 0.6, 1.3]), (6, 1))
+    factor = np.tile(np.array([1.4, 0.6, 1.3], np.float32), (6, 1))
     out = augment_view(images, view(6, color=ColorPlan(factor, order)), fill=FILL)
     assert len({image.numpy().tobytes() for image in out}) == 6
 
@@ -188,7 +190,7 @@ def test_wrong_input_is_refused():
         augment_view(images.float(), view(4), fill=FILL)
     with pytest.raises(ValueError, match=r"\[B, S, S, 3\]"):
         augment_view(images.permute(0, 3, 1, 2), view(4), fill=FILL)
-    with pytest.raises(ValueError, match="5 rows does not fit|does not fit 4 images"):
+    with pytest.raises(ValueError, match=r"a plan of \[5\] rows does not fit 4 images"):
         augment_view(images, view(5, random_jitter(5)), fill=FILL)
 
 

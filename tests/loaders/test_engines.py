@@ -14,7 +14,7 @@ from fastsemi.loaders.plan import AugmentConfig, View
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import Stream, evaluation_batches
 
-ENGINES = ("reference", "native")
+ENGINES = ("reference", "native", "thread_pool")
 SIZE = 48
 BOUND = 1.5  # mean absolute difference from the reference, of 255
 
