@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from timm.layers import Attention
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from fastsemi.errors import UserError

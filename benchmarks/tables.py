@@ -1,0 +1,78 @@
+"""Writes measured tables into the README and docs, from the JSON files under `benchmarks/results/`.
+
+    python -m benchmarks.tables          rewrite the tables
+    python -m benchmarks.tables --check  exit 1 if one differs from its JSON
+
+A document holds `<!-- table NAME -->` and `<!-- end -->`; what stands between them is generated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+DOCUMENTS = ("README.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))))
+
+
+def _load(pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
+
+
+def demo(name: str) -> str:
+    """Top-1 of each seed of a demo, from the `summary.json` of its runs."""
+    rows = ["| seed | labels | fine-tuned | semi-supervised (teacher) | gain | seconds in training |"]
+    rows.append("|---|---|---|---|---|---|")
+    before, after, seconds = [], [], []
+    for summary in _load(f"demo/{name}-*.json"):
+        stages = summary["stages"]
+        a, b = stages["finetune"]["top1"], stages["semi"]["teacher_top1"]
+        t = sum(stage["seconds"] for stage in stages.values())
+        before, after, seconds = [*before, a], [*after, b], [*seconds, t]
+        rows.append(
+            f"| {summary['seed']} | {summary['labelled']} | {a:.1f} | {b:.1f} | {b - a:+.1f} | {t:.0f} |"
+        )
+    if len(before) > 1:
+        a, b, t = (statistics.mean(x) for x in (before, after, seconds))
+        rows.append(f"| mean | | {a:.1f} | {b:.1f} | {b - a:+.1f} | {t:.0f} |")
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "digits": lambda: demo("digits"),
+    "fashion-mnist": lambda: demo("fashion-mnist"),
+}
+
+
+def render(text: str) -> str:
+    """A document with its tables made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- table ([\w-]+) -->).*?(<!-- end -->)", table, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Rewrite or check all documents."""
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text()
+        new = render(text)
+        if new != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(new)
+    print(f"stale: {', '.join(stale)}" if stale else "all tables are up to date")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
