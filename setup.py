@@ -81,7 +81,7 @@ native = Extension(
     depends=sorted([*glob("kernels/csrc/*.h"), *glob("kernels/csrc/*.inc")]),
     include_dirs=["kernels/csrc", *([pybind11.get_include()] if pybind11 else [])],
     libraries=["jpeg"],
-    extra_compile_args=["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-pthread", *pkg_config("--cflags")],
+    extra_compile_args=["-O3", "-g0", "-ffp-contract=off", "-std=c++17", "-fvisibility=hidden", "-pthread", *pkg_config("--cflags")],
     extra_link_args=["-pthread", *pkg_config("--libs")],
     language="c++",
 )

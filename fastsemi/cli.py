@@ -86,7 +86,8 @@ def _train(stage: str | None, arguments: list[str]) -> int:
     if config is None:
         return 0
     from fastsemi.progress import Progress
-    from fastsemi.run import Run, summary_table
+    from fastsemi.run import Run
+    from fastsemi.summary import summary_table
     from fastsemi.trainer import Interrupted
 
     console = Console()

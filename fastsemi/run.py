@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from fastsemi import __version__, checkpoint
-from fastsemi.config import Config, StageName, plain, to_yaml
+from fastsemi.config import Config, StageName, to_yaml
 from fastsemi.data import Data
 from fastsemi.errors import UserError
+from fastsemi.fingerprint import fingerprint, refuse_changes
 from fastsemi.metrics import MetricLog
 from fastsemi.models.create import create_model, export_timm, scale_head
 from fastsemi.models.weights import load_backbone, read_weights
@@ -31,22 +31,6 @@ from fastsemi.trainer import LoopConfig, Trainer
 from fastsemi.views import Views
 
 STAGES: tuple[StageName, ...] = ("pretrain", "finetune", "semi")
-
-# What may change between two calls of the same run: nothing here changes a weight.
-FREE_KEYS = (
-    "output",
-    "stages",
-    "device",
-    "log_every",
-    "eval_batch",
-    "loader",
-    "data.val",
-    "data.eval_crop",
-    "data.max_bad",
-    "data.max_pixels",
-    "data.reindex",
-)
-FREE_STAGE_KEYS = ("eval_every", "checkpoint_every")
 
 
 class Run:
@@ -187,28 +171,11 @@ class Run:
         return self.folder / "checkpoints" / f"{name}_result.pt"
 
     def fingerprint(self, name: StageName) -> dict[str, Any]:
-        """All settings that the weights of a stage depend on, by dotted key."""
-        upto = self._earlier(name)
-        flat = _flatten(plain(self.config))
-        others = {s for s in STAGES if s not in upto and s != name}
-        kept = {
-            key: value
-            for key, value in flat.items()
-            if not any(key == free or key.startswith(f"{free}.") for free in (*FREE_KEYS, *others))
-            and key.rsplit(".", 1)[-1] not in FREE_STAGE_KEYS
-        }
-        return {**kept, "start": upto}
+        """All settings that the weights of a stage depend on."""
+        return fingerprint(self.config, name, self._earlier(name))
 
     def _check_fingerprint(self, name: StageName, state: dict[str, Any]) -> None:
-        then, now = state["fingerprint"], self.fingerprint(name)
-        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-        if changed:
-            key = changed[0]
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise UserError(
-                f"{self.folder} holds stage {name} with other settings ({key}: {then.get(key)}, now "
-                f"{now.get(key)}{more}); give another --output, or delete the directory"
-            )
+        refuse_changes(state["fingerprint"], self.fingerprint(name), name, self.folder)
 
     def _export(self, model: nn.Module) -> None:
         data = self.config.data
@@ -243,30 +210,3 @@ class Run:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
         temporary.replace(path)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def summary_table(summary: dict[str, Any]) -> Table:
-    """What a finished run prints."""
-    table = Table(title=f"{summary.get('labelled', '?')} labels, {summary.get('classes', '?')} classes")
-    for column in ("stage", "network", "top-1 %", "top-5 %", "images/s", "time"):
-        table.add_column(column, justify="left" if column in ("stage", "network") else "right")
-    for stage, entry in summary["stages"].items():
-        speed, time = f"{entry['images_per_s']:,.0f}", f"{entry['seconds']:.0f} s"
-        names = [key[: -len("top1")].rstrip("_") for key in entry if key.endswith("top1")]
-        if not names:
-            table.add_row(stage, "encoder", "-", "-", speed, time)
-        for network in names:
-            prefix = f"{network}_" if network else ""
-            top1, top5 = entry[f"{prefix}top1"], entry[f"{prefix}top5"]
-            table.add_row(stage, network or "model", f"{top1:.1f}", f"{top5:.1f}", speed, time)
-    return table

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,12 +19,14 @@ from fastsemi.loaders.batch import PlannedBatch
 from fastsemi.loaders.philox import words
 from fastsemi.loaders.prefetch import Prefetcher
 from fastsemi.loaders.stream import Stream
+from fastsemi.meter import Meter, Speed
 from fastsemi.metrics import Accumulator, MetricLog, Ratio
 from fastsemi.models.create import use_fused_attention
 from fastsemi.optim import create_optimizer, set_lr
 from fastsemi.precision import Precision
 from fastsemi.progress import Progress
 from fastsemi.schedule import CosineSchedule, Duration
+from fastsemi.signals import stop_signals
 from fastsemi.stages.base import Stage
 from fastsemi.update import Updater
 from fastsemi.views import DeviceBatch, Views
@@ -111,19 +110,22 @@ class Trainer:
         if self.path.exists():
             self._resume()
         self.stage.model.train()
-        with self._signals(), self._batches() as batches:
+        with stop_signals(self._stop), self._batches() as batches:
             self.progress.start(self.stage.name, self.step, self.total)
             try:
                 self._loop(batches)
             finally:
                 self.progress.stop()
-        summary = dict(self.scores)
-        trained = max(self.total * next(iter(self.stage.roles.values())).stream.batch, 1)
-        summary.update(images_per_s=trained / max(self.seconds, 1e-9), seconds=self.seconds, steps=self.total)
-        return summary
+        images = self.total * self.stage.main_stream.batch
+        return {
+            **self.scores,
+            "images_per_s": images / max(self.seconds, 1e-9),
+            "seconds": self.seconds,
+            "steps": self.total,
+        }
 
     def _loop(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
-        meter = _Meter(self)
+        meter, before = Meter(self.step), self.seconds
         while self.step < self.total:
             lr = self.schedule.lr(self.step)
             set_lr(self.optimizer, lr)
@@ -132,15 +134,16 @@ class Trainer:
             last = self.step == self.total
             if last or self.step % self.config.log_every == 0:
                 self.updater.check()
-                self._report(meter.read(lr))
+                speed = meter.read(self.step, sum(loader.waited for loader in self._loaders))
+                self.seconds = before + meter.total
+                self._report(self._row(lr, speed))
             if self._due(self.stage.config.eval_every):
-                meter.pause()
-                self._evaluate()
-                meter.resume()
+                with meter.paused():
+                    self._evaluate()
             if self._due(self.stage.config.checkpoint_every) or self._stop.is_set():
-                meter.pause()
-                self._save()
-                meter.resume()
+                with meter.paused():
+                    self.seconds = before + meter.total
+                    self._save()
             if self._stop.is_set() and not last:
                 raise Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}")
 
@@ -162,6 +165,16 @@ class Trainer:
     def _due(self, interval: Duration) -> bool:
         every = max(1, interval.steps(self.stage.steps_per_epoch))
         return self.step == self.total or self.step % every == 0
+
+    def _row(self, lr: float, speed: Speed) -> dict[str, float]:
+        return {
+            "epoch": self.step / self.stage.steps_per_epoch,
+            "lr": lr,
+            **self.metrics.read(),
+            "images_per_s": speed.steps_per_s * self.stage.main_stream.batch,
+            "loader_wait": speed.waited,
+            "seconds": self.seconds,
+        }
 
     def _report(self, row: dict[str, float]) -> None:
         self.log.write(self.stage.name, self.step, row)
@@ -226,58 +239,3 @@ class Trainer:
             self.updater.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.scores = state["step"], state["seconds"], state["scores"]
         self.log.rewind(self.stage.name, self.step)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Finish the step and save on SIGINT and SIGTERM; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
-            self._stop.set()
-
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-class _Meter:
-    """Speed and loader wait between two log steps; time spent evaluating does not count."""
-
-    def __init__(self, trainer: Trainer):
-        self._trainer = trainer
-        self._started = time.perf_counter()
-        self._step, self._waited, self._seconds = trainer.step, 0.0, 0.0
-
-    def pause(self) -> None:
-        now = time.perf_counter()
-        self._seconds += now - self._started
-        self._trainer.seconds += now - self._started
-        self._started = now
-
-    def resume(self) -> None:
-        self._started = time.perf_counter()
-
-    def read(self, lr: float) -> dict[str, float]:
-        """The row of `metrics.jsonl` since the last one."""
-        trainer = self._trainer
-        self.pause()
-        metrics = trainer.metrics.read()
-        waited = sum(loader.waited for loader in trainer._loaders)
-        images = (trainer.step - self._step) * next(iter(trainer.stage.roles.values())).stream.batch
-        row = {
-            "epoch": trainer.step / trainer.stage.steps_per_epoch,
-            "lr": lr,
-            **metrics,
-            "images_per_s": images / max(self._seconds, 1e-9),
-            "loader_wait": (waited - self._waited) / max(self._seconds, 1e-9),
-            "seconds": trainer.seconds,
-        }
-        self._step, self._waited, self._seconds = trainer.step, waited, 0.0
-        return row

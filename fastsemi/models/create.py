@@ -64,10 +64,8 @@ def create_model(
     Raises:
         UserError: Unknown model, arguments it does not take, or an image size its patches do not divide.
     """
-    _check_name(config.name)
     kwargs = dict(config.args)
-    pretrained = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
-    if pretrained is not None and pretrained.fixed_input_size:
+    if _takes_image_size(config.name):
         kwargs["img_size"] = image_size
     # Others average by themselves; asked for a class token, they refuse below.
     if config.pool == "token" or (config.pool == "avg" and is_model_in_modules(config.name, _TOKEN_FAMILIES)):
@@ -82,7 +80,7 @@ def create_model(
         rate = f" and drop_path {drop_path}" if drop_path else ""
         raise UserError(
             f"model {config.name} refuses its arguments {kwargs}{rate}: {reason}; "
-            "change model.args or model.pool"
+            "change model.args, model.pool or drop_path"
         ) from error
     _check_patches(model, config.name, image_size)
     # drop_path is training's business: the exported model is rebuilt without it.
@@ -92,11 +90,16 @@ def create_model(
     return model
 
 
-def _check_name(name: str) -> None:
+def _takes_image_size(name: str) -> bool:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}" if near else "timm.list_models() prints all names"
         raise UserError(f"model.name {name!r} is no timm model; {hint}?")
+    try:
+        defaults = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:
+        raise UserError(f"model.name {name!r} has a tag that timm does not know; leave out the tag") from None
+    return bool(defaults is not None and defaults.fixed_input_size)
 
 
 def _check_patches(model: nn.Module, name: str, image_size: int) -> None:

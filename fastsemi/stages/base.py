@@ -136,10 +136,14 @@ class Stage(ABC):
         """Take back what `extra_state` gave."""
 
     @property
+    def main_stream(self) -> Stream:
+        """The stream whose images are counted: unlabelled ones in the semi stage."""
+        return next(iter(self.roles.values())).stream
+
+    @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps in one pass over the first role's images."""
-        stream = next(iter(self.roles.values())).stream
-        return len(stream.ids) / stream.batch
+        """Optimizer steps in one pass over the main stream's images."""
+        return len(self.main_stream.ids) / self.main_stream.batch
 
     @property
     def total_steps(self) -> int:

@@ -151,31 +151,31 @@ int slot_of(int g, const Kernels& k) {
     return g - within + within % half * k.lanes + within / half;
 }
 
-void build_dot_products(const Axis& axis, int origin, bool mirror, int multiple, RowFilter& filter) {
+void build_dot_products(const Axis& axis, int origin, int multiple, RowFilter& filter) {
     filter.groups = axis.count;
     filter.taps = (axis.taps + multiple - 1) / multiple * multiple;
     filter.base.resize(axis.count);
     filter.weight.assign(static_cast<size_t>(axis.count) * filter.taps, 0);
     for (int o = 0; o < axis.count; ++o) {
-        const int from = mirror ? axis.count - 1 - o : o;
-        filter.base[o] = axis.start[from] - origin;
-        std::memcpy(&filter.weight[static_cast<size_t>(o) * filter.taps],
-                    &axis.weight[static_cast<size_t>(from) * axis.taps], sizeof(int16_t) * axis.taps);
+        filter.base[o] = axis.start[o] - origin;
+        int16_t* weight = &filter.weight[static_cast<size_t>(o) * filter.taps];
+        for (int t = 0; t < axis.taps; t += 2) {
+            std::memcpy(weight + t, &axis.pairs[static_cast<size_t>(t) * axis.count + 2 * o], 2 * sizeof(int16_t));
+        }
     }
 }
 
 }  // namespace
 
-void build_row_filter(const Axis& axis, int origin, bool mirror, const Kernels& kernels, RowFilter& filter) {
+void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowFilter& filter) {
     const int count = axis.count, taps = axis.taps, group = kernels.group;
-    const auto source = [&](int o) { return mirror ? count - 1 - o : o; };
     filter.count = count;
     filter.shuffled = group > 0;
     for (int o = 0; o < count && filter.shuffled; o += group) {
-        const int a = axis.start[source(o)], b = axis.start[source(std::min(count, o + group) - 1)];
+        const int a = axis.start[o], b = axis.start[std::min(count, o + group) - 1];
         filter.shuffled = std::abs(a - b) + 2 <= kernels.window;
     }
-    if (!filter.shuffled) return build_dot_products(axis, origin, mirror, kernels.dot_multiple, filter);
+    if (!filter.shuffled) return build_dot_products(axis, origin, kernels.dot_multiple, filter);
     const int used = (count + group - 1) / group;
     filter.taps = taps;
     filter.groups = (used + kernels.batch - 1) / kernels.batch * kernels.batch;
@@ -183,18 +183,20 @@ void build_row_filter(const Axis& axis, int origin, bool mirror, const Kernels& 
     filter.mask.assign(static_cast<size_t>(filter.groups) * group * 4, 0x80);
     filter.weight.assign(static_cast<size_t>(filter.groups) * group * taps, 0);
     for (int g = 0; g < used; ++g) {
-        const int slot = slot_of(g, kernels), end = std::min(count, (g + 1) * group);
-        const int base = std::min(axis.start[source(g * group)], axis.start[source(end - 1)]);
+        const int slot = slot_of(g, kernels), begin = g * group, end = std::min(count, begin + group);
+        const int base = std::min(axis.start[begin], axis.start[end - 1]);
         filter.base[slot] = base - origin;
         uint8_t* mask = &filter.mask[static_cast<size_t>(slot) * group * 4];
-        const size_t pair_step = 2 * static_cast<size_t>(group) * kernels.lanes;
-        int16_t* weight = &filter.weight[slot / kernels.lanes * pair_step * (taps / 2) +
-                                         slot % kernels.lanes * 2 * static_cast<size_t>(group)];
-        for (int o = g * group; o < end; ++o, mask += 4, weight += 2) {
-            mask[0] = static_cast<uint8_t>(axis.start[source(o)] - base);
+        for (int o = begin; o < end; ++o, mask += 4) {
+            mask[0] = static_cast<uint8_t>(axis.start[o] - base);
             mask[2] = static_cast<uint8_t>(mask[0] + 1);
-            const int16_t* w = &axis.weight[static_cast<size_t>(source(o)) * taps];
-            for (int p = 0; p < taps / 2; ++p) std::memcpy(weight + p * pair_step, w + 2 * p, 2 * sizeof(int16_t));
+        }
+        const size_t step = 2 * static_cast<size_t>(group) * kernels.lanes;
+        int16_t* weight = &filter.weight[slot / kernels.lanes * step * (taps / 2) +
+                                         slot % kernels.lanes * 2 * static_cast<size_t>(group)];
+        for (int p = 0; p < taps / 2; ++p, weight += step) {
+            std::memcpy(weight, &axis.pairs[2 * (static_cast<size_t>(p) * count + begin)],
+                        2 * sizeof(int16_t) * static_cast<size_t>(end - begin));
         }
     }
 }

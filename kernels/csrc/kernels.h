@@ -30,7 +30,7 @@ struct Kernels {
     int dot_multiple;  // taps of dot products are padded to this
     // out[o] = clip((sum of weight * row[..] + half) >> kWeightBits) for all outputs, rounded up to groups.
     void (*horizontal)(const uint8_t* row, const RowFilter& filter, uint8_t* out);
-    // The same over `taps` rows, one weight per row; writes n bytes rounded up to 64.
+    // The same over `taps` rows, one weight per row, in pairs; writes n bytes rounded up to 64.
     void (*vertical)(const uint8_t* const* rows, const int16_t* weight, int taps, int n, uint8_t* out);
     // Planar YCbCr (JFIF) or RGB to interleaved RGB; exactly 3 n bytes are written.
     void (*ycc_to_rgb)(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int n, uint8_t* out);
@@ -42,8 +42,8 @@ struct Kernels {
 // The implementations this CPU can run, best first; the last is the portable one.
 std::vector<const Kernels*> available_kernels();
 
-// Lays `axis` out for `kernels`, for a row that begins with sample `origin`; mirrored for a horizontal flip.
-void build_row_filter(const Axis& axis, int origin, bool mirror, const Kernels& kernels, RowFilter& filter);
+// Lays `axis` out for `kernels`, for a row that begins with sample `origin`.
+void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowFilter& filter);
 
 // Inverse DCT to n x n samples, n = 4 or 2, from the n x n lowest coefficients. Layouts as in Kernels::idct.
 void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst, ptrdiff_t stride);

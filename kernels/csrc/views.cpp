@@ -37,32 +37,40 @@ void Views::plan(const std::vector<ComponentLayout>& layout, Color color, const 
     side_ = side;
     color_ = color;
     used_components_ = static_cast<int>(layout.size());
-    if (components_.size() < layout.size()) {
-        components_.resize(layout.size());
-        lines_.resize(layout.size());
+    if (components_.size() < layout.size()) components_.resize(layout.size());
+    for (int c = 0; c < used_components_; ++c) {
+        Component& component = components_[c];
+        component.like = 0;
+        while (!(layout[component.like].x == layout[c].x && layout[component.like].y == layout[c].y)) ++component.like;
+        if (component.like == c) plan_views(layout[c], shrink, component);
+        plan_planes(layout[c], component);
     }
-    for (size_t c = 0; c < layout.size(); ++c) plan_component(layout[c], shrink, components_[c]);
 }
 
-void Views::plan_component(const ComponentLayout& layout, bool shrink, Component& c) {
-    for (Plane& plane : c.planes) plane.used = false;
+void Views::plan_views(const ComponentLayout& layout, bool shrink, Component& c) {
     c.views.resize(count_);
-    c.need.resize(4 * (static_cast<size_t>(layout.block_cols) + 3));
-    c.first_row = layout.block_rows;
-    c.end_row = 0;
     for (int i = 0; i < count_; ++i) {
         const Window& w = windows_[i];
         ComponentView& view = c.views[i];
-        Grid gx = layout.x, gy = layout.y;
-        view.level = shrink ? choose_level(w, gx, gy, side_) : 0;
-        gx.shrink = gy.shrink = 1 << view.level;
-        build_axis(w.left, w.width, side_, gx, scratch_, view.x);
-        build_axis(w.top, w.height, side_, gy, scratch_, view.y);
+        Grid x = layout.x, y = layout.y;
+        view.level = shrink ? choose_level(w, x, y, side_) : 0;
+        x.shrink = y.shrink = 1 << view.level;
+        build_axis(w.left, w.width, side_, w.flip, x, scratch_, view.x);
+        build_axis(w.top, w.height, side_, false, y, scratch_, view.y);
         const int n = 8 >> view.level;
         view.col0 = view.x.first / n;
         view.col1 = std::min(layout.block_cols, (view.x.last + n - 1) / n);
         view.row0 = view.y.first / n;
         view.row1 = std::min(layout.block_rows, (view.y.last + n - 1) / n);
+    }
+}
+
+void Views::plan_planes(const ComponentLayout& layout, Component& c) {
+    for (Plane& plane : c.planes) plane.used = false;
+    c.need.resize(4 * (static_cast<size_t>(layout.block_cols) + 3));
+    c.first_row = layout.block_rows;
+    c.end_row = 0;
+    for (const ComponentView& view : views_of(c)) {
         Plane& p = c.planes[view.level];
         p.col0 = p.used ? std::min(p.col0, view.col0) : view.col0;
         p.col1 = p.used ? std::max(p.col1, view.col1) : view.col1;
@@ -90,7 +98,7 @@ const uint8_t* Views::begin_row(int component, int block_row, int lane) {
     Component& c = components_[component];
     uint8_t* need = c.need.data() + lane * c.need.size() / 4;
     std::memset(need, 0, c.need.size() / 4);
-    for (const ComponentView& v : c.views) {
+    for (const ComponentView& v : views_of(c)) {
         if (block_row < v.row0 || block_row >= v.row1) continue;
         for (int x = v.col0; x < v.col1; ++x) need[x] = static_cast<uint8_t>(need[x] | 1 << v.level);
     }
@@ -149,40 +157,43 @@ void Views::resize_view(int index) {
     const Window& window = windows_[index];
     line_stride_ = ((side_ + 63) & ~63) + kPadding;
     for (int i = 0; i < used_components_; ++i) {
-        const ComponentView& view = components_[i].views[index];
-        const Plane& plane = components_[i].planes[view.level];
-        Lines& lines = lines_[i];
-        build_row_filter(view.x, plane.col0 * (8 >> view.level), window.flip, kernels_, lines.filter);
+        Component& c = components_[i];
+        const ComponentView& view = views_of(c)[index];
+        if (c.like == i) build_row_filter(view.x, c.planes[view.level].col0 * (8 >> view.level), kernels_, c.filter);
         const size_t ring = static_cast<size_t>(line_stride_) * view.y.taps;
-        if (lines.ring.size() < ring) lines.ring.resize(ring);
-        if (lines.out.size() < static_cast<size_t>(line_stride_)) lines.out.resize(line_stride_);
-        lines.next = 0;
+        if (c.ring.size() < ring) c.ring.resize(ring);
+        if (c.line.size() < static_cast<size_t>(line_stride_)) c.line.resize(line_stride_);
+        c.next = 0;
     }
+    const bool three = used_components_ == 3;
+    const auto to_rgb = color_ == Color::ycc ? kernels_.ycc_to_rgb : kernels_.planes_to_rgb;
     for (int y = 0; y < side_; ++y) {
-        for (int i = 0; i < used_components_; ++i) resize_line(i, index, y);
-        const uint8_t* a = lines_[0].out.data();
-        const uint8_t* b = lines_[used_components_ == 3 ? 1 : 0].out.data();
-        const uint8_t* c = lines_[used_components_ == 3 ? 2 : 0].out.data();
-        uint8_t* out = window.out + static_cast<size_t>(y) * side_ * 3;
-        (color_ == Color::ycc ? kernels_.ycc_to_rgb : kernels_.planes_to_rgb)(a, b, c, side_, out);
+        for (int i = 0; i < used_components_; ++i) resize_line(components_[i], index, y);
+        to_rgb(components_[0].line.data(), components_[three ? 1 : 0].line.data(), components_[three ? 2 : 0].line.data(),
+               side_, window.out + static_cast<size_t>(y) * side_ * 3);
     }
 }
 
 // Row y of a view: the rows it needs are filtered horizontally once and kept in a ring of `taps` lines.
-void Views::resize_line(int component, int index, int y) {
-    Component& c = components_[component];
-    const ComponentView& view = c.views[index];
+void Views::resize_line(Component& c, int index, int y) {
+    const ComponentView& view = views_of(c)[index];
     Plane& plane = c.planes[view.level];
-    Lines& lines = lines_[component];
     const int taps = view.y.taps, start = view.y.start[y], origin = plane.row0 * (8 >> view.level);
     const int end = std::min(start + taps, view.y.last);
-    for (lines.next = std::max(lines.next, start); lines.next < end; ++lines.next) {
-        kernels_.horizontal(plane.at(0, lines.next - origin), lines.filter,
-                            lines.ring.data() + lines.next % taps * line_stride_);
+    for (c.next = std::max(c.next, start); c.next < end; ++c.next) {
+        kernels_.horizontal(plane.at(0, c.next - origin), components_[c.like].filter,
+                            c.ring.data() + c.next % taps * line_stride_);
     }
     taps_.resize(taps);
-    for (int t = 0; t < taps; ++t) taps_[t] = lines.ring.data() + std::min(start + t, end - 1) % taps * line_stride_;
-    kernels_.vertical(taps_.data(), &view.y.weight[static_cast<size_t>(y) * taps], taps, side_, lines.out.data());
+    weights_.resize(taps);
+    for (int t = 0, at = start % taps; t < taps; ++t) {
+        taps_[t] = c.ring.data() + at * line_stride_;
+        if (start + t + 1 < end && ++at == taps) at = 0;
+    }
+    for (int t = 0; t < taps; t += 2) {
+        std::memcpy(&weights_[t], &view.y.pairs[static_cast<size_t>(t) * side_ + 2 * y], 2 * sizeof(int16_t));
+    }
+    kernels_.vertical(taps_.data(), weights_.data(), taps, side_, c.line.data());
 }
 
 }  // namespace fastsemi

@@ -66,35 +66,37 @@ private:
     };
     struct ComponentView {
         Axis x, y;
-        int level;                       // log2 of shrink
-        int col0, col1, row0, row1;      // blocks
+        int level;                   // log2 of shrink
+        int col0, col1, row0, row1;  // blocks
     };
     struct Component {
-        Plane planes[3];  // by level
+        int like;         // the first component with the same grids: the one whose `views` count
         std::vector<ComponentView> views;
-        std::vector<uint8_t> need;  // bit per level
+        Plane planes[3];  // by level
+        std::vector<uint8_t> need;  // bit per level, 4 lanes
         int first_row, end_row;
         uint16_t quant[64];
         alignas(64) int16_t slots[kSlot * kQueue];
         int queued = 0, full = 0;
         const int16_t* coef[kQueue];  // of blocks for the full inverse DCT
         uint8_t* dst[kQueue];
-    };
-    struct Lines {
-        RowFilter filter;
-        std::vector<uint8_t> ring, out;
+        // State of the resize of one view.
+        RowFilter filter;                   // of `like`
+        std::vector<uint8_t> ring, line;    // rows filtered horizontally; the finished row
         int next = 0;
     };
 
-    void plan_component(const ComponentLayout& layout, bool shrink, Component& c);
+    const std::vector<ComponentView>& views_of(const Component& c) const { return components_[c.like].views; }
+    void plan_views(const ComponentLayout& layout, bool shrink, Component& c);
+    void plan_planes(const ComponentLayout& layout, Component& c);
     void flush(Component& c);
     void resize_view(int view);
-    void resize_line(int component, int view, int y);
+    void resize_line(Component& c, int view, int y);
 
     const Kernels& kernels_;
     std::vector<Component> components_;
-    std::vector<Lines> lines_;
     std::vector<const uint8_t*> taps_;
+    std::vector<int16_t> weights_;
     FilterScratch scratch_;
     const Window* windows_ = nullptr;
     int count_ = 0, side_ = 0, used_components_ = 0;

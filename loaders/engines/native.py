@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastsemi.errors import BadImageError
 from fastsemi.loaders.batch import PlannedBatch
@@ -28,7 +28,9 @@ READERS = 4  # threads that read bytes of sources which are no plain files
 class _Submitted:
     """A batch in the operator, or still being read."""
 
-    def __init__(self, engine: NativeEngine, ids: Sequence[int], ticket: Future[Ticket] | Ticket, lost: dict):
+    def __init__(
+        self, engine: NativeEngine, ids: NDArray[np.int64], ticket: Future[Ticket] | Ticket, lost: dict
+    ):
         self._engine, self._ids, self._ticket, self._lost = engine, ids, ticket, lost
 
     def result(self, timeout: float) -> list[BadImageError | None]:

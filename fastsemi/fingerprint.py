@@ -1,0 +1,71 @@
+"""What the weights of a stage depend on, so that a run directory never mixes two configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from fastsemi.config import Config, StageName, plain
+from fastsemi.errors import UserError
+
+# What may change between two calls of the same run: nothing here changes a weight.
+FREE_KEYS = (
+    "output",
+    "stages",
+    "device",
+    "log_every",
+    "eval_batch",
+    "loader",
+    "data.val",
+    "data.eval_crop",
+    "data.max_bad",
+    "data.max_pixels",
+    "data.reindex",
+)
+FREE_STAGE_KEYS = ("eval_every", "checkpoint_every")
+
+
+def fingerprint(config: Config, stage: StageName, earlier: Sequence[StageName]) -> dict[str, Any]:
+    """All settings that the weights of a stage depend on, by dotted key.
+
+    Args:
+        config: The run.
+        stage: The stage.
+        earlier: The stages it starts from.
+    """
+    others = {s for s in get_args(StageName) if s not in earlier and s != stage}
+    kept = {
+        key: value
+        for key, value in _flatten(plain(config)).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in (*FREE_KEYS, *others))
+        and key.rsplit(".", 1)[-1] not in FREE_STAGE_KEYS
+    }
+    return {**kept, "start": list(earlier)}
+
+
+def refuse_changes(then: dict[str, Any], now: dict[str, Any], stage: str, folder: Path) -> None:
+    """Refuse to go on with other settings than those that a stage was begun with.
+
+    Raises:
+        UserError: Names the first setting that differs.
+    """
+    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        change = f"{key}: {then.get(key)}, now {now.get(key)}"
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserError(
+            f"{folder} holds stage {stage} with other settings ({change}{more}); "
+            "give another --output, or delete the directory"
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

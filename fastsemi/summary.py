@@ -1,0 +1,24 @@
+"""The table that a finished run prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """What a finished run prints."""
+    table = Table(title=f"{summary.get('labelled', '?')} labels, {summary.get('classes', '?')} classes")
+    for column in ("stage", "network", "top-1 %", "top-5 %", "images/s", "time"):
+        table.add_column(column, justify="left" if column in ("stage", "network") else "right")
+    for stage, entry in summary["stages"].items():
+        speed, time = f"{entry['images_per_s']:,.0f}", f"{entry['seconds']:.0f} s"
+        names = [key[: -len("top1")].rstrip("_") for key in entry if key.endswith("top1")]
+        if not names:
+            table.add_row(stage, "encoder", "-", "-", speed, time)
+        for network in names:
+            prefix = f"{network}_" if network else ""
+            top1, top5 = entry[f"{prefix}top1"], entry[f"{prefix}top5"]
+            table.add_row(stage, network or "model", f"{top1:.1f}", f"{top5:.1f}", speed, time)
+    return table
