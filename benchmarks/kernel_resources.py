@@ -43,7 +43,7 @@ TYPES = {
     **dict.fromkeys(("centre", "lam", "confidence", "weight", "loss", "log_sum", "grad_loss"), "*fp32"),
     **dict.fromkeys(("out_lam", "out_confidence"), "*fp32"),
     **dict.fromkeys(("threshold", "smoothing"), "fp32"),
-    **dict.fromkeys((f"{name}{channel}" for name in ("factor", "bias") for channel in range(3)), "fp32"),
+    **dict.fromkeys((f"{name}{channel}" for name in ("mean", "scale") for channel in range(3)), "fp32"),
     "B": "i32",
 }
 

@@ -16,6 +16,7 @@ from jsonargparse.typing import register_type
 
 from fastsemi.data import DataConfig, LoaderConfig
 from fastsemi.errors import UserError
+from fastsemi.kernels.dispatch import KernelKind
 from fastsemi.models.create import ModelConfig
 from fastsemi.precision import PrecisionName
 from fastsemi.schedule import Duration
@@ -43,6 +44,8 @@ class Config:
     """auto, cpu, cuda or cuda:N."""
     precision: PrecisionName = "auto"
     """Number format of the networks: auto, fp32, bf16 or fp16."""
+    kernels: KernelKind = "auto"
+    """Device operations: auto (Triton where it runs), triton, or torch."""
     log_every: int = 50
     """Optimizer steps between two rows of metrics."""
     eval_batch: int = 256

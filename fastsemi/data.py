@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from fastsemi.errors import UserError
 from fastsemi.loaders.batch import PlannedBatch
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.engines.select import EngineName, create_engine
-from fastsemi.loaders.index import Index, build_index
+from fastsemi.loaders.index import Index
 from fastsemi.loaders.labels import select_labelled, unlabelled_ids
 from fastsemi.loaders.prefetch import BadImages, Prefetcher
-from fastsemi.loaders.sources.folder import FolderSource
+from fastsemi.loaders.sources.select import IndexedSource, open_source
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class DataConfig:
     root: Path = Path("data")
     """Folder that holds the sets."""
     train: str = "train"
-    """Training images below root: one folder a class."""
+    """Training images below root: a folder with one folder a class, or files that hold images: a .beton, tar
+    shards or Parquet files, by name, as a folder of them or as a pattern (train-{000..099}.tar)."""
     val: str = "val"
-    """Evaluation images below root: one folder a class, the same classes."""
+    """Evaluation images below root, in any of these forms: the same classes."""
     unlabeled: Path | None = None
-    """Folder of further images without classes; by default the training images without a label serve."""
+    """Further images without classes, in any of these forms; by default the training images without a label serve."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """Which training images are labelled."""
     unlabelled_includes_labelled: bool = False
@@ -105,7 +106,7 @@ class ImageSet:
     """Images of an index that serve one role, and the source of their bytes."""
 
     index: Index
-    source: FolderSource
+    source: IndexedSource
     ids: NDArray[np.int64]
 
 
@@ -123,39 +124,39 @@ class Data:
         self.bad = BadImages(config.max_bad)
         self._engines: dict[int, Engine] = {}
 
-    def _index(self, folder: Path, has_classes: bool) -> Index:
-        return build_index(
-            folder,
+    def _open(self, what: str | Path, has_classes: bool) -> ImageSet:
+        source = open_source(
+            self.config.root if has_classes else Path(),
+            what,
             has_classes=has_classes,
             max_pixels=self.config.max_pixels,
             threads=4 * self.loader.thread_count,
             refresh=self.config.reindex,
         )
+        return ImageSet(source.index, source, np.arange(len(source)))
 
     @cached_property
-    def _train(self) -> tuple[Index, FolderSource]:
-        index = self._index(self.config.root / self.config.train, True)
-        return index, FolderSource(index)
+    def _train(self) -> ImageSet:
+        return self._open(self.config.train, True)
 
     @cached_property
     def labelled(self) -> ImageSet:
         """The labelled images."""
-        labels, (index, source) = self.config.labels, self._train
+        labels, train = self.config.labels, self._train
         ids = select_labelled(
-            index,
+            train.index,
             fraction=labels.fraction,
             per_class=labels.per_class,
             index_file=labels.file,
             seed=labels.seed,
         )
-        return ImageSet(index, source, ids)
+        return replace(train, ids=ids)
 
     @cached_property
     def unlabelled(self) -> ImageSet:
         """The unlabelled images: a folder of their own, or the training images without a label."""
         if self.config.unlabeled is not None:
-            index = self._index(self.config.unlabeled, False)
-            return ImageSet(index, FolderSource(index), np.arange(len(index)))
+            return self._open(self.config.unlabeled, False)
         labelled = self.labelled
         ids = unlabelled_ids(
             labelled.index, labelled.ids, include_labelled=self.config.unlabelled_includes_labelled
@@ -165,32 +166,34 @@ class Data:
                 f"all {len(labelled.ids)} images of {labelled.index.root} are labelled, no unlabelled one is "
                 "left; label fewer, set data.unlabelled_includes_labelled or give data.unlabeled"
             )
-        return ImageSet(labelled.index, labelled.source, ids)
+        return replace(labelled, ids=ids)
 
     @cached_property
     def pretraining(self) -> ImageSet:
         """All training images, or the folder of unlabelled ones where there is one."""
         if self.config.unlabeled is not None:
             return self.unlabelled
-        index, source = self._train
-        return ImageSet(index, source, np.arange(len(index)))
+        return self._train
 
     @cached_property
     def val(self) -> ImageSet:
         """The evaluation images; their classes are those of the training images."""
-        index = self._index(self.config.root / self.config.val, True)
-        if index.classes != self.classes:
-            odd = sorted(set(index.classes) ^ set(self.classes))[:3]
+        images = self._open(self.config.val, True)
+        found = images.index.classes
+        # the highest class numbers may be without evaluation image; names come as a whole
+        numbered = found == tuple(str(i) for i in range(len(found)))
+        if found != (self.classes[: len(found)] if numbered else self.classes):
+            odd = sorted(set(found) ^ set(self.classes))[:3]
             raise UserError(
-                f"{index.root} has other classes than {self._train[0].root} ({', '.join(odd)}, ...); "
-                "give both the same class folders"
+                f"{images.index.root} has other classes than {self._train.index.root} "
+                f"({', '.join(odd)}, ...); give both the same classes"
             )
-        return ImageSet(index, FolderSource(index), np.arange(len(index)))
+        return images
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; the position is the label."""
-        return self._train[0].classes
+        return self._train.index.classes
 
     def engine(self, images: ImageSet) -> Engine:
         """The engine of a source, opened once."""

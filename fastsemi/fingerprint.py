@@ -14,6 +14,7 @@ FREE_KEYS = (
     "output",
     "stages",
     "device",
+    "kernels",
     "log_every",
     "eval_batch",
     "loader",

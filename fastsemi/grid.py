@@ -46,12 +46,11 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
             loaded = next(loader)
         batch = run.views.to_device(loaded)
         label, confidence = stage.pseudo_label(batch)
-        strong, weights = run.views.augment(batch, 1), stage.mix_weights(batch, confidence)
-        mixed = stage.mix(strong, batch.plans[1], label, weights)
+        mixed, weights = stage.mix(batch, confidence)
         columns = {
             "weak": run.views.augment(batch, 0).cpu().numpy(),
-            "strong": strong.cpu().numpy(),
-            "mixed": _pixels(mixed.images, config),
+            "strong": run.views.augment(batch, 1).cpu().numpy(),
+            "mixed": _pixels(mixed, config),
         }
     finally:
         run.data.close()
@@ -95,5 +94,5 @@ def _pixels(images: torch.Tensor, config: Config) -> np.ndarray:
     """Normalised [B, 3, S, S] back to [B, S, S, 3] uint8; erasing noise is clipped."""
     mean = torch.tensor(config.data.mean, device=images.device)[:, None, None]
     std = torch.tensor(config.data.std, device=images.device)[:, None, None]
-    pixels = (images * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    pixels = (images.float() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -18,6 +18,7 @@ from fastsemi.config import Config, StageName, to_yaml
 from fastsemi.data import Data
 from fastsemi.errors import UserError
 from fastsemi.fingerprint import fingerprint, refuse_changes
+from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.metrics import MetricLog
 from fastsemi.models.create import create_model, export_timm, scale_head
 from fastsemi.models.weights import load_backbone, read_weights
@@ -47,7 +48,8 @@ class Run:
         self.device = select_device(config.device)
         self.precision = Precision.select(config.precision, self.device)
         self.data = Data(config.data, config.loader, pin=self.device.type == "cuda")
-        self.views = Views(config.data, self.device)
+        kernels = select_kernels(config.kernels, self.device)
+        self.views = Views(config.data, self.device, kernels, self.precision.dtype)
 
     def train(self, stages: Sequence[StageName]) -> dict[str, Any]:
         """Run stages that are not finished yet, then save the last one's network under `model/`.

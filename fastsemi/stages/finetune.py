@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsemi.data import Data
-from fastsemi.kernels.reference.mix import labelled_mix_weights
-from fastsemi.kernels.reference.soft_ce import two_label_cross_entropy
+from fastsemi.kernels.dispatch import Kernels
 from fastsemi.loaders.plan import AugmentConfig, View
 from fastsemi.loaders.stream import MixConfig, Stream
 from fastsemi.schedule import Duration
@@ -56,21 +55,18 @@ class LabelledBatch:
     other: Tensor  # [B] label of the image mixed in
     lam: Tensor  # [B] weight of `label`
 
-    def loss(self, logits: Tensor, smoothing: float) -> Tensor:
+    def loss(self, logits: Tensor, smoothing: float, kernels: Kernels) -> Tensor:
         """Cross-entropy of each image, [B]."""
-        return two_label_cross_entropy(logits, self.label, self.other, self.lam, smoothing=smoothing)
+        return kernels.two_label_cross_entropy(logits, self.label, self.other, self.lam, smoothing=smoothing)
 
 
 def mix_labelled(batch: DeviceBatch, views: Views) -> LabelledBatch:
     """Augment labelled images and mix them by Beta-distributed weights (eq. 3)."""
-    images, plan = views.augment(batch, 0), batch.plans[0]
-    if batch.mix is None:
+    images, weights = views.mix_labelled(batch)
+    if weights is None:
         ones = torch.ones(len(batch.labels), device=batch.labels.device)
-        return LabelledBatch(views.normalise(images, plan), batch.labels, batch.labels, ones)
-    mix = batch.mix
-    weights = labelled_mix_weights(mix.partner, mix.cutmix, mix.centre, mix.lam, images.shape[1])
-    other = batch.labels[weights.partner]
-    return LabelledBatch(views.normalise(images, plan, weights), batch.labels, other, weights.lam)
+        return LabelledBatch(images, batch.labels, batch.labels, ones)
+    return LabelledBatch(images, batch.labels, batch.labels[weights.partner], weights.lam)
 
 
 def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, data: Data, seed: int) -> Role:
@@ -97,7 +93,8 @@ class Finetune(Stage):
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Cross-entropy of the mixed images."""
         mixed = mix_labelled(batch["labelled"], self._views)
-        loss = mixed.loss(self.model(mixed.images), self.config.label_smoothing).mean()
+        logits = self.model(mixed.images)
+        loss = mixed.loss(logits, self.config.label_smoothing, self._views.kernels).mean()
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 
     def after_update(self) -> None:

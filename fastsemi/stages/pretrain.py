@@ -90,7 +90,9 @@ class Pretrain(Stage):
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Reconstruction error of the hidden patches."""
         images = batch["pretrain"]
-        pixels = self._views.normalise(self._views.augment(images, 0), images.plans[0])  # [B, 3, S, S]
+        # The pixels are the target too, so they are not rounded to the network's input type.
+        view = self._views.augment(images, 0)
+        pixels = self._views.normalise(view, images.plans[0], torch.float32)  # [B, 3, S, S]
         loss = self.model(pixels)
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 

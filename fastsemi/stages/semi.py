@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from fastsemi.data import Data
 from fastsemi.errors import UserError
-from fastsemi.kernels.reference.mix import MixMode, MixWeights, mix_weights
-from fastsemi.kernels.reference.pseudo_label import pseudo_label
-from fastsemi.kernels.reference.soft_ce import two_label_cross_entropy
-from fastsemi.loaders.batch import ViewPlan
+from fastsemi.kernels.reference.mix import MixMode, MixWeights
 from fastsemi.loaders.plan import AugmentConfig, View
 from fastsemi.loaders.stream import MixConfig, Stream
 from fastsemi.schedule import Duration
@@ -121,15 +118,15 @@ class Semi(Stage):
         """L = Ll + mu * Lu (section 2.3)."""
         unlabelled = batch["unlabelled"]
         label, confidence = self.pseudo_label(unlabelled)  # [Nu], [Nu]
-        strong = self._views.augment(unlabelled, 1)  # [Nu, S, S, 3] uint8
-        weights = self.mix_weights(unlabelled, confidence)  # eq. 4, 5: lam = o_i/(o_i+o_j), o* = max
+        images, weights = self.mix(unlabelled, confidence)  # [Nu, 3, S, S]; eq. 4, 5
         kept = Compaction(weights.keep) if self._skip else None
         labelled = mix_labelled(batch["labelled"], self._views)  # [Nl, 3, S, S]
-        mixed = self.mix(strong, unlabelled.plans[1], label, weights, kept)  # [n, 3, S, S]
+        mixed = self.targets(images, label, weights, kept)  # [n, 3, S, S]
 
         logits = self.model(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
-        labelled_loss = labelled.loss(labelled_logits, self.config.label_smoothing).mean()
+        smoothing, kernels = self.config.label_smoothing, self._views.kernels
+        labelled_loss = labelled.loss(labelled_logits, smoothing, kernels).mean()
         unlabelled_loss = self.unlabelled_loss(unlabelled_logits, mixed, len(label))
         loss = labelled_loss + self.config.loss_weight * unlabelled_loss
         metrics = {
@@ -143,40 +140,23 @@ class Semi(Stage):
     def pseudo_label(self, batch: DeviceBatch) -> tuple[Tensor, Tensor]:
         """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""
         weak = self._views.normalise(self._views.augment(batch, 0), batch.plans[0])
-        return pseudo_label(self.teacher(weak))
+        return self._views.kernels.pseudo_label(self.teacher(weak))
 
-    def mix_weights(self, batch: DeviceBatch, confidence: Tensor) -> MixWeights:
-        """Who is mixed with whom, how much, and who counts (section 3)."""
-        plan, config = batch.mix, self.config
-        assert plan is not None  # the stream of unlabelled images always plans it
-        size = batch.images.shape[2]
-        return mix_weights(
-            config.mixing,
-            confidence,
-            plan.partner,
-            plan.cutmix,
-            plan.centre,
-            plan.lam,
-            config.threshold,
-            size,
-        )
+    def mix(self, batch: DeviceBatch, confidence: Tensor) -> tuple[Tensor, MixWeights]:
+        """Mix strong views; prob: lam_i = o_i / (o_i + o_j), o*_i = max(o_i, o_j) (eq. 3, 4, 5)."""
+        strong, config = self._views.augment(batch, 1), self.config
+        return self._views.mix_unlabelled(batch, strong, config.mixing, confidence, config.threshold)
 
-    def mix(
-        self,
-        strong: Tensor,
-        plan: ViewPlan,
-        label: Tensor,
-        weights: MixWeights,
-        kept: Compaction | None = None,
+    def targets(
+        self, images: Tensor, label: Tensor, weights: MixWeights, kept: Compaction | None = None
     ) -> MixedBatch:
-        """Mix strong views [Nu, S, S, 3] and their pseudo labels (eq. 3), all or the kept ones."""
-        images = self._views.normalise(strong, plan, None if self.config.mixing == "none" else weights)
+        """Mixed images with the pseudo labels of both their parts; of all samples, or of the kept ones."""
         parts = (images, label, label[weights.partner], weights.lam, weights.keep)
         return MixedBatch(*(kept.select(part) for part in parts) if kept else parts)
 
     def unlabelled_loss(self, logits: Tensor, mixed: MixedBatch, count: int) -> Tensor:
         """Eq. 2 on mixed images: [o* >= tau] CE(x, y), divided by all Nu = `count` images."""
-        losses = two_label_cross_entropy(
+        losses = self._views.kernels.two_label_cross_entropy(
             logits,
             mixed.label,
             mixed.other,

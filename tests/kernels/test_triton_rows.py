@@ -1,4 +1,4 @@
-"""The Triton kernels over rows of logits against eager PyTorch in the same type, both measured against fp64."""
+"""The Triton kernels over rows of logits against eager PyTorch in the same type, measured against fp64."""
 
 import os
 
@@ -24,8 +24,11 @@ SHAPES = [(1, 2), (3, 1), (5, 10), (3, 1000), (2, 4097), (2, 21841)]
 
 def assert_no_worse(got, eager, exact, atol):
     """The kernel is at most twice as far from the truth as eager PyTorch is, plus `atol`."""
-    error, allowed = (got.double() - exact).abs().max(), 2 * (eager.double() - exact).abs().max() + atol
-    assert error <= allowed, f"{error:.3g} > {allowed:.3g}"
+    error, rounding = (got.double() - exact).abs().max(), (eager.double() - exact).abs().max()
+    if INTERPRETED and got.dtype == torch.bfloat16:
+        # Triton's interpreter cuts to bf16 where GPUs round; a cut is at most twice the worst rounding.
+        rounding = torch.maximum(rounding, exact.abs().max() * 2**-8)
+    assert error <= 2 * rounding + atol, f"{error:.3g} > 2 * {rounding:.3g} + {atol}"
 
 
 def example(batch, classes, dtype):

@@ -1,0 +1,83 @@
+"""What can be said of the compiled kernels without a GPU: registers, load widths, and what a tracer sees."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[2]
+CAPABILITIES = {70, 75, 80, 90, 100, 120}
+
+# Traces every operator on tensors that have a shape and a device but no data. Triton's analysis of which
+# arguments a kernel writes asks the driver for its target, and without a GPU there is no driver to ask.
+TRACE = """
+import torch, triton
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+from fastsemi.kernels import mix, pseudo_label, soft_ce
+
+class Target:
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+triton.runtime.driver.set_active(Target())
+with FakeTensorMode():
+    logits = torch.empty(4, 10, device="cuda")
+    label, box, key = (torch.empty(s, dtype=torch.int64, device="cuda") for s in (4, (4, 4), (4, 2)))
+    lam, centre = torch.empty(4, device="cuda"), torch.empty(4, 2, device="cuda")
+    cutmix = torch.empty(4, dtype=torch.bool, device="cuda")
+    images = torch.empty(4, 32, 32, 3, dtype=torch.uint8, device="cuda")
+
+def step(logits, label, lam, box, key, centre, cutmix, images):
+    pixels = dict(erase_box=box, erase_key=key, mean=(0.5,) * 3, std=(0.5,) * 3, dtype=torch.bfloat16)
+    top, confidence = pseudo_label.pseudo_label(logits)
+    mixed, weights = mix.mix("prob", images, confidence, label, cutmix, centre, lam, 0.5, **pixels)
+    other = mix.mix_weights("pseudo", confidence, label, cutmix, centre, lam, 0.5, 32)
+    again = mix.mix_images(images, other, **pixels)
+    rows = logits, label, label, weights.lam, lam
+    loss, log_sum = torch.ops.fastsemi.soft_ce(*rows, 0.1)
+    return mixed, again, torch.ops.fastsemi.soft_ce_backward(loss, *rows, log_sum, 0.1)
+
+graph = aot_export_joint_simple(
+    step, [logits, label, lam, box, key, centre, cutmix, images], trace_joint=False
+).graph
+names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+print(sum("triton_kernel_wrapper" in name for name in names), sum("fastsemi" in name for name in names))
+"""
+
+
+def run(*command):
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kernels_compile_for_every_gpu_without_spills_and_with_wide_loads(tmp_path):
+    table = tmp_path / "resources.json"
+    run("-m", "benchmarks.kernel_resources", "--json", str(table))
+    rows = json.loads(table.read_text())
+    kernels = {row["kernel"] for row in rows}
+    assert {(row["kernel"], row["capability"]) for row in rows} == {
+        (k, c) for k in kernels for c in CAPABILITIES
+    }
+    for row in rows:
+        assert row["spill_bytes"] == 0, row
+        assert row["wide_loads"] >= row["least_wide_loads"], row
+        # With 96 an SM of 65,536 registers still holds five blocks of four warps.
+        assert row["registers"] <= 96, row
+
+
+def test_a_compiled_graph_sees_the_kernels_inside_the_operators():
+    kernels, opaque = map(int, run("-c", TRACE).split())
+    assert kernels == 6 and opaque == 0
