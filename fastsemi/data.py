@@ -48,7 +48,7 @@ class DataConfig:
     val: str = "val"
     """Evaluation images below root, in any of these forms: the same classes."""
     unlabeled: Path | None = None
-    """Further images without classes, in any of these forms; by default the training images without a label serve."""
+    """Further images without classes, in any of these forms; by default the training images without a label."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """Which training images are labelled."""
     unlabelled_includes_labelled: bool = False

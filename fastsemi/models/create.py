@@ -119,6 +119,8 @@ def _check_patches(model: nn.Module, name: str, image_size: int) -> None:
 def fix_position_embedding(model: nn.Module, name: str) -> None:
     """Replace a ViT's position embedding by the fixed two-dimensional sine-cosine one.
 
+    The values are MAE's and MoCo-v3's, the order of the channels is timm's.
+
     Raises:
         UserError: The model has no position embedding to replace, or its width is no multiple of four.
     """
