@@ -125,7 +125,7 @@ class Run:
                 config.model, num_classes=len(self.data.classes), image_size=config.data.image_size
             )
             if config.model.weights:
-                load_backbone(encoder, read_weights(config.model.weights), where=str(config.model.weights))
+                self._load_weights(encoder, config.model.weights)
             return Pretrain(config.pretrain, encoder, self.data, self.views, seed=seed)
         settings = config.finetune if name == "finetune" else config.semi
         model = create_model(
@@ -148,10 +148,16 @@ class Run:
             path = self.result_path(before)
             load_backbone(model, checkpoint.load(path)["model"], where=str(path))
         elif self.config.model.weights:
-            path = self.config.model.weights
-            report = load_backbone(model, read_weights(path), where=str(path))
-            self.console.print(f"{path}: {len(report.loaded)} tensors loaded", highlight=False)
+            if self._load_weights(model, self.config.model.weights):
+                return
         scale_head(model, self.config.model.head_init_scale)
+
+    def _load_weights(self, model: nn.Module, path: Path) -> bool:
+        """Start from `model.weights`; returns whether a trained head came with them."""
+        keep = self.config.model.keep_head
+        report = load_backbone(model, read_weights(path), where=str(path), keep_head=keep)
+        self.console.print(f"{path}: {report.summary()}", highlight=False, soft_wrap=True)
+        return keep
 
     def _before(self, name: StageName) -> StageName | None:
         """The stage that `name` starts from, None for none."""

@@ -24,7 +24,7 @@ def scales(model, decay=0.5):
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
 def test_vit_layers_are_stem_blocks_and_head_with_the_last_norm(pool):
-    """As `get_layer_id_for_vit` of BEiT, MAE and the paper's code: norm and head are the layer after the last block."""
+    """The rule of BEiT, MAE and the paper's code: norm and head are the layer after the last block."""
     model = vit(global_pool=pool)
     scale = scales(model)
     assert scale.keys() == dict(model.named_parameters()).keys()
@@ -64,7 +64,7 @@ def test_convnext_layers_are_stem_each_block_with_its_downsampling_and_head():
     ],
 )
 def test_layers_are_timms_but_for_the_last_norm(name, args):
-    model = timm.create_model(name, **args)
+    model = timm.create_model(name, **{"num_classes": 5, **args})
     theirs = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     ours, top = layer_ids(model), max(theirs.values())
     norms = [name for name in theirs if name.startswith(("norm.", "fc_norm."))]

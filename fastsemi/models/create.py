@@ -45,6 +45,8 @@ class ModelConfig:
     """Factor on the classifier's initial weights before fine-tuning."""
     weights: Path | None = None
     """Weights to start from: MAE, DINO, MoCo-v3, timm and others, .pth or .safetensors; none for random."""
+    keep_head: bool = False
+    """Whether weights bring a trained classifier of the same classes; it is then kept, and not scaled."""
 
 
 def create_model(

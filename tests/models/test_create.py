@@ -54,16 +54,16 @@ def test_the_papers_convnexts_have_its_sizes(name, blocks):
 
 
 def sincos(grid: int, dim: int) -> torch.Tensor:
-    """[grid * grid, dim]: sines and cosines of one coordinate, then of the other, rows first."""
+    """[grid * grid, dim], patches rows first: sin(row), sin(column), cos(row), cos(column) by frequency."""
     table = torch.zeros(grid, grid, dim, dtype=torch.float64)
     quarter = dim // 4
     for row in range(grid):
         for column in range(grid):
             for k in range(quarter):
-                for part, coordinate in enumerate((column, row)):
+                for part, coordinate in enumerate((row, column)):
                     angle = torch.tensor(coordinate / 10000 ** (k / quarter), dtype=torch.float64)
-                    table[row, column, 2 * part * quarter + k] = angle.sin()
-                    table[row, column, (2 * part + 1) * quarter + k] = angle.cos()
+                    table[row, column, part * quarter + k] = angle.sin()
+                    table[row, column, (2 + part) * quarter + k] = angle.cos()
     return table.reshape(grid * grid, dim).float()
 
 
@@ -84,7 +84,7 @@ def test_sincos_position_embeddings_are_fixed_and_equal_their_formula(vit, pool)
         ("convnext_tiny", CONVNEXT, 32),
         ("resnet10t", {}, 32),
         ("mobilenetv3_small_050", {}, 32),
-        ("vgg11", {}, 32),
+        ("dla46_c", {}, 32),
     ],
 )
 def test_other_networks_of_timm_average_too(name, args, size):
@@ -129,7 +129,8 @@ def test_an_export_gives_the_same_logits_in_plain_timm(vit, tmp_path, config):
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     torch.testing.assert_close(vit.logits(loaded, 32), vit.logits(model, 32), rtol=1e-5, atol=1e-5)
     data = timm.data.resolve_model_data_config(loaded)
-    assert (data["input_size"], data["mean"], data["std"]) == ((3, 32, 32), mean, std)
+    assert data["input_size"] == (3, 32, 32) and data["crop_pct"] == 0.9
+    assert (tuple(data["mean"]), tuple(data["std"])) == (mean, std)
 
 
 def test_fused_attention_switches_and_changes_no_logits(vit):
@@ -173,5 +174,5 @@ def test_wrong_models_end_in_one_line(config, size, message):
 
 
 def test_drop_path_is_refused_where_the_family_has_none():
-    with pytest.raises(UserError, match=r"vgg11 refuses .* drop_path 0\.1"):
-        create_model(ModelConfig("vgg11"), num_classes=3, image_size=32, drop_path=0.1)
+    with pytest.raises(UserError, match=r"dla46_c refuses .* drop_path 0\.1"):
+        create_model(ModelConfig("dla46_c"), num_classes=3, image_size=32, drop_path=0.1)
