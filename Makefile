@@ -9,13 +9,13 @@ SEED ?= 0
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: train test lint format env system digits fashion-mnist clean
+.PHONY: train test lint format env system optional digits fashion-mnist clean
 
 train: env digits ## data, the three stages, the table
 	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
 	  --output runs/digits-$(SEED)
 
-test: env ## the whole suite
+test: env optional ## the whole suite
 	$(BIN)/python -m pytest
 
 lint: env
@@ -28,6 +28,12 @@ format: env
 	$(BIN)/ruff format .
 
 env: $(VENV)/.installed
+
+# DALI, FFCV and pyarrow where they can be installed, for the tests of the engines and sources that use them.
+optional: $(VENV)/.optional
+$(VENV)/.optional: pyproject.toml scripts/optional_packages.sh | env
+	bash scripts/optional_packages.sh $(BIN)/pip
+	touch $@
 
 # Reinstalled when the requirements or the C++ sources change.
 $(VENV)/.installed: pyproject.toml constraints.txt setup.py scripts/system_packages.sh $(wildcard kernels/csrc/*)
@@ -46,3 +52,12 @@ data/fashion-mnist:
 
 clean:
 	rm -rf runs data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# The tables and plots of the docs, measured here: about eight minutes on two idle cores.
+BENCH ?= --scaling 1 --rounds 5
+BENCH_OUT ?= benchmarks/results/$(shell $(BIN)/python -m benchmarks.environment)
+
+.PHONY: bench
+bench: env
+	$(BIN)/python -m benchmarks.loaders $(BENCH) --json $(BENCH_OUT)/loaders.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.tables

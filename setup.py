@@ -15,9 +15,11 @@ from setuptools.errors import CCompilerError, CompileError, LinkError, PlatformE
 try:
     import pybind11
 except ImportError:
-    pybind11 = None
+    pybind11 = None  # type: ignore[assignment]
 
 APT = "Debian, Ubuntu: apt install g++ libjpeg-dev; Fedora: dnf install gcc-c++ libjpeg-turbo-devel"
+# Without contraction to fused multiply-adds, every CPU computes the same resize coefficients.
+FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
 JPEG_PROGRAM = """#include <cstdio>
 #include <jpeglib.h>
 int main() { jpeg_error_mgr e; jpeg_std_error(&e); }
@@ -81,7 +83,7 @@ native = Extension(
     depends=sorted([*glob("kernels/csrc/*.h"), *glob("kernels/csrc/*.inc")]),
     include_dirs=["kernels/csrc", *([pybind11.get_include()] if pybind11 else [])],
     libraries=["jpeg"],
-    extra_compile_args=["-O3", "-g0", "-ffp-contract=off", "-std=c++17", "-fvisibility=hidden", "-pthread", *pkg_config("--cflags")],
+    extra_compile_args=[*FLAGS, *pkg_config("--cflags")],
     extra_link_args=["-pthread", *pkg_config("--libs")],
     language="c++",
 )

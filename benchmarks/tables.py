@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import harness
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = ("README.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))))
@@ -44,9 +46,50 @@ def demo(name: str) -> str:
     return "\n".join(rows)
 
 
+def loaders() -> str:
+    """Images/s of every loader on each hardware, with the ratio of the native engine to it."""
+    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/loaders.json"))]
+    return "\n\n".join(_loaders(path, rows) for path, rows in results) or "Not measured yet: `make bench`."
+
+
+def _loaders(path: Path, rows: list[dict[str, Any]]) -> str:
+    threads = max(row["threads"] for row in rows)
+    rows = [row for row in rows if row["threads"] == threads]
+    first = rows[0]
+    hardware, settings = first["hardware"], first["configuration"]
+    gpu = f"{hardware['gpu']}, " if hardware["gpu"] else ""
+    size = f"{settings['mean_width']:.0f} x {settings['mean_height']:.0f} pixels"
+    lines = [
+        f"{gpu}{hardware['cpu']}, {threads} threads on as many cores; {settings['images']} JPEGs of {size} "
+        f"and {settings['mean_bytes'] / 1024:.0f} KiB on average; median of {first['n']} interleaved rounds "
+        f"(p20 to p80), commit {first['git']}, `{path.relative_to(ROOT)}`.",
+        "",
+        "| loader | views only, images/s | native is | augmented too, images/s | native is |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    cells = {(row["label"], row["part"]): row for row in rows}
+    for label in dict.fromkeys(row["label"] for row in sorted(rows, key=lambda row: -row["median"])):
+        line = f"| {label} |"
+        for part in ("views", "augmented"):
+            row, native = cells.get((label, part)), cells.get(("fastsemi native", part))
+            line += f" {row['median']:,.0f} ({row['p20']:,.0f} to {row['p80']:,.0f}) |" if row else " |"
+            if row and native and row is not native:
+                line += f" {harness.ratio(native, row)['median']:.2f} x |"
+            else:
+                line += " |"
+        lines.append(line)
+    missing = {name: why for row in rows for name, why in row["configuration"]["absent"].items()}
+    missing = {name: why for name, why in missing.items() if name not in {row["label"] for row in rows}}
+    lines += (
+        ["", "Not measured: " + "; ".join(f"{n} ({w})" for n, w in missing.items()) + "."] if missing else []
+    )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
+    "loaders": loaders,
 }
 
 

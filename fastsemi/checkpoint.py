@@ -9,7 +9,6 @@ What a stage starts from, first match wins:
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from fastsemi.errors import UserError
+from fastsemi.files import replacing
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -25,16 +25,11 @@ def save(state: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: The disk is full or not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot write checkpoint {path}: {error}; free disk space or change --output"
         ) from error
@@ -47,7 +42,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: The file is missing, damaged or holds code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist; check the path") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
@@ -55,3 +50,6 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot read checkpoint {path}: {reason}; delete it to start the stage again"
         ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"checkpoint {path} holds no state dict; move it away or check the path")
+    return state

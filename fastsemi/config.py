@@ -64,6 +64,8 @@ class Config:
             raise UserError(
                 f"stages {list(self.stages)} must be some of pretrain, finetune, semi, in this order"
             )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must lie in [0, 2**63)")
         if self.log_every < 1 or self.eval_batch < 1:
             raise UserError("log_every and eval_batch must be at least 1")
 
@@ -128,6 +130,8 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     _check_keys(content, Config, str(path))
     if base is None:
         return content
+    if not isinstance(base, str):
+        raise UserError(f"base in config {path} is {base!r}; it must name one file")
     merged = read_preset(path.parent / base, (*seen, path.resolve()))
     _merge(merged, content)
     return merged
@@ -165,6 +169,8 @@ def _check_keys(content: dict[str, Any], kind: type, where: str, prefix: str = "
     for key, value in content.items():
         if key not in fields:
             raise _unknown(f"{prefix}{key}", where)
+        if value is None and type(None) not in typing.get_args(fields[key]):
+            raise UserError(f"{prefix}{key} in {where} is null; give it a value or leave it out")
         if _is_section(fields[key]):
             if not isinstance(value, dict):
                 raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from fastsemi.errors import UserError
 from fastsemi.loaders.batch import PlannedBatch
 from fastsemi.loaders.engines.base import Engine
+from fastsemi.loaders.engines.dali import DaliOptions
 from fastsemi.loaders.engines.select import EngineName, create_engine
 from fastsemi.loaders.index import Index
 from fastsemi.loaders.labels import select_labelled, unlabelled_ids
@@ -48,7 +51,7 @@ class DataConfig:
     val: str = "val"
     """Evaluation images below root, in any of these forms: the same classes."""
     unlabeled: Path | None = None
-    """Further images without classes, in any of these forms; by default the training images without a label."""
+    """Further images without classes, in any of these forms; by default training images without a label."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """Which training images are labelled."""
     unlabelled_includes_labelled: bool = False
@@ -72,6 +75,13 @@ class DataConfig:
         """Refuse impossible values."""
         if self.image_size < 1:
             raise UserError(f"data.image_size is {self.image_size}; it must be positive")
+        if self.max_bad < 0:
+            raise UserError(f"data.max_bad is {self.max_bad}; it must be 0 or more")
+        if not all(0 <= m <= 1 for m in self.mean) or not all(0 < s < math.inf for s in self.std):
+            raise UserError(
+                f"data.mean {self.mean} must lie in [0, 1] and data.std {self.std} be positive, as for "
+                "pixels between 0 and 1"
+            )
         if not 0 < self.eval_crop <= 1:
             raise UserError(f"data.eval_crop is {self.eval_crop}; it must lie in (0, 1]")
 
@@ -92,8 +102,20 @@ class LoaderConfig:
     """Decoding threads; 0 for one per core."""
     prefetch: int = 4
     """Batches under way ahead of the training step."""
+    dali: DaliOptions = field(default_factory=DaliOptions)
+    """Options of the dali engine."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the run stops."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        for name, value, holds, rule in (
+            ("threads", self.threads, self.threads >= 0, "be 0 (one per core) or more"),
+            ("prefetch", self.prefetch, self.prefetch >= 1, "be at least 1"),
+            ("timeout_s", self.timeout_s, 0 < self.timeout_s < math.inf, "be positive and finite"),
+        ):
+            if not holds:
+                raise UserError(f"loader.{name} is {value}; it must {rule}")
 
     @property
     def thread_count(self) -> int:
@@ -190,6 +212,19 @@ class Data:
             )
         return images
 
+    def digest(self, stage: str) -> str:
+        """A fingerprint of the names and labels of the images that a stage learns from."""
+        sets = [self.pretraining] if stage == "pretrain" else [self.labelled]
+        if stage == "semi":
+            sets.append(self.unlabelled)
+        sha = hashlib.sha256()
+        for images in sets:
+            for part in (images.index.path_blob, images.index.path_offsets, images.ids):
+                sha.update(np.ascontiguousarray(part).data)
+            if stage != "pretrain":
+                sha.update(np.ascontiguousarray(images.index.labels).data)
+        return sha.hexdigest()[:16]
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; the position is the label."""
@@ -205,12 +240,18 @@ class Data:
                 image_size=self.config.image_size,
                 threads=self.loader.thread_count,
                 max_pixels=self.config.max_pixels,
+                options=self.loader.dali,
             )
         return self._engines[key]
 
     @contextmanager
-    def load(self, images: ImageSet, plans: Iterable[PlannedBatch]) -> Iterator[Prefetcher]:
-        """Load planned batches of `images` in order, ahead of time, within a `with` block."""
+    def load(
+        self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
+    ) -> Iterator[Prefetcher]:
+        """Load planned batches of `images` in order, ahead of time, within a `with` block.
+
+        `allow_empty` is for evaluation, where a batch may consist of broken images alone.
+        """
         with Prefetcher(
             self.engine(images),
             plans,
@@ -218,6 +259,7 @@ class Data:
             timeout=self.loader.timeout_s,
             bad=self.bad,
             pin=self._pin,
+            allow_empty=allow_empty,
         ) as prefetcher:
             yield prefetcher
 

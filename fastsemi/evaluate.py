@@ -47,7 +47,7 @@ def evaluate(
     for model in models.values():
         model.eval()
     plans = evaluation_batches(data.val.index, data.val.ids, batch, data.config.eval_crop)
-    with data.load(data.val, plans) as loader:
+    with data.load(data.val, plans, allow_empty=True) as loader:
         for loaded in loader:
             on_device = views.to_device(loaded)
             pixels = views.normalise(on_device.images[0])

@@ -9,9 +9,11 @@ from typing import Any, get_args
 from fastsemi.config import Config, StageName, plain
 from fastsemi.errors import UserError
 
-# What may change between two calls of the same run: nothing here changes a weight.
+# What may change between two calls of the same run: where it runs and what it reports, not what it learns.
+# (Another device or kernel rounds differently; another loader does not change a bit.)
 FREE_KEYS = (
     "output",
+    "precision",  # compared as the type it resolves to
     "stages",
     "device",
     "kernels",
@@ -24,22 +26,30 @@ FREE_KEYS = (
     "data.max_pixels",
     "data.reindex",
 )
+# The pretraining stage sees neither labels nor a head.
+FREE_PRETRAIN_KEYS = (
+    "data.labels",
+    "data.unlabelled_includes_labelled",
+    "model.head_init_scale",
+    "model.keep_head",
+)
 FREE_STAGE_KEYS = ("eval_every", "checkpoint_every")
 
 
 def fingerprint(config: Config, stage: StageName, earlier: Sequence[StageName]) -> dict[str, Any]:
-    """All settings that the weights of a stage depend on, by dotted key.
+    """The settings that the weights of a stage depend on, by dotted key.
 
     Args:
         config: The run.
         stage: The stage.
         earlier: The stages it starts from.
     """
+    free = (*FREE_KEYS, *(FREE_PRETRAIN_KEYS if stage == "pretrain" else ()))
     others = {s for s in get_args(StageName) if s not in earlier and s != stage}
     kept = {
         key: value
         for key, value in _flatten(plain(config)).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in (*FREE_KEYS, *others))
+        if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in (*free, *others))
         and key.rsplit(".", 1)[-1] not in FREE_STAGE_KEYS
     }
     return {**kept, "start": list(earlier)}

@@ -37,6 +37,8 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
     """
     run = Run(config, Progress(Console(quiet=True)))
     settings = config.semi
+    if step < 0:
+        raise UserError(f"--step is {step}; give the number of a batch, from 0")
     if not 0 < count <= settings.batch * settings.unlabelled_ratio // settings.micro_batches:
         raise UserError(f"--count {count} is not within the unlabelled micro-batch; give a smaller number")
     try:

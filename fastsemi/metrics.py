@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from fastsemi.files import replacing
 from fastsemi.stages.base import Ratio
 
 
@@ -64,12 +65,16 @@ class MetricLog:
         """Forget what a stage wrote after `step`, before it goes on from there."""
         if not self._path.exists():
             return
-        rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
-        if len(kept) < len(rows):
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(_line(row) for row in kept))
-            temporary.replace(self._path)
+        kept = []
+        for line in self._path.read_text(errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # torn by a crash
+            if row["stage"] != stage or row["step"] <= step:
+                kept.append(_line(row))
+        with replacing(self._path) as file:
+            file.writelines(kept)
 
     def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
         """Append one row; `step` counts the optimizer steps done in the stage."""

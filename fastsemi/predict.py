@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from fastsemi.config import Config
 from fastsemi.data import Data, ImageSet
 from fastsemi.errors import UserError
+from fastsemi.files import replacing
 from fastsemi.kernels.reference.pseudo_label import pseudo_label
 from fastsemi.loaders.index import build_index
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import evaluation_batches
+from fastsemi.models.create import use_fused_attention
 from fastsemi.precision import Precision, select_device
 from fastsemi.views import Views
 
@@ -34,9 +37,22 @@ def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple
         raise UserError(
             f"{config.output} holds no trained model; run `fastsemi train --output {config.output}`"
         )
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(device).eval()
-    settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    return model, tuple(settings["label_names"])
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(device).eval()
+        settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        names, size = tuple(settings["label_names"]), settings["input_size"][-1]
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the model in {folder} is damaged ({reason}); delete that folder and repeat `fastsemi train` with "
+            "the run's configuration, which writes it again"
+        ) from None
+    if size != config.data.image_size:
+        raise UserError(
+            f"data.image_size is {config.data.image_size}, but the model in {folder} takes {size}; use that"
+        )
+    use_fused_attention(model, Precision.select(config.precision, device).fused_attention)
+    return model, names
 
 
 @torch.no_grad()
@@ -59,7 +75,7 @@ def predict(config: Config, folder: Path) -> Iterator[tuple[str, str, float]]:
     data = Data(config.data, config.loader)
     plans = evaluation_batches(index, images.ids, config.eval_batch, config.data.eval_crop)
     try:
-        with data.load(images, plans) as loader:
+        with data.load(images, plans, allow_empty=True) as loader:
             for batch in loader:
                 pixels = views.normalise(views.to_device(batch).images[0])
                 with precision.autocast():
@@ -75,9 +91,12 @@ def predict(config: Config, folder: Path) -> Iterator[tuple[str, str, float]]:
 
 
 def write_csv(rows: Iterator[tuple[str, str, float]], path: Path) -> int:
-    """Write predictions with the header `path,class,confidence`; returns how many."""
+    """Write predictions with the header `path,class,confidence`; returns how many.
+
+    A former file is replaced when all are written, and kept if an error comes first.
+    """
     count = 0
-    with path.open("w", newline="") as file:
+    with replacing(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "class", "confidence"))
         for name, label, confidence in rows:

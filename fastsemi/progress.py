@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 
 from rich.console import Console
@@ -16,6 +18,15 @@ LABELS = {
     "acceptance": "accepted {:.0%}",
     "pseudo_label_accuracy": "of these right {:.0%}",
 }
+
+
+class QuietConsole(Console):
+    """Falls silent when its reader has gone (`fastsemi train | head`): the training goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from here on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
+import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastsemi import __version__, checkpoint
 from fastsemi.config import Config, StageName, to_yaml
 from fastsemi.data import Data
 from fastsemi.errors import UserError
+from fastsemi.files import replacing
 from fastsemi.fingerprint import fingerprint, refuse_changes
 from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.metrics import MetricLog
@@ -24,7 +26,8 @@ from fastsemi.models.create import create_model, export_timm, scale_head
 from fastsemi.models.weights import load_backbone, read_weights
 from fastsemi.precision import Precision, select_device
 from fastsemi.progress import Progress
-from fastsemi.stages.base import Stage
+from fastsemi.signals import Interrupted, stop_signals
+from fastsemi.stages.base import Stage, make_schedule
 from fastsemi.stages.finetune import Finetune
 from fastsemi.stages.pretrain import Pretrain
 from fastsemi.stages.semi import Semi
@@ -32,6 +35,7 @@ from fastsemi.trainer import LoopConfig, Trainer
 from fastsemi.views import Views
 
 STAGES: tuple[StageName, ...] = ("pretrain", "finetune", "semi")
+STAGE_CLASSES: dict[StageName, type[Stage]] = {"pretrain": Pretrain, "finetune": Finetune, "semi": Semi}
 
 
 class Run:
@@ -52,23 +56,49 @@ class Run:
         self.views = Views(config.data, self.device, kernels, self.precision.dtype)
 
     def train(self, stages: Sequence[StageName]) -> dict[str, Any]:
-        """Run stages that are not finished yet, then save the last one's network under `model/`.
+        """Run stages that are not finished yet; the last one's network ends up under `model/`.
+
+        What can be wrong with the configuration and the data of any of them is found before the first.
 
         Returns:
             The content of `summary.json`.
+
+        Raises:
+            Interrupted: A signal asked to stop; the run can be resumed.
         """
+        stop = threading.Event()
         try:
-            with self._locked():
-                (self.folder / "config.yaml").write_text(to_yaml(self.config))
+            with self._locked(), stop_signals(stop):
+                todo = [name for name in stages if not self.result_path(name).exists()]
+                for name in todo:
+                    self._check(name)
+                for name in STAGES:
+                    self._refuse_changes(name, stages)
+                with replacing(self.folder / "config.yaml") as file:
+                    file.write(to_yaml(self.config))
+                for name in stages:
+                    if name not in todo:
+                        self._say(f"{name}: already finished in {self.folder}")
                 log = MetricLog(self.folder)
                 try:
-                    for name in stages:
-                        self._stage(name, log)
+                    for name in todo:
+                        if stop.is_set():
+                            raise Interrupted(f"stopped before {name}")
+                        self._stage(name, log, stop)
                 finally:
                     log.close()
+                self._export()
                 return self.summary()
         finally:
             self.data.close()
+
+    def _check(self, name: StageName) -> None:
+        """Find what is wrong with the data and the settings of a stage without building its networks."""
+        config = getattr(self.config, name)
+        roles = STAGE_CLASSES[name].build_roles(config, self.data, self.config.seed)
+        make_schedule(config, next(iter(roles.values())).stream)
+        if name != "pretrain" and not len(self.data.val.ids):
+            raise UserError(f"{self.data.val.index.root} holds no images to evaluate on; add some")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -89,15 +119,7 @@ class Run:
                 ) from None
             yield
 
-    def _stage(self, name: StageName, log: MetricLog) -> None:
-        result = self.result_path(name)
-        if result.exists():
-            self._check_fingerprint(name, checkpoint.load(result))
-            self.console.print(f"{name}: already finished in {self.folder}", highlight=False)
-            return
-        partial = self.folder / "checkpoints" / f"{name}.pt"
-        if partial.exists():
-            self._check_fingerprint(name, checkpoint.load(partial))
+    def _stage(self, name: StageName, log: MetricLog, stop: threading.Event) -> None:
         stage = self.build_stage(name)
         trainer = Trainer(
             stage,
@@ -105,16 +127,17 @@ class Run:
             self.views,
             self.precision,
             LoopConfig(self.config.seed, self.config.log_every, self.config.eval_batch),
-            partial,
+            self.folder / "checkpoints" / f"{name}.pt",
             log,
             self.progress,
             fingerprint=self.fingerprint(name),
+            stop=stop,
         )
         entry = trainer.run()
-        if name != "pretrain":
-            self._export(stage.result())
         self._write_summary(name, entry)
-        checkpoint.save({"model": stage.result().state_dict(), "fingerprint": self.fingerprint(name)}, result)
+        state = {"model": stage.result().state_dict(), "fingerprint": self.fingerprint(name)}
+        checkpoint.save(state, self.result_path(name))
+        self._export()
 
     def build_stage(self, name: StageName, *, fresh: bool = False) -> Stage:
         """A stage with its networks, which start as `checkpoint` says, or random where `fresh`."""
@@ -156,7 +179,7 @@ class Run:
         """Start from `model.weights`; returns whether a trained head came with them."""
         keep = self.config.model.keep_head
         report = load_backbone(model, read_weights(path), where=str(path), keep_head=keep)
-        self.console.print(f"{path}: {report.summary()}", highlight=False, soft_wrap=True)
+        self._say(f"{path}: {report.summary()}")
         return keep
 
     def _before(self, name: StageName) -> StageName | None:
@@ -179,28 +202,70 @@ class Run:
         return self.folder / "checkpoints" / f"{name}_result.pt"
 
     def fingerprint(self, name: StageName) -> dict[str, Any]:
-        """All settings that the weights of a stage depend on."""
-        return fingerprint(self.config, name, self._earlier(name))
+        """All that the weights of a stage depend on."""
+        settings = fingerprint(self.config, name, self._earlier(name))
+        return {**settings, "precision": str(self.precision.dtype), "images": self.data.digest(name)}
 
-    def _check_fingerprint(self, name: StageName, state: dict[str, Any]) -> None:
-        refuse_changes(state["fingerprint"], self.fingerprint(name), name, self.folder)
+    def _refuse_changes(self, name: StageName, wanted: Sequence[StageName]) -> None:
+        """Refuse a directory that holds the stage with other settings, before anything is written to it.
 
-    def _export(self, model: nn.Module) -> None:
+        A stage that this call does not run is compared too: its settings in `config.yaml` would be lost.
+        """
+        for path in (self.result_path(name), self.folder / "checkpoints" / f"{name}.pt"):
+            if path.exists() and (name in wanted or name in self.config.stages):
+                state = checkpoint.load(path)
+                if "fingerprint" not in state:
+                    raise UserError(
+                        f"{path} is no checkpoint of a run; move it away or give another --output"
+                    )
+                return refuse_changes(state["fingerprint"], self.fingerprint(name), name, self.folder)
+
+    def _export(self) -> None:
+        """Bring `model/` up to date with the last finished stage that has a classifier."""
+        done = [name for name in STAGES[1:] if self.result_path(name).exists()]
+        folder, summary = self.folder / "model", self.summary()
+        if not done or (summary.get("model") == done[-1] and (folder / "model.safetensors").exists()):
+            return
         data = self.config.data
+        model = create_model(
+            self.config.model, num_classes=len(self.data.classes), image_size=data.image_size
+        )
+        model.load_state_dict(checkpoint.load(self.result_path(done[-1]))["model"])
+        fresh = self.folder / ".model.tmp"
+        shutil.rmtree(fresh, ignore_errors=True)
         export_timm(
             model,
-            self.folder / "model",
+            fresh,
             class_names=self.data.classes,
             image_size=data.image_size,
             mean=data.mean,
             std=data.std,
             crop=data.eval_crop,
         )
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+        self._save_summary({**summary, "model": done[-1]})
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def summary(self) -> dict[str, Any]:
-        """The content of `summary.json`."""
+        """The content of `summary.json`.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else {"stages": {}}
+        if not path.exists():
+            return {"stages": {}}
+        try:
+            summary = json.loads(path.read_text())
+            summary["stages"].keys()
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UserError(
+                f"{path} is damaged; delete it (the figures of finished stages are lost)"
+            ) from None
+        return summary
 
     def _write_summary(self, name: StageName, entry: dict[str, Any]) -> None:
         summary = self.summary()
@@ -208,13 +273,15 @@ class Run:
         summary |= {
             "seed": self.config.seed,
             "classes": len(self.data.classes),
-            "labelled": len(self.data.labelled.ids),
-            "skipped_images": sorted(self.data.bad.paths),
+            "skipped_images": sorted({*summary.get("skipped_images", []), *self.data.bad.paths}),
             "versions": {"fastsemi": __version__, "torch": torch.__version__},
             "device": str(self.device),
-            "threads": os.cpu_count(),
+            "threads": torch.get_num_threads(),
         }
-        path = self.folder / "summary.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(path)
+        if name != "pretrain":
+            summary["labelled"] = len(self.data.labelled.ids)
+        self._save_summary(summary)
+
+    def _save_summary(self, summary: dict[str, Any]) -> None:
+        with replacing(self.folder / "summary.json") as file:
+            file.write(json.dumps(summary, indent=2) + "\n")

@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from fastsemi.errors import UserError
-
 
 class Duration(str):
     """A length of training: a number and a unit, such as `5 epochs` or `1000 steps`.
@@ -56,14 +54,6 @@ class CosineSchedule:
     min_lr: float
     warmup_steps: int
     total_steps: int
-
-    def __post_init__(self) -> None:
-        """Refuse a warm-up that leaves no training."""
-        if self.warmup_steps >= self.total_steps:
-            raise UserError(
-                f"the warm-up of {self.warmup_steps} steps leaves nothing of the {self.total_steps} steps of "
-                "training; shorten warmup or lengthen length"
-            )
 
     def lr(self, step: int) -> float:
         """Learning rate of step `step`, the first being 0."""

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Interrupted(Exception):
+    """The run was asked to stop (SIGINT or SIGTERM) and has saved a checkpoint."""
+
+
 @contextmanager
 def stop_signals(stop: threading.Event) -> Iterator[None]:
     """Within the block, SIGINT and SIGTERM set `stop`; a second one interrupts at once.

@@ -25,17 +25,13 @@ from fastsemi.models.create import use_fused_attention
 from fastsemi.optim import create_optimizer, set_lr
 from fastsemi.precision import Precision
 from fastsemi.progress import Progress
-from fastsemi.schedule import CosineSchedule, Duration
-from fastsemi.signals import stop_signals
+from fastsemi.schedule import Duration
+from fastsemi.signals import Interrupted
 from fastsemi.stages.base import Stage
 from fastsemi.update import Updater
 from fastsemi.views import DeviceBatch, Views
 
 DEVICE_STREAM = 0xD0  # counter word of the draws that seed the device's generator
-
-
-class Interrupted(Exception):
-    """The run was asked to stop (SIGINT or SIGTERM) and has saved a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,7 @@ class Trainer:
         log: Where metrics go.
         progress: What the user sees.
         fingerprint: Settings that the weights depend on, kept in the checkpoint.
+        stop: Set by a signal; the loop then saves after the step and ends.
     """
 
     def __init__(
@@ -74,6 +71,7 @@ class Trainer:
         progress: Progress,
         *,
         fingerprint: dict[str, Any],
+        stop: threading.Event,
     ):
         self.stage, self.data, self.views, self.precision = stage, data, views, precision
         self.config, self.path, self.log, self.progress = config, path, log, progress
@@ -82,7 +80,8 @@ class Trainer:
         for model in stage.eval_models().values():
             use_fused_attention(model, precision.fused_attention)
         settings = stage.config
-        self.total = stage.total_steps
+        self.schedule = stage.schedule
+        self.total = self.schedule.total_steps
         self.optimizer = create_optimizer(
             stage.model,
             weight_decay=settings.weight_decay,
@@ -90,13 +89,11 @@ class Trainer:
             betas=settings.betas,
         )
         self.updater = Updater(stage.model, self.optimizer, precision, settings.clip_grad)
-        warmup = settings.warmup.steps(stage.steps_per_epoch)
-        self.schedule = CosineSchedule(settings.peak_lr, settings.min_lr, warmup, self.total)
         self.metrics = Accumulator(views.device)
         self.step = 0
         self.seconds = 0.0
         self.scores: dict[str, float] = {}
-        self._stop = threading.Event()
+        self._stop = stop
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
@@ -110,7 +107,8 @@ class Trainer:
         if self.path.exists():
             self._resume()
         self.stage.model.train()
-        with stop_signals(self._stop), self._batches() as batches:
+        self.log.rewind(self.stage.name, self.step)
+        with self._batches() as batches:
             self.progress.start(self.stage.name, self.step, self.total)
             try:
                 self._loop(batches)
@@ -211,12 +209,14 @@ class Trainer:
                 yield stream.plan(step, micro)
 
     def _save(self) -> None:
+        self.updater.check()  # nothing that is not finite is ever saved
         state = {
             "stage": self.stage.name,
             "step": self.step,
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
             "scores": self.scores,
+            "bad": sorted(self.data.bad.paths),
             "model": self.stage.model.state_dict(),
             "extra": self.stage.extra_state(),
             "optimizer": self.optimizer.state_dict(),
@@ -230,6 +230,8 @@ class Trainer:
             self.stage.model.load_state_dict(state["model"])
             self.stage.load_extra_state(state["extra"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.scores = state["step"], state["seconds"], state["scores"]
+            self.data.bad.paths.update(state["bad"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"checkpoint {self.path} does not fit this configuration ({str(error).splitlines()[0]}); "
@@ -237,5 +239,3 @@ class Trainer:
             ) from error
         if self.updater.scaler.is_enabled() and state["scaler"]:
             self.updater.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds, self.scores = state["step"], state["seconds"], state["scores"]
-        self.log.rewind(self.stage.name, self.step)

@@ -58,12 +58,12 @@ def mix_kernel(
     out_keep,
     threshold,
     B,
-    factor0,  # 1 / (255 * std) of each channel
-    factor1,
-    factor2,
-    bias0,  # -mean / std
-    bias1,
-    bias2,
+    mean0,  # 255 * mean of each channel
+    mean1,
+    mean2,
+    scale0,  # 1 / (255 * std)
+    scale1,
+    scale2,
     BLOCK_B: tl.constexpr,
     SIZE: tl.constexpr,
     MODE: tl.constexpr,
@@ -92,7 +92,7 @@ def mix_kernel(
             store_weights(i, plan, out_partner, out_lam, out_box, out_confidence, out_keep)
     share = tl.where(width > 0, 0.0, share)  # of j in every pixel; inside its box cutmix takes j whole
     blend = share, left, top, left + width, top + height
-    factor, bias = (factor0, factor1, factor2), (bias0, bias1, bias2)
+    mean, scale = (mean0, mean1, mean2), (scale0, scale1, scale2)
     erase = erase_box, erase_key
 
     narrow = not WIDE
@@ -100,14 +100,15 @@ def mix_kernel(
         first, last = tile * PIXELS // SIZE, ((tile + 1) * PIXELS - 1) // SIZE
         narrow = erases(erase_box, i, first, last) | erases(erase_box, j, first, last)
     if narrow:
-        for start in range(tile * PIXELS, (tile + 1) * PIXELS, CHUNK):
+        for step in range(0, PIXELS, CHUNK):
+            start = tile * PIXELS + step
             narrow_pixels(
-                images, out, flip, erase, i, j, blend, start, factor, bias, SIZE, FLIP, ERASE, CHANNELS_LAST
+                images, out, flip, erase, i, j, blend, start, mean, scale, SIZE, FLIP, ERASE, CHANNELS_LAST
             )
     elif CHANNELS_LAST:
-        wide_interleaved(words, out, i, j, blend, tile, factor, bias, SIZE, MODE, GROUPS)
+        wide_interleaved(words, out, i, j, blend, tile, mean, scale, SIZE, MODE, GROUPS)
     else:
-        wide_planar(words, out, flip, i, j, blend, tile, factor, bias, SIZE, MODE, FLIP, GROUPS)
+        wide_planar(words, out, flip, i, j, blend, tile, mean, scale, SIZE, MODE, FLIP, GROUPS)
 
 
 @triton.jit

@@ -29,8 +29,8 @@ def narrow_pixels(
     j,
     blend,
     start,
-    factor,
-    bias,
+    mean,
+    scale,
     SIZE: tl.constexpr,
     FLIP: tl.constexpr,
     ERASE: tl.constexpr,
@@ -46,8 +46,8 @@ def narrow_pixels(
     # Rows and columns of j that are needed: all for mixup, the box for cutmix, none where j adds nothing.
     end = tl.where(share > 0.0, SIZE, 0)
     needed = real & (inside | (row < end))
-    own = _pixels(images, flip, erase, i, start, row, column, real, factor, bias, SIZE, FLIP, ERASE)
-    other = _pixels(images, flip, erase, j, start, row, column, needed, factor, bias, SIZE, FLIP, ERASE)
+    own = _pixels(images, flip, erase, i, start, row, column, real, mean, scale, SIZE, FLIP, ERASE)
+    other = _pixels(images, flip, erase, j, start, row, column, needed, mean, scale, SIZE, FLIP, ERASE)
     base = out + i.to(tl.int64) * (3 * SIZE * SIZE)
     for c in tl.static_range(3):
         value = own[c] + tl.where(inside, 1.0, share) * (other[c] - own[c])
@@ -65,8 +65,8 @@ def _pixels(
     row,
     column,
     mask,
-    factor,
-    bias,
+    mean,
+    scale,
     SIZE: tl.constexpr,
     FLIP: tl.constexpr,
     ERASE: tl.constexpr,
@@ -76,9 +76,9 @@ def _pixels(
     if FLIP:
         source = tl.where(tl.load(flip + sample) != 0, SIZE - 1 - column, column)
     base = images + sample.to(tl.int64) * (3 * SIZE * SIZE) + 3 * (row * SIZE + source)
-    red = tl.load(base, mask=mask, other=0).to(tl.float32) * factor[0] + bias[0]
-    green = tl.load(base + 1, mask=mask, other=0).to(tl.float32) * factor[1] + bias[1]
-    blue = tl.load(base + 2, mask=mask, other=0).to(tl.float32) * factor[2] + bias[2]
+    red = (tl.load(base, mask=mask, other=0).to(tl.float32) - mean[0]) * scale[0]
+    green = (tl.load(base + 1, mask=mask, other=0).to(tl.float32) - mean[1]) * scale[1]
+    blue = (tl.load(base + 2, mask=mask, other=0).to(tl.float32) - mean[2]) * scale[2]
     if ERASE:
         boxes, keys = erase
         if erases(boxes, sample, start // SIZE, (start + CHUNK - 1) // SIZE):

@@ -32,8 +32,8 @@ def wide_planar(
     j,
     blend,
     tile,
-    factor,
-    bias,
+    mean,
+    scale,
     SIZE: tl.constexpr,
     MODE: tl.constexpr,
     FLIP: tl.constexpr,
@@ -54,14 +54,14 @@ def wide_planar(
     weight = tl.where(inside, 1.0, share)
     base = out + i.to(tl.int64) * (3 * SIZE * SIZE)
     for c in tl.static_range(3):
-        value = (own[c] + weight * (other[c] - own[c])) * factor[c] + bias[c]
+        value = ((own[c] - mean[c]) + weight * (other[c] - own[c])) * scale[c]
         offset = c * SIZE * SIZE + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
         tl.store(base + offset, value.to(out.dtype.element_ty), mask=(row < SIZE)[:, None])
 
 
 @triton.jit
 def wide_interleaved(
-    words, out, i, j, blend, tile, factor, bias, SIZE: tl.constexpr, MODE: tl.constexpr, GROUPS: tl.constexpr
+    words, out, i, j, blend, tile, mean, scale, SIZE: tl.constexpr, MODE: tl.constexpr, GROUPS: tl.constexpr
 ):
     """A tile of the [B, S, S, 3] layout: bytes keep their order, so each third of a group goes on its own."""
     share, left, top, right, bottom = blend
@@ -84,8 +84,8 @@ def wide_interleaved(
         place = column[:, None] + (byte // 3)[None, :]
         inside = (place >= left) & (place < right) & rows
         weight = tl.where(inside, 1.0, share)
-        slope, intercept = _of_channel(factor, byte % 3), _of_channel(bias, byte % 3)
-        value = (a + weight * (b - a)) * slope[None, :] + intercept[None, :]
+        middle, slope = _of_channel(mean, byte % 3), _of_channel(scale, byte % 3)
+        value = ((a - middle[None, :]) + weight * (b - a)) * slope[None, :]
         offset = group[:, None] * (3 * GROUP) + byte[None, :]
         tl.store(base + offset, value.to(out.dtype.element_ty), mask=(row < SIZE)[:, None])
 

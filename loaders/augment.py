@@ -6,7 +6,6 @@ from the same distribution.
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -24,8 +23,8 @@ from fastsemi.loaders.batch import RANDAUGMENT_OPS, ViewPlan
 # The columns of `ColorPlan.factor` as operations; saturation is "color" in timm's and Pillow's words.
 _JITTER_OPS = np.array([RANDAUGMENT_OPS.index(name) for name in ("brightness", "contrast", "color")])
 
-# Bytes of images that one CPU thread takes at a time: enough to hide the overhead of PyTorch's calls, few
-# enough for the float32 temporaries to stay in the cache. 4 images of 224 pixels.
+# Bytes of images to work on at a time on a CPU: enough to hide the overhead of PyTorch's calls, few enough
+# for the float32 temporaries to stay in the cache. 4 images of 224 pixels.
 _CPU_PART = 600 << 10
 
 
@@ -36,7 +35,7 @@ def augment_view(
 
     The result of an image depends on its own pixels and its own row of the plan alone, not on what else is
     in the batch. The host does not wait for the device: images are grouped by operation from the plan, which
-    is on the host, and the groups' indices and arguments go to the device in two copies.
+    is on the host, and the arguments go to the device in one copy.
 
     Args:
         images: [B, S, S, 3] uint8, contiguous; not modified.
@@ -59,78 +58,60 @@ def augment_view(
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be [B, S, S, 3] uint8, not {list(images.shape)} {images.dtype}")
     op, arg = _layers(view, len(images))
-    if not op.size:
-        return images.clone()
-    inference = torch.is_inference_mode_enabled()  # a setting of this thread that its helpers must share
+    out = images.clone(memory_format=torch.contiguous_format)
+    if images.device.type != "cpu" or not op.size:
+        _augment_(out, op, arg, fill, interpolation)
+        return out
 
-    def augment_part(part: slice) -> Tensor:
+    size = max(1, _CPU_PART // images[0].numel())
+    inference = torch.is_inference_mode_enabled()  # a setting of this thread that the other must share
+
+    def augment_parts() -> None:
         with torch.inference_mode(inference):
-            return _augment(images[part], op[:, part], arg[:, part], fill, interpolation)
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
+                _augment_(out[part], op[:, part], arg[:, part], fill, interpolation)
 
-    if images.device.type != "cpu":
-        return augment_part(slice(None))
-    size, threads = max(1, _CPU_PART // images[0].numel()), torch.get_num_threads()
-    parts = [slice(start, start + size) for start in range(0, len(images), size)]
-    if len(parts) > 1 and threads > 1:
-        return torch.cat(list(_pool(threads).map(augment_part, parts)))
-    return torch.cat([augment_part(part) for part in parts])
+    _serial_thread().submit(augment_parts).result()
+    return out
 
 
-def _augment(
+def _augment_(
     images: Tensor,
     op: NDArray[np.int64],
     arg: NDArray[np.float32],
     fill: tuple[int, int, int],
     interpolation: str,
-) -> Tensor:
-    """Apply operations and arguments [layers, b] to `images`, [b, S, S, 3]."""
+) -> None:
+    """Apply operations and arguments [layers, b] to `images`, [b, S, S, 3], in place."""
     order = np.argsort(op, axis=1, kind="stable")
-    device = images.device
-    value = torch.from_numpy(np.take_along_axis(arg, order, axis=1)).to(device, non_blocking=True)
-    move = torch.from_numpy(_moves(order)).to(device, non_blocking=True)
+    sorted_arg = torch.from_numpy(np.take_along_axis(arg, order, axis=1))
+    sorted_arg = sorted_arg.to(images.device, non_blocking=True)
     for layer, codes in enumerate(np.take_along_axis(op, order, axis=1)):
-        images = images.index_select(0, move[layer])
-        done = []
-        for code, rows in _runs(codes):
-            group = images[rows]
-            if code >= 0:
-                name = RANDAUGMENT_OPS[code]
-                group = apply_op(name, group, value[layer, rows], fill=fill, interpolation=interpolation)
-            done.append(group)
-        images = torch.cat(done)
-    return images.index_select(0, move[-1])
-
-
-def _moves(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Row indices that bring a batch into each layer's order from the last one's, and back at the end.
-
-    Args:
-        order: [layers, b] permutations of the original rows.
-
-    Returns:
-        [layers + 1, b].
-    """
-    identity = np.arange(order.shape[1])[None]
-    before, after = np.concatenate([identity, order]), np.concatenate([order, identity])
-    return np.take_along_axis(np.argsort(before, axis=1), after, axis=1)
+        for name, run in _runs(codes):
+            group = [images[row] for row in order[layer, run].tolist()]
+            batch = torch.stack(group) if len(group) > 1 else group[0][None]
+            result = apply_op(name, batch, sorted_arg[layer, run], fill=fill, interpolation=interpolation)
+            torch._foreach_copy_(group, result.unbind())
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which PyTorch's operations do not start threads of their own.
+def _serial_thread() -> ThreadPoolExecutor:
+    """One thread in which PyTorch's operations do not start threads of their own.
 
-    Many short operations parallelised one by one meet at a barrier each time, and crawl as soon as a decoder
-    wants one of the cores; images are independent of each other.
+    An operation on a few images takes some 20 µs. Split over threads, they meet at a barrier after each one
+    and crawl as soon as a decoder wants one of the cores. Images dealt to several Python threads spend more
+    than the gain on Python's lock.
     """
-    pool = ThreadPoolExecutor(threads, "augment", initializer=torch.set_num_threads, initargs=(1,))
-    started = threading.Barrier(threads)
-    list(pool.map(lambda _: started.wait(timeout=60), range(threads)))
+    threads = torch.get_num_threads()
+    executor = ThreadPoolExecutor(1, "augment", initializer=torch.set_num_threads, initargs=(1,))
+    executor.submit(int).result()
     # The number is a thread's own, but the last one set is also the default of threads yet to come.
     torch.set_num_threads(threads)
-    return pool
+    return executor
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)
+os.register_at_fork(after_in_child=_serial_thread.cache_clear)
 
 
 def _layers(view: ViewPlan, batch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -147,7 +128,8 @@ def _layers(view: ViewPlan, batch: int) -> tuple[NDArray[np.int64], NDArray[np.f
     return np.concatenate(ops, axis=1).T, np.concatenate(args, axis=1).T
 
 
-def _runs(codes: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
-    """Runs of equal operations in sorted `codes`."""
+def _runs(codes: NDArray[np.int64]) -> Iterator[tuple[str, slice]]:
+    """Runs of equal operations in sorted `codes`; -1, none, is left out."""
     for code, start, count in zip(*np.unique(codes, return_index=True, return_counts=True), strict=True):
-        yield int(code), slice(start, start + count)
+        if code >= 0:
+            yield RANDAUGMENT_OPS[code], slice(start, start + count)

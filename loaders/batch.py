@@ -102,8 +102,8 @@ class PlannedBatch:
 class LoadedBatch:
     """A planned batch with its pixels.
 
-    `plan` may differ from the plan that was sent to the engine in `ids`, `labels` and windows of broken
-    images, which are replaced by the next good one of the same batch when `data.max_bad` allows it.
+    `plan` may differ from the plan that was sent to the engine in `ids` and `labels` of broken
+    images, which take those (and the pixels) of the next good one of the batch when `data.max_bad` allows it.
     """
 
     plan: PlannedBatch

@@ -62,6 +62,7 @@ class Prefetcher(Iterator[LoadedBatch]):
         timeout: Seconds that a batch may take.
         bad: Policy and count of broken files.
         pin: Put slots into pinned memory (for copies to a GPU that do not wait).
+        allow_empty: Give a batch without one good image as zeros, all invalid, instead of raising.
 
     Attributes:
         waited: Seconds that the consumer has waited for batches so far.
@@ -76,9 +77,11 @@ class Prefetcher(Iterator[LoadedBatch]):
         timeout: float = 120.0,
         bad: BadImages | None = None,
         pin: bool = False,
+        allow_empty: bool = False,
     ):
         self._engine, self._timeout, self._pin = engine, timeout, pin
-        self._bad = bad or BadImages()
+        self._bad = BadImages() if bad is None else bad
+        self._allow_empty, self._patience = allow_empty, timeout
         self._queue: queue.Queue[tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None]
         self._queue = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
@@ -96,17 +99,22 @@ class Prefetcher(Iterator[LoadedBatch]):
                 slot = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin)
                 if self._stop.is_set():
                     return
-                self._put((plan, slot, self._engine.submit(plan, slot)))
+                pending = self._engine.submit(plan, slot)
+                if not self._put((plan, slot, pending)):
+                    return _let_go(pending, self._patience)
             self._put(None)
         except BaseException as error:  # re-raised in the consumer
             self._put(error)
 
-    def _put(self, item: tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None) -> None:
+    def _put(self, item: tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None) -> bool:
+        """Queue an item; False when the loader was closed meanwhile."""
         while not self._stop.is_set():
             try:
-                return self._queue.put(item, timeout=0.1)
+                self._queue.put(item, timeout=0.1)
+                return True
             except queue.Full:
                 continue
+        return False
 
     def __next__(self) -> LoadedBatch:
         """Wait for the next batch.
@@ -148,6 +156,7 @@ class Prefetcher(Iterator[LoadedBatch]):
         return self._repair(plan, slot, valid, errors)
 
     def _too_slow(self, what: str) -> UserError:
+        self._patience = 0.0  # what has not come by now is not waited for again
         return UserError(
             f"the {self._engine.name} engine gave nothing for {self._timeout:g} s at {what}; check the disk, "
             "or raise loader.timeout_s"
@@ -165,6 +174,9 @@ class Prefetcher(Iterator[LoadedBatch]):
             if error is not None:
                 self._bad.record(error)
         good = np.flatnonzero(valid)
+        if not len(good) and self._allow_empty:
+            slot.zero_()
+            return LoadedBatch(plan, slot, valid)
         if not len(good):
             raise UserError(f"all {len(valid)} images of a batch are broken; the last: {errors[-1]}")
         row = np.where(
@@ -174,16 +186,14 @@ class Prefetcher(Iterator[LoadedBatch]):
         return LoadedBatch(replace(plan, ids=plan.ids[row], labels=plan.labels[row]), slot, valid)
 
     def close(self) -> None:
-        """Stop the thread and drop what was prefetched, after the engine has let go of its slots."""
+        """Stop the thread and drop what was prefetched, once the engine has filled it or the time is up."""
         self._stop.set()
-        self._thread.join(timeout=self._timeout)
+        deadline = time.monotonic() + self._patience
+        self._thread.join(timeout=max(1.0, self._patience))
         while not self._queue.empty():
             item = self._queue.get_nowait()
             if isinstance(item, tuple):
-                try:
-                    item[2].result(self._timeout)
-                except Exception as error:
-                    logger.debug("dropped a prefetched batch: %s", error)
+                _let_go(item[2], max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Prefetcher:
         return self
@@ -192,3 +202,11 @@ class Prefetcher(Iterator[LoadedBatch]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _let_go(pending: Pending, timeout: float) -> None:
+    """Wait until the engine is done with a batch that nobody wants any more."""
+    try:
+        pending.result(timeout)
+    except Exception as error:
+        logger.debug("dropped a prefetched batch: %s", error)

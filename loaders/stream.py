@@ -28,7 +28,7 @@ class MixConfig:
     def __post_init__(self) -> None:
         """Refuse negative alphas."""
         for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
-            if value < 0:
+            if not 0 <= value < np.inf:
                 raise UserError(f"{name} is {value}; give a positive alpha, or 0 to turn it off")
 
 

@@ -4,7 +4,10 @@ The tables below are typed from the paper, not computed from the code; what the 
 "code" (the authors' published commands) or "MAE" (the code that published the weights).
 """
 
+import ast
 import re
+import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -138,6 +141,7 @@ def _path(name):
     return ROOT / folder / f"{name}.yaml"
 
 
+@cache
 def _load(name):
     return configuration.load([_path(name)], [])
 
@@ -246,10 +250,8 @@ def test_pretraining_is_that_of_the_published_weights(name):
     assert (stage.length, stage.warmup, stage.batch) == ("1600 epochs", "40 epochs", 4096)
     assert (stage.base_lr, stage.min_lr, stage.weight_decay) == (1.5e-4, 0.0, 0.05)
     assert (stage.betas, stage.layer_decay, stage.clip_grad) == ((0.9, 0.95), 1.0, None)
-    assert (stage.mask_ratio, stage.decoder_dim, stage.decoder_depth, stage.decoder_heads) == (
-        *(0.75, 512, 8),
-        16,
-    )
+    assert stage.mask_ratio == 0.75
+    assert (stage.decoder_dim, stage.decoder_depth, stage.decoder_heads) == (512, 8, 16)
     view = stage.augment
     assert (view.area, view.flip, view.color_jitter) == ((0.2, 1.0), 0.5, 0.0)
     assert (view.randaugment, view.erase) == ("", 0.0)
@@ -261,7 +263,7 @@ def test_network_is_that_of_appendix_a(name):
     timm_name, millions, pool, pos_embed, head, weights = MODEL[name]
     model = config.model
     assert (model.name, model.args, model.pool) == (timm_name, {}, pool)
-    assert (model.pos_embed, model.head_init_scale) == (pos_embed, head)
+    assert (model.pos_embed, model.head_init_scale, model.keep_head) == (pos_embed, head, False)
     assert model.weights == (weights and Path(weights))
     with torch.device("meta"):
         network = create_model(model, num_classes=1000, image_size=config.data.image_size, drop_path=0.1)
@@ -321,3 +323,52 @@ def test_authors_label_list_of_the_comment_can_be_given(name):
     labels = configuration.load([_path(name)], options).data.labels
     assert labels.fraction is None
     assert labels.file == Path(f"data/imagenet/indexes/train_{name.rsplit('_', 1)[1]}_index.csv")
+
+
+# docs/paper.md: what it names must exist.
+
+
+def _rows(heading):
+    """Cells of the table under a heading of docs/paper.md."""
+    text = (ROOT / "docs/paper.md").read_text().split(f"\n{heading}\n", 1)[1]
+    text = re.split(r"\n#+ ", text, maxsplit=1)[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _defined(file):
+    """Names of a module's functions and classes, methods as `Class.method`."""
+    names = set()
+    for node in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{f.name}" for f in node.body if isinstance(f, ast.FunctionDef)}
+    return names
+
+
+@pytest.mark.parametrize("row", _rows("## Equations"), ids=lambda row: row[1])
+def test_paper_page_names_functions_that_exist(row):
+    file, first = row[2].strip("`"), re.findall(r"`([\w.]+)`", row[3])[0]
+    assert first in _defined(file)
+
+
+def test_paper_page_names_files_and_presets_that_exist():
+    text = (ROOT / "docs/paper.md").read_text()
+    for path in re.findall(r"`((?:fastsemi|kernels|loaders|tests)/[\w/]+\.py)`", text):
+        assert (ROOT / path).is_file(), path
+    for name in re.findall(r"`((?:vit|convnext)_\w+)`", text):
+        assert name in ALL, name
+
+
+def test_options_of_the_paper_page_are_valid():
+    options = [o for row in _rows("## Tables") for o in re.findall(r"`(--[^`]+)`", row[3])]
+    options += [
+        o
+        for h in ("### By choice", "### Between the paper and its authors' commands")
+        for row in _rows(h)
+        for o in re.findall(r"`(--[^`]+)`", row[-1])
+    ]
+    assert len(options) > 15
+    for option in options:
+        configuration.load([_path("vit_base_10p")], shlex.split(option))

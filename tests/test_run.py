@@ -147,6 +147,22 @@ def test_finished_stages_are_skipped_and_other_settings_refused(tiny, tmp_path):
         _run(tiny("--stages", "[finetune, semi]", "--data.labels.seed", "4"))
 
 
+def test_a_refused_command_leaves_the_run_as_it_is(tiny):
+    config = tiny("--stages", "[finetune]")
+    _run(config)
+    before = (config.output / "config.yaml").read_text()
+    with pytest.raises(UserError, match="other settings"):
+        _run(tiny("--stages", "[finetune]", "--finetune.base_lr", "0.5"))
+    assert (config.output / "config.yaml").read_text() == before
+
+
+def test_pretraining_needs_no_labels_and_survives_a_change_of_labels(tiny):
+    none = ["--data.labels.per_class", "null"]
+    summary = _run(tiny("--stages", "[pretrain]", *none))
+    assert summary["stages"]["pretrain"]["steps"] == 8
+    assert _run(tiny("--stages", "[pretrain]", "--data.labels.per_class", "3")) == summary
+
+
 def test_a_stage_without_its_predecessor_says_what_to_run(tiny):
     with pytest.raises(UserError, match="semi starts from finetune, which has not finished"):
         Run(tiny(), _Quiet()).train(["semi"])

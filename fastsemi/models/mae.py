@@ -11,6 +11,8 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from fastsemi.errors import UserError
+
 
 class MaskedAutoencoder(nn.Module):
     """Encoder, mask token and a light decoder.
@@ -34,6 +36,12 @@ class MaskedAutoencoder(nn.Module):
     ):
         super().__init__()
         self.encoder, self.mask_ratio = encoder, mask_ratio
+        patches = encoder.patch_embed.num_patches
+        if not 0 < round(patches * (1 - mask_ratio)) < patches:
+            raise UserError(
+                f"pretrain.mask_ratio {mask_ratio} of {patches} patches hides none or all of them; choose a "
+                "ratio that leaves both, or smaller patches"
+            )
         self.patch_size: int = encoder.patch_embed.patch_size[0]
         self.prefix = encoder.num_prefix_tokens
         self.embed = nn.Linear(encoder.embed_dim, decoder_dim)

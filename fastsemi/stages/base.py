@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +10,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from fastsemi.data import ImageSet
+from fastsemi.data import Data, ImageSet
 from fastsemi.errors import UserError
 from fastsemi.loaders.stream import Stream
-from fastsemi.schedule import Duration
+from fastsemi.schedule import CosineSchedule, Duration
 from fastsemi.views import DeviceBatch
 
 
@@ -49,9 +50,15 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        for name in ("length", "eval_every", "checkpoint_every"):
+            self.require(name, getattr(self, name).value > 0, "be more than nothing")
+        for name in ("min_lr", "weight_decay"):
+            self.require(name, 0 <= getattr(self, name) < math.inf, "be finite and not negative")
+        self.require("clip_grad", self.clip_grad is None or self.clip_grad > 0, "be positive, or null")
+        self.require("betas", all(0 <= beta < 1 for beta in self.betas), "lie in [0, 1)")
         for name in ("batch", "micro_batches"):
             self.require(name, getattr(self, name) >= 1, "be at least 1")
-        self.require("base_lr", self.base_lr > 0, "be positive")
+        self.require("base_lr", 0 < self.base_lr < math.inf, "be positive and finite")
         self.require("layer_decay", 0 < self.layer_decay <= 1, "lie in (0, 1]")
 
     def require(self, name: str, holds: bool, rule: str) -> None:
@@ -113,6 +120,11 @@ class Stage(ABC):
     roles: Mapping[str, Role]
     model: nn.Module
 
+    @staticmethod
+    @abstractmethod
+    def build_roles(config: Any, data: Data, seed: int) -> dict[str, Role]:
+        """The streams of a stage; needs the data, but no network."""
+
     @abstractmethod
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Loss and metrics of one micro-batch, given a batch of each role."""
@@ -146,6 +158,20 @@ class Stage(ABC):
         return len(self.main_stream.ids) / self.main_stream.batch
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the stage."""
-        return max(1, self.config.length.steps(self.steps_per_epoch))
+    def schedule(self) -> CosineSchedule:
+        """Learning rate by step."""
+        return make_schedule(self.config, self.main_stream)
+
+
+def make_schedule(config: StageConfig, stream: Stream) -> CosineSchedule:
+    """The learning rates of a stage whose epochs are passes over a stream.
+
+    Raises:
+        UserError: The warm-up is as long as the stage.
+    """
+    per_epoch = len(stream.ids) / stream.batch
+    warmup, total = config.warmup.steps(per_epoch), max(1, config.length.steps(per_epoch))
+    config.require(
+        "warmup", warmup < total, f"be shorter than {config.section}.length, which is {total} steps"
+    )
+    return CosineSchedule(config.peak_lr, config.min_lr, warmup, total)

@@ -86,9 +86,14 @@ class Finetune(Stage):
     def __init__(self, config: FinetuneConfig, model: nn.Module, data: Data, views: Views, *, seed: int):
         self.config: FinetuneConfig = config
         self._views = views
-        self.roles = {"labelled": labelled_role(config, config.augment, config.mix, data, seed)}
+        self.roles = self.build_roles(config, data, seed)
         self.model = model.to(views.device)
         self._average = EMATeacher(self.model, config.ema) if config.ema else None
+
+    @staticmethod
+    def build_roles(config: FinetuneConfig, data: Data, seed: int) -> dict[str, Role]:
+        """The labelled images."""
+        return {"labelled": labelled_role(config, config.augment, config.mix, data, seed)}
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Cross-entropy of the mixed images."""

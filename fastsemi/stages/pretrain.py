@@ -48,6 +48,8 @@ class PretrainConfig(StageConfig):
         """Refuse impossible values."""
         super().__post_init__()
         self.require("mask_ratio", 0 < self.mask_ratio < 1, "lie in (0, 1)")
+        for name in ("decoder_dim", "decoder_depth", "decoder_heads"):
+            self.require(name, getattr(self, name) >= 1, "be at least 1")
         divides = not (self.decoder_dim % self.decoder_heads or self.decoder_dim % 4)
         self.require(
             "decoder_dim", divides, f"be a multiple of 4 and of decoder_heads ({self.decoder_heads})"
@@ -66,6 +68,19 @@ class Pretrain(Stage):
             )
         self.config: PretrainConfig = config
         self._views = views
+        self.roles = self.build_roles(config, data, seed)
+        self._encoder = encoder
+        self.model = MaskedAutoencoder(
+            encoder,
+            mask_ratio=config.mask_ratio,
+            decoder_dim=config.decoder_dim,
+            decoder_depth=config.decoder_depth,
+            decoder_heads=config.decoder_heads,
+        ).to(views.device)
+
+    @staticmethod
+    def build_roles(config: PretrainConfig, data: Data, seed: int) -> dict[str, Role]:
+        """All images, one view."""
         images = data.pretraining
         stream = Stream(
             images.index,
@@ -78,15 +93,7 @@ class Pretrain(Stage):
             data.config.image_size,
             "pretraining",
         )
-        self.roles = {"pretrain": Role(images, stream)}
-        self._encoder = encoder
-        self.model = MaskedAutoencoder(
-            encoder,
-            mask_ratio=config.mask_ratio,
-            decoder_dim=config.decoder_dim,
-            decoder_depth=config.decoder_depth,
-            decoder_heads=config.decoder_heads,
-        ).to(views.device)
+        return {"pretrain": Role(images, stream)}
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Reconstruction error of the hidden patches."""

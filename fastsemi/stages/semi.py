@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,8 @@ class SemiConfig(StageConfig):
         super().__post_init__()
         self.require_fractions("drop_path", "label_smoothing", "momentum")
         self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
-        if not (self.mix.mixup or self.mix.cutmix):
+        self.require("loss_weight", 0 <= self.loss_weight < math.inf, "be finite and not negative")
+        if self.mixing != "none" and not (self.mix.mixup or self.mix.cutmix):
             raise UserError(
                 "semi.mix turns both mixup and cutmix off; set semi.mixing to none to mix nothing"
             )
@@ -94,6 +96,14 @@ class Semi(Stage):
     def __init__(self, config: SemiConfig, model: nn.Module, data: Data, views: Views, *, seed: int):
         self.config: SemiConfig = config
         self._views = views
+        self.roles = self.build_roles(config, data, seed)
+        self.model = model.to(views.device)
+        self._skip = skips_rejected(config.skip_rejected, model)
+        self.teacher = EMATeacher(self.model, config.momentum)
+
+    @staticmethod
+    def build_roles(config: SemiConfig, data: Data, seed: int) -> dict[str, Role]:
+        """Unlabelled images in two views, labelled ones in one."""
         images = data.unlabelled
         unlabelled = Stream(
             images.index,
@@ -101,18 +111,15 @@ class Semi(Stage):
             config.batch * config.unlabelled_ratio,
             config.micro_batches,
             {View.WEAK: config.weak, View.STRONG: config.strong},
-            config.mix,
+            config.mix if config.mixing != "none" else MixConfig(),
             seed,
             data.config.image_size,
             "unlabelled",
         )
-        self.roles = {
+        return {
             "unlabelled": Role(images, unlabelled),
             "labelled": labelled_role(config, config.augment, config.labelled_mix, data, seed),
         }
-        self.model = model.to(views.device)
-        self._skip = skips_rejected(config.skip_rejected, model)
-        self.teacher = EMATeacher(self.model, config.momentum)
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """L = Ll + mu * Lu (section 2.3)."""

@@ -10,6 +10,7 @@
 
 #include <jpeglib.h>
 
+#include "huffman.h"
 #include "views.h"
 
 namespace fastsemi {
@@ -23,27 +24,15 @@ public:
     // Returns false where the scan is damaged or truncated: `views` must be planned again.
     bool decode(const jpeg_decompress_struct& info, const uint8_t* data, size_t size, Views& views);
 
-    static constexpr int kLookup = 10;  // bits of a code that one table look-up resolves
-
-    struct Table {
-        int32_t value[1 << kLookup];   // code and magnitude fit: value << 16 | run << 8 | bits; else 0
-        uint32_t code[1 << kLookup];   // code fits: run << 24 | magnitude bits << 16 | code bits << 8 | bits; else 0
-        int32_t max_code[17];          // largest code of each length, -1 for none
-        int32_t offset[17];            // index of a code's symbol minus the code
-        uint8_t symbol[256];
-        bool dc;
-        uint8_t key[17 + 256] = {};    // what the table was built from
-        bool valid = false;
-    };
     struct Scan;
 
 private:
     bool prepare(const jpeg_decompress_struct& info, Scan& scan);
     bool unstuff(const uint8_t* data, size_t size);
 
-    Table dc_[4], ac_[4];
-    std::vector<uint8_t> bytes_;      // entropy-coded data without stuffing
-    std::vector<size_t> segment_;     // ends of the segments between restart markers
+    HuffmanTable dc_[4], ac_[4];
+    std::vector<uint8_t> bytes_;   // entropy-coded data without stuffing
+    std::vector<size_t> segment_;  // ends of the segments between restart markers
 };
 
 }  // namespace fastsemi

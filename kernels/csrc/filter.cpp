@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
+// Compiled once for each instruction set that a caller has.
+#define FASTSEMI_INLINE __attribute__((always_inline)) inline
+
 namespace fastsemi {
 namespace {
 
 using Stage = FilterScratch::Stage;
-
-#if defined(__x86_64__) || defined(__i386__)
-#define FASTSEMI_INLINE __attribute__((always_inline)) inline
-#else
-#define FASTSEMI_INLINE inline
-#endif
 
 // Keys' cubic convolution kernel with a = -0.5, without branches so that loops over it vectorise.
 FASTSEMI_INLINE float cubic(float x) {
@@ -200,7 +197,11 @@ void build_axis(int origin, int length, int count, bool mirror, const Grid& grid
     weigh_pixels(origin, length, count, mirror, grid.upsampling == Upsampling::triangle ? 2 : 1, s);
     const Stage* stage = &s.pixels;
     if (grid.factor > 1) {
-        grid.upsampling == Upsampling::triangle ? weigh_triangle(grid, count, s) : weigh_replicate(grid.factor, count, s);
+        if (grid.upsampling == Upsampling::triangle) {
+            weigh_triangle(grid, count, s);
+        } else {
+            weigh_replicate(grid.factor, count, s);
+        }
         stage = &s.samples;
     }
     if (grid.shrink > 1) {

@@ -148,7 +148,8 @@ bool JpegDecoder::make_layout(bool latched) {
         const int h = info_.max_h_samp_factor / c.h_samp_factor, v = info_.max_v_samp_factor / c.v_samp_factor;
         const int table = std::clamp(c.quant_tbl_no, 0, NUM_QUANT_TBLS - 1);
         const JQUANT_TBL* quant = latched ? c.quant_table : info_.quant_tbl_ptrs[table];
-        const bool whole = h * c.h_samp_factor == info_.max_h_samp_factor && v * c.v_samp_factor == info_.max_v_samp_factor;
+        const bool whole =
+            h * c.h_samp_factor == info_.max_h_samp_factor && v * c.v_samp_factor == info_.max_v_samp_factor;
         if (!quant || !whole) {
             std::snprintf(guard_.text, sizeof guard_.text, whole ? "a quantisation table is missing"
                                                                  : "fractional chroma sampling");
@@ -156,10 +157,14 @@ bool JpegDecoder::make_layout(bool latched) {
         }
         // libjpeg's "fancy upsampling": triangle filters for halves, replication for all other ratios.
         const bool wide = c.downsampled_width > 2;
-        const bool x = h == 2 && v <= 2 && wide, y = v == 2 && (h == 1 || (h == 2 && wide));
-        layout_.push_back({{static_cast<int>(c.downsampled_width), h, x ? Upsampling::triangle : Upsampling::replicate, 1},
-                           {static_cast<int>(c.downsampled_height), v, y ? Upsampling::triangle : Upsampling::replicate, 1},
-                           static_cast<int>(c.width_in_blocks), static_cast<int>(c.height_in_blocks), quant->quantval});
+        const auto kind = [](bool triangle) { return triangle ? Upsampling::triangle : Upsampling::replicate; };
+        const Upsampling along_x = kind(h == 2 && v <= 2 && wide);
+        const Upsampling along_y = kind(v == 2 && (h == 1 || (h == 2 && wide)));
+        layout_.push_back({{static_cast<int>(c.downsampled_width), h, along_x, 1},
+                           {static_cast<int>(c.downsampled_height), v, along_y, 1},
+                           static_cast<int>(c.width_in_blocks),
+                           static_cast<int>(c.height_in_blocks),
+                           quant->quantval});
     }
     return true;
 }

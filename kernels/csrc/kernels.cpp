@@ -71,7 +71,9 @@ inline void idct8(const int* in, int stride, int* out) {
 }
 
 // Wraps as the 16-bit SIMD product does where a hostile file asks for more.
-inline int dequantise(int16_t coef, uint16_t quant) { return static_cast<int16_t>(static_cast<uint32_t>(coef) * quant); }
+inline int dequantise(int16_t coef, uint16_t quant) {
+    return static_cast<int16_t>(static_cast<uint32_t>(coef) * quant);
+}
 
 void idct_block(const int16_t* coef, const uint16_t* quant, uint8_t* dst, ptrdiff_t stride) {
     int in[64], rows[64], line[8];
@@ -86,8 +88,8 @@ void idct_block(const int16_t* coef, const uint16_t* quant, uint8_t* dst, ptrdif
     }
 }
 
-void idct(const int16_t* const* coef, const uint16_t* quant, uint8_t* const* dst, ptrdiff_t stride, int n) {
-    for (int i = 0; i < n; ++i) idct_block(coef[i], quant, dst[i], stride);
+void idct(const int16_t* coef, const uint16_t* quant, uint8_t* const* dst, ptrdiff_t stride, int n) {
+    for (int i = 0; i < n; ++i) idct_block(coef + kBlockStep * i, quant, dst[i], stride);
 }
 
 }  // namespace

@@ -11,6 +11,9 @@ namespace fastsemi {
 // Rows handed to a kernel may be read this many bytes past their end, and lines written as far.
 constexpr int kPadding = 128;
 
+// Distance of blocks of coefficients in memory: room for 64 and for some that are not used.
+constexpr int kBlockStep = 72;
+
 // The horizontal filter in the order that the shuffle kernels read it. Outputs come in groups; a group reads
 // bytes base[g] + 2 t onwards for tap pair t, `mask` picks the two bytes of each of its outputs.
 struct RowFilter {
@@ -35,8 +38,9 @@ struct Kernels {
     // Planar YCbCr (JFIF) or RGB to interleaved RGB; exactly 3 n bytes are written.
     void (*ycc_to_rgb)(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int n, uint8_t* out);
     void (*planes_to_rgb)(const uint8_t* r, const uint8_t* g, const uint8_t* b, int n, uint8_t* out);
-    // 8 x 8 inverse DCT of `n` blocks stored column by column; quant likewise. dst[i] is the first of 8 rows.
-    void (*idct)(const int16_t* const* coef, const uint16_t* quant, uint8_t* const* dst, ptrdiff_t stride, int n);
+    // 8 x 8 inverse DCT of `n` blocks that lie kBlockStep apart, each stored column by column; quant likewise.
+    // dst[i] is the first of 8 rows.
+    void (*idct)(const int16_t* coef, const uint16_t* quant, uint8_t* const* dst, ptrdiff_t stride, int n);
 };
 
 // The implementations this CPU can run, best first; the last is the portable one.

@@ -23,8 +23,8 @@ FS_TARGET inline __m256i join(const void* low, const void* high) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(low)), load128(high), 1);
 }
 
-FS_TARGET inline __m256i load_lanes(const int16_t* const* coef, const int* at, int offset) {
-    return join(coef[at[0]] + offset, coef[at[1]] + offset);
+FS_TARGET inline __m256i load_lanes(const int16_t* coef, const int* at, int offset) {
+    return join(coef + kBlockStep * at[0] + offset, coef + kBlockStep * at[1] + offset);
 }
 
 FS_TARGET inline __m256i broadcast_lane(const int16_t* p) { return _mm256_broadcastsi128_si256(load128(p)); }
@@ -62,16 +62,18 @@ FS_TARGET inline __m256i pack(const __m256i* sum) {
         _mm256_packs_epi32(_mm256_srai_epi32(sum[2], kWeightBits), _mm256_srai_epi32(sum[3], kWeightBits)));
 }
 
-FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    if (!filter.shuffled) return dot_products(row, filter, out);
-    const int pairs = filter.taps / 2;
+// Pairs is the number of tap pairs where it is one of the usual, else 0.
+template <int Pairs>
+FS_TARGET void shuffle_products(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
+    const int pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
     const int16_t* w = filter.weight.data();
-    for (int g = 0; g < filter.groups; g += 8) {
+    const uint8_t* masks = filter.mask.data();
+    const int32_t* base = filter.base.data();
+    for (int g = 0; g < groups; g += 8, base += 8, out += 32) {
         __m256i sum[4];
-        for (int k = 0; k < 4; ++k) {
-            const uint8_t* low = row + filter.base[g + 2 * k];
-            const uint8_t* high = row + filter.base[g + 2 * k + 1];
-            const __m256i mask = load(&filter.mask[static_cast<size_t>(g + 2 * k) * 16]);
+        for (int k = 0; k < 4; ++k, masks += 32) {
+            const uint8_t *low = row + base[2 * k], *high = row + base[2 * k + 1];
+            const __m256i mask = load(masks);
             __m256i s = _mm256_set1_epi32(1 << (kWeightBits - 1));
             for (int t = 0; t < pairs; ++t, w += 16) {
                 const __m256i x = _mm256_shuffle_epi8(join(low + 2 * t, high + 2 * t), mask);
@@ -79,7 +81,18 @@ FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* 
             }
             sum[k] = s;
         }
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 4 * g), pack(sum));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), pack(sum));
+    }
+}
+
+FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
+    if (!filter.shuffled) return dot_products(row, filter, out);
+    switch (filter.taps) {
+        case 4: return shuffle_products<2>(row, filter, out);
+        case 6: return shuffle_products<3>(row, filter, out);
+        case 8: return shuffle_products<4>(row, filter, out);
+        case 10: return shuffle_products<5>(row, filter, out);
+        default: return shuffle_products<0>(row, filter, out);
     }
 }
 

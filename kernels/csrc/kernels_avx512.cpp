@@ -17,11 +17,11 @@ namespace {
 FS_TARGET inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 FS_TARGET inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
-FS_TARGET inline __m512i load_lanes(const int16_t* const* coef, const int* at, int offset) {
-    __m512i v = _mm512_castsi128_si512(load128(coef[at[0]] + offset));
-    v = _mm512_inserti32x4(v, load128(coef[at[1]] + offset), 1);
-    v = _mm512_inserti32x4(v, load128(coef[at[2]] + offset), 2);
-    return _mm512_inserti32x4(v, load128(coef[at[3]] + offset), 3);
+FS_TARGET inline __m512i load_lanes(const int16_t* coef, const int* at, int offset) {
+    __m512i v = _mm512_castsi128_si512(load128(coef + kBlockStep * at[0] + offset));
+    v = _mm512_inserti32x4(v, load128(coef + kBlockStep * at[1] + offset), 1);
+    v = _mm512_inserti32x4(v, load128(coef + kBlockStep * at[2] + offset), 2);
+    return _mm512_inserti32x4(v, load128(coef + kBlockStep * at[3] + offset), 3);
 }
 
 FS_TARGET inline __m512i broadcast_lane(const int16_t* p) { return _mm512_broadcast_i32x4(load128(p)); }
@@ -57,19 +57,34 @@ FS_TARGET void dot_products(const uint8_t* row, const RowFilter& filter, uint8_t
     }
 }
 
-FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    if (!filter.shuffled) return dot_products(row, filter, out);
-    const int pairs = filter.taps / 2;
+// Pairs is the number of tap pairs where it is one of the usual, else 0.
+template <int Pairs>
+FS_TARGET void shuffle_products(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
+    const int pairs = Pairs ? Pairs : filter.taps / 2;
     const int16_t* w = filter.weight.data();
-    for (int g = 0; g < filter.groups; ++g) {
-        const uint8_t* in = row + filter.base[g];
-        const __m512i mask = load(&filter.mask[static_cast<size_t>(g) * 64]);
+    const uint8_t* mask = filter.mask.data();
+    const int32_t* base = filter.base.data();
+    const int groups = filter.groups;
+    for (int g = 0; g < groups; ++g, mask += 64, out += 16) {
+        const uint8_t* in = row + base[g];
+        const __m512i index = load(mask);
         __m512i sum = _mm512_set1_epi32(1 << (kWeightBits - 1));
         for (int t = 0; t < pairs; ++t, w += 32) {
-            const __m512i x = _mm512_maskz_permutexvar_epi8(0x5555555555555555, mask, load(in + 2 * t));
+            const __m512i x = _mm512_maskz_permutexvar_epi8(0x5555555555555555, index, load(in + 2 * t));
             sum = _mm512_dpwssd_epi32(sum, x, load(w));
         }
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * g), clip(sum));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), clip(sum));
+    }
+}
+
+FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
+    if (!filter.shuffled) return dot_products(row, filter, out);
+    switch (filter.taps) {
+        case 4: return shuffle_products<2>(row, filter, out);
+        case 6: return shuffle_products<3>(row, filter, out);
+        case 8: return shuffle_products<4>(row, filter, out);
+        case 10: return shuffle_products<5>(row, filter, out);
+        default: return shuffle_products<0>(row, filter, out);
     }
 }
 

@@ -18,8 +18,8 @@ namespace {
 
 FS_TARGET inline __m128i load(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 
-FS_TARGET inline __m128i load_lanes(const int16_t* const* coef, const int* at, int offset) {
-    return load(coef[at[0]] + offset);
+FS_TARGET inline __m128i load_lanes(const int16_t* coef, const int* at, int offset) {
+    return load(coef + kBlockStep * at[0] + offset);
 }
 
 FS_TARGET inline __m128i broadcast_lane(const int16_t* p) { return load(p); }

@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <map>
+#include <memory>
 #include <stdexcept>
 
 #include "pool.h"
@@ -40,7 +42,7 @@ struct Ticket {
 class Operator {
 public:
     Operator(int threads, const std::string& kernels, bool use_baseline)
-        : kernels_(choose_kernels(kernels)), pool_(threads, kernels_, use_baseline) {}
+        : kernels_(choose_kernels(kernels)), pool_(new Pool(threads, kernels_, use_baseline)) {}
 
     // encoded: bytes-like objects, or file names as bytes when `files`. Arrays as in the wrapper's documentation.
     int64_t submit(const py::sequence& encoded, bool files, const Windows& windows, const Flips& flips, Pixels out,
@@ -76,7 +78,7 @@ public:
             }
         }
         ticket.out = std::move(out);
-        pool_.submit(ticket.batch);
+        pool_->submit(ticket.batch);
         tickets_.emplace(++last_, std::move(ticket));
         return last_;
     }
@@ -89,7 +91,8 @@ public:
         bool done;
         {
             const py::gil_scoped_release release;
-            done = pool_.wait(*batch, std::chrono::duration<double>(timeout));
+            // Longer than a month overflows the clock.
+            done = pool_->wait(*batch, std::chrono::duration<double>(std::min(timeout, 3e6)));
         }
         if (!done) return py::none();
         py::list result;
@@ -101,7 +104,7 @@ public:
     void close() {
         {
             const py::gil_scoped_release release;
-            pool_.close();
+            pool_->close();
         }
         tickets_.clear();
     }
@@ -143,7 +146,7 @@ private:
     const Kernels& kernels_;
     std::map<int64_t, Ticket> tickets_;
     int64_t last_ = 0;
-    Pool pool_;  // last, so that its threads end before the tickets go
+    std::unique_ptr<Pool, PoolDeleter> pool_;  // last, so that its threads end before the tickets go
 };
 
 }  // namespace

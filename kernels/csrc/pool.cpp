@@ -25,7 +25,7 @@ struct Worker {
                 if (!wrong.empty()) return {Status::failed, wrong};
                 data = file.data();
             }
-            const Status status = decoder.decode(data, size, item.limits, &batch.windows[index * batch.views],
+            const Status status = decoder.decode(data, size, item.limits, batch.windows.data() + index * batch.views,
                                                  batch.views, batch.side);
             return {status, status == Status::failed ? decoder.message() : std::string()};
         } catch (const std::exception& error) {
@@ -85,12 +85,8 @@ void Pool::work() {
 }
 
 void Pool::close() {
-    // A forked child has the object but none of the threads.
-    if (::getpid() != process_) {
-        for (std::thread& thread : threads_) thread.detach();
-        threads_.clear();
-        return;
-    }
+    if (foreign()) return;
+    std::vector<std::thread> threads;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         closed_ = true;
@@ -99,11 +95,17 @@ void Pool::close() {
             batch->next = batch->items.size();
         }
         queue_.clear();
+        threads.swap(threads_);
     }
     submitted_.notify_all();
     done_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
+    for (std::thread& thread : threads) thread.join();
+}
+
+bool Pool::foreign() const { return ::getpid() != process_; }
+
+void PoolDeleter::operator()(Pool* pool) const {
+    if (!pool->foreign()) delete pool;
 }
 
 }  // namespace fastsemi

@@ -49,6 +49,8 @@ public:
     bool wait(const Batch& batch, std::chrono::duration<double> timeout);
     // Drops images that no thread has begun, waits for the others and ends the threads.
     void close();
+    // In a forked child, which has the object but none of the threads.
+    bool foreign() const;
 
 private:
     void work();
@@ -61,6 +63,11 @@ private:
     std::deque<std::shared_ptr<Batch>> queue_;
     std::vector<std::thread> threads_;
     bool closed_ = false;
+};
+
+// Leaks a pool in a forked child: threads that wait in the parent would be waited for in vain.
+struct PoolDeleter {
+    void operator()(Pool* pool) const;
 };
 
 }  // namespace fastsemi

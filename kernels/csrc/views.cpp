@@ -26,8 +26,8 @@ void fill_block(int16_t coef, uint16_t quant, uint8_t* dst, ptrdiff_t stride) {
 }  // namespace
 
 ComponentLayout full_component(int width, int height) {
-    return {{width, 1, Upsampling::replicate, 1}, {height, 1, Upsampling::replicate, 1}, (width + 7) / 8, (height + 7) / 8,
-            nullptr};
+    const Grid x{width, 1, Upsampling::replicate, 1}, y{height, 1, Upsampling::replicate, 1};
+    return {x, y, (width + 7) / 8, (height + 7) / 8, nullptr};
 }
 
 void Views::plan(const std::vector<ComponentLayout>& layout, Color color, const Window* windows, int count, int side,
@@ -91,7 +91,7 @@ void Views::plan_planes(const ComponentLayout& layout, Component& c) {
     // The kernels want coefficients and quantisers column by column.
     for (int i = 0; i < 64 && layout.quant; ++i) c.quant[(i % 8) * 8 + i / 8] = layout.quant[i];
     std::memset(c.slots, 0, sizeof c.slots);
-    c.queued = c.full = 0;
+    c.queued = 0;
 }
 
 const uint8_t* Views::begin_row(int component, int block_row, int lane) {
@@ -105,10 +105,9 @@ const uint8_t* Views::begin_row(int component, int block_row, int lane) {
     return need;
 }
 
-void Views::commit(int component, int block_col, int block_row, int need, bool only_dc) {
-    Component& c = components_[component];
-    int16_t* coef = slot(component);
-    bool queued = false;
+void Views::commit_rare(Component& c, int block_col, int block_row, int need, bool only_dc) {
+    int16_t* coef = c.slots + kBlockStep * c.queued;
+    bool queue = false;
     for (int level = 0; need >> level; ++level) {
         if (!(need >> level & 1)) continue;
         Plane& p = c.planes[level];
@@ -119,12 +118,11 @@ void Views::commit(int component, int block_col, int block_row, int need, bool o
         } else if (only_dc) {
             fill_block(coef[0], c.quant[0], dst, p.stride);
         } else {
-            c.coef[c.full] = coef;
-            c.dst[c.full++] = dst;
-            queued = true;
+            c.dst[c.queued] = dst;
+            queue = true;
         }
     }
-    if (!queued) {
+    if (!queue) {
         std::memset(coef, 0, 64 * sizeof(int16_t));
     } else if (++c.queued == kQueue) {
         flush(c);
@@ -132,9 +130,9 @@ void Views::commit(int component, int block_col, int block_row, int need, bool o
 }
 
 void Views::flush(Component& c) {
-    if (c.full > 0) kernels_.idct(c.coef, c.quant, c.dst, c.planes[0].stride, c.full);
-    std::memset(c.slots, 0, sizeof(int16_t) * kSlot * c.queued);
-    c.queued = c.full = 0;
+    if (c.queued > 0) kernels_.idct(c.slots, c.quant, c.dst, c.planes[0].stride, c.queued);
+    std::memset(c.slots, 0, sizeof(int16_t) * kBlockStep * c.queued);
+    c.queued = 0;
 }
 
 void Views::fill_row(int y, const uint8_t* rgb) {
@@ -151,6 +149,13 @@ void Views::fill_row(int y, const uint8_t* rgb) {
 void Views::finish() {
     for (int c = 0; c < used_components_; ++c) flush(components_[c]);
     for (int i = 0; i < count_; ++i) resize_view(i);
+    // Memory for usual images is kept, that for giants is not.
+    constexpr size_t keep = size_t{32} << 20;
+    for (Component& c : components_) {
+        for (Plane& p : c.planes) {
+            if (p.memory.size() > keep) std::vector<uint8_t>().swap(p.memory);
+        }
+    }
 }
 
 void Views::resize_view(int index) {
@@ -169,8 +174,8 @@ void Views::resize_view(int index) {
     const auto to_rgb = color_ == Color::ycc ? kernels_.ycc_to_rgb : kernels_.planes_to_rgb;
     for (int y = 0; y < side_; ++y) {
         for (int i = 0; i < used_components_; ++i) resize_line(components_[i], index, y);
-        to_rgb(components_[0].line.data(), components_[three ? 1 : 0].line.data(), components_[three ? 2 : 0].line.data(),
-               side_, window.out + static_cast<size_t>(y) * side_ * 3);
+        const auto line = [&](int i) { return components_[three ? i : 0].line.data(); };
+        to_rgb(line(0), line(1), line(2), side_, window.out + static_cast<size_t>(y) * side_ * 3);
     }
 }
 

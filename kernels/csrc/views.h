@@ -44,8 +44,17 @@ public:
     int end_row(int component) const { return components_[component].end_row; }
     // The next block's 64 coefficients, zero, column by column, and a 65th value that is ignored. The caller
     // fills them, then commits the block with its byte from begin_row.
-    int16_t* slot(int component) { return components_[component].slots + kSlot * components_[component].queued; }
-    void commit(int component, int block_col, int block_row, int need, bool only_dc);
+    int16_t* slot(int component) {
+        Component& c = components_[component];
+        return c.slots + kBlockStep * c.queued;
+    }
+    void commit(int component, int block_col, int block_row, int need, bool only_dc) {
+        Component& c = components_[component];
+        if (need != 1 || only_dc) return commit_rare(c, block_col, block_row, need, only_dc);
+        Plane& p = c.planes[0];
+        c.dst[c.queued] = p.at((block_col - p.col0) * 8, (block_row - p.row0) * 8);
+        if (++c.queued == kQueue) flush(c);
+    }
 
     // Instead of blocks: the pixels of one row, 3 bytes each and 8 more pixels readable after them, for a layout of
     // three full components planned without `shrink`.
@@ -55,7 +64,7 @@ public:
     void finish();
 
 private:
-    static constexpr int kQueue = 16, kSlot = 72;
+    static constexpr int kQueue = 16;
 
     struct Plane {
         bool used = false;
@@ -70,25 +79,25 @@ private:
         int col0, col1, row0, row1;  // blocks
     };
     struct Component {
-        int like;         // the first component with the same grids: the one whose `views` count
+        int like;  // the first component with the same grids: the one whose `views` count
         std::vector<ComponentView> views;
-        Plane planes[3];  // by level
+        Plane planes[3];            // by level
         std::vector<uint8_t> need;  // bit per level, 4 lanes
         int first_row, end_row;
         uint16_t quant[64];
-        alignas(64) int16_t slots[kSlot * kQueue];
-        int queued = 0, full = 0;
-        const int16_t* coef[kQueue];  // of blocks for the full inverse DCT
-        uint8_t* dst[kQueue];
+        alignas(64) int16_t slots[kBlockStep * kQueue];
+        int queued = 0;        // slots that wait for the full inverse DCT
+        uint8_t* dst[kQueue];  // where it goes
         // State of the resize of one view.
-        RowFilter filter;                   // of `like`
-        std::vector<uint8_t> ring, line;    // rows filtered horizontally; the finished row
+        RowFilter filter;                 // of `like`
+        std::vector<uint8_t> ring, line;  // rows filtered horizontally; the finished row
         int next = 0;
     };
 
     const std::vector<ComponentView>& views_of(const Component& c) const { return components_[c.like].views; }
     void plan_views(const ComponentLayout& layout, bool shrink, Component& c);
     void plan_planes(const ComponentLayout& layout, Component& c);
+    void commit_rare(Component& c, int block_col, int block_row, int need, bool only_dc);
     void flush(Component& c);
     void resize_view(int view);
     void resize_line(Component& c, int view, int y);

@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from fastsemi.kernels.reference.noise import erase_noise
+from fastsemi.kernels.reference.noise import erase_noise, pixel_noise
 from fastsemi.kernels.reference.weights import MixMode, MixWeights, labelled_mix_weights, mix_weights
 
 __all__ = [
@@ -161,18 +161,31 @@ def inside(box: Tensor, size: int) -> Tensor:
 
 
 def _erase(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor | None) -> None:
-    size = pixels.shape[-1]
-    target = pixels
-    if index is not None:
-        if not len(index):
-            return
-        target, box, key = pixels[index], box[index], key[index]
-    noise = erase_noise(key, size, pixels.device).permute(0, 3, 1, 2)
-    filled = torch.where(inside(box, size)[:, None], noise, target)
     if index is None:
-        pixels.copy_(filled)
+        index = torch.arange(len(box), device=box.device)
+    if not len(index):
+        return
+    if pixels.device.type == "cpu":
+        _erase_boxes(pixels, box, key, index)
     else:
-        pixels.index_copy_(0, index, filled)
+        _erase_samples(pixels, box, key, index)
+
+
+def _erase_boxes(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor) -> None:
+    """Box by box, where reading the boxes waits for no device: noise is drawn for their pixels alone."""
+    size = pixels.shape[-1]
+    for sample, (left, top, width, height) in zip(index.numpy(), box[index].numpy(), strict=True):
+        row, column = torch.arange(top, top + height)[:, None], torch.arange(left, left + width)
+        noise = pixel_noise(key[sample], row * size + column)  # [height, width, 3]
+        pixels[sample, :, top : top + height, left : left + width] = noise.permute(2, 0, 1)
+
+
+def _erase_samples(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor) -> None:
+    """All samples at once, on any device, without a look at a box from the host."""
+    size = pixels.shape[-1]
+    noise = erase_noise(key[index], size, pixels.device).permute(0, 3, 1, 2)
+    filled = torch.where(inside(box[index], size)[:, None], noise, pixels[index])
+    pixels.index_copy_(0, index, filled)
 
 
 def _per_channel(values: list[float], like: Tensor) -> Tensor:

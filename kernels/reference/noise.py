@@ -35,12 +35,7 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 
 
 def erase_noise(key: Tensor, size: int, device: torch.device | str) -> Tensor:
-    """Standard normal noise for whole images.
-
-    Pixel `p = y * size + x` of a sample takes the four words of `philox((p, 0, 0, 0), key)`. A word `w`
-    becomes `u(w) = ((w >> 9) + 1/2) / 2^23`, which float32 holds exactly and which is never 0 or 1. The
-    channels are the Box-Muller pairs `(r cos a, r sin a, r' cos a')` with `r = sqrt(-2 ln u(w0))`,
-    `a = 2 pi u(w1)`, and `r'`, `a'` alike from `w2`, `w3`.
+    """Standard normal noise for whole images, `pixel_noise` of every pixel.
 
     Args:
         key: int64 [B, 2], 32-bit words, one key a sample.
@@ -51,16 +46,32 @@ def erase_noise(key: Tensor, size: int, device: torch.device | str) -> Tensor:
         float32 [B, S, S, 3].
     """
     pixel = torch.arange(size * size, device=device)
-    zero = torch.zeros(1, dtype=torch.int64, device=device)
-    k0, k1 = key.to(device)[:, :, None].unbind(1)  # [B, 1] each
-    words = _rounds((pixel, zero, zero, zero), k0, k1)  # [B, S * S] each
+    return pixel_noise(key.to(device)[:, None], pixel).view(-1, size, size, 3)
+
+
+def pixel_noise(key: Tensor, pixel: Tensor) -> Tensor:
+    """Standard normal noise of single pixels.
+
+    Pixel `p = y * size + x` of a sample takes the four words of `philox((p, 0, 0, 0), key)`. A word `w`
+    becomes `u(w) = ((w >> 9) + 1/2) / 2^23`, which float32 holds exactly and which is never 0 or 1. The
+    channels are the Box-Muller pairs `(r cos a, r sin a, r' cos a')` with `r = sqrt(-2 ln u(w0))`,
+    `a = 2 pi u(w1)`, and `r'`, `a'` alike from `w2`, `w3`.
+
+    Args:
+        key: int64 [..., 2], 32-bit words.
+        pixel: int64 index p; its shape broadcasts against the leading shape of `key`.
+
+    Returns:
+        float32 [..., 3].
+    """
+    zero = torch.zeros(1, dtype=torch.int64, device=pixel.device)
+    words = _rounds((pixel, zero, zero, zero), *key.unbind(-1))
     first, second, third, fourth = ((word >> 9).to(torch.float32).add_(0.5).mul_(2.0**-23) for word in words)
     radius, angle = _radius(first), _angle(second)
-    noise = torch.stack(
+    return torch.stack(
         [radius * torch.cos(angle), radius * torch.sin(angle), _radius(third) * torch.cos(_angle(fourth))],
         dim=-1,
     )
-    return noise.view(-1, size, size, 3)
 
 
 def _rounds(counter: Words, k0: Tensor, k1: Tensor) -> Words:

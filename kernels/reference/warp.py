@@ -2,11 +2,9 @@
 
 Output pixel (x, y) takes its value at `(m0 (x+½) + m1 (y+½) + m2, m3 (x+½) + m4 (y+½) + m5)` of the input,
 whose pixel centres lie at half-integers. A position outside [0, W) x [0, H) gives the fill colour; taps
-beyond the border repeat the border. Coordinates are float64, as in Pillow; pixels are interpolated in
-float32 (Pillow: double) and truncated, so that a few values in 10^4 are off by 1.
-
-The cubic kernel is Keys' with a = -1 (Pillow's Geometry.c; its resize uses -0.5). It is evaluated on
-differences of neighbours, `v = p1 - Σ w_k (p_k - p_{k+1})`, which keeps flat areas exact.
+beyond the border repeat the border. The cubic kernel is Keys' with a = -1 (Pillow's Geometry.c; its resize
+uses -0.5). Coordinates are float64, as in Pillow; pixels are interpolated in float32 (Pillow: double) and
+truncated, so that a few values in 10^4 of a rotation, and fewer of the others, are off by 1.
 
 Images are `[b, H, W, 3]` uint8 and are not modified; `arg` is `[b]`, one value an image; `fill` is the colour
 outside; `interpolation` is "bilinear" or "bicubic". Nothing waits for the device. Inside, a pixel is one
@@ -14,15 +12,18 @@ int32, its bytes R, G, B, 0, so that one gather moves a whole pixel.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastsemi.kernels.reference.color import truncate_to_uint8
 
 # Taps of each kernel along one axis.
 TAPS = {"bilinear": 2, "bicubic": 4}
+
+# Added before the fraction is dropped, where weights add up to 1 but for float32's rounding: flat areas stay.
+_ROUNDING = 2.0**-13
 
 Fill = tuple[int, int, int]
 
@@ -91,24 +92,6 @@ def _finish(values: Tensor, outside: Tensor, fill: Fill) -> Tensor:
     return truncate_to_uint8(values).view(torch.int32).masked_fill_(outside, red + 256 * green + 65536 * blue)
 
 
-def _weights(fraction: Tensor, interpolation: str) -> tuple[Tensor, ...]:
-    """Weights of the differences p_k - p_{k+1}; `fraction` is the distance from the tap before."""
-    if interpolation == "bilinear":
-        return (fraction,)
-    rest = 1 - fraction
-    product = fraction * rest
-    return product * rest, fraction, -product * fraction
-
-
-def _interpolate(taps: list[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """`p - Σ weights[k] (taps[k] - taps[k + 1])`, p being the tap before the position; overwrites `taps`."""
-    before = len(taps) // 2 - 1
-    values = taps[before].clone()
-    for tap, following, weight in zip(taps[:-1], taps[1:], weights, strict=True):
-        values.addcmul_(tap.sub_(following), weight, value=-1)
-    return values
-
-
 def _shift_rows(pixels: Tensor, offset: Tensor, fill: Fill, interpolation: str) -> Tensor:
     """Sample row r of image i at x + offset[i, r], of packed `pixels` [b, R, W]; `offset` [b, R] is float64.
 
@@ -121,13 +104,19 @@ def _shift_rows(pixels: Tensor, offset: Tensor, fill: Fill, interpolation: str) 
     column = torch.arange(-before, width + taps // 2, device=pixels.device)
     index = (column + whole.long()[..., None]).clamp_(0, width - 1)
     row = _channels(pixels.gather(2, index))  # [b, R, 4 (W + taps - 1)]
+    base = row[..., 4 * before : 4 * (before + width)]
     step = row[..., :-4] - row[..., 4:]
-    weights = _weights((offset - whole).float()[..., None], interpolation)
-    below = step[..., : 4 * width] * weights[0]
-    for k, weight in enumerate(weights[1:], start=1):
-        below.addcmul_(step[..., 4 * k : 4 * (k + width)], weight)
-    # The tap is an integer: rounding the small difference instead of the sum keeps the digits that decide.
-    values = row[..., 4 * before : 4 * (before + width)] - below.ceil_()
+    fraction = (offset - whole).float()[..., None]
+    # The kernel in differences p_k - p_{k+1}: flat areas stay exact, and as the tap before the position is an
+    # integer, it is the small sum of differences that is rounded, not the large result.
+    if interpolation == "bilinear":
+        below = step * fraction
+    else:
+        product = fraction * (1 - fraction)
+        below = step[..., : 4 * width] * (product * (1 - fraction))
+        below.addcmul_(step[..., 4 : 4 * (1 + width)], fraction)
+        below.addcmul_(step[..., 8 : 4 * (2 + width)], product * -fraction)
+    values = base - below.ceil_()
     position = offset[..., None] + (column[before : before + width] + 0.5)
     return _finish(values, (position < 0) | (position >= width), fill)
 
@@ -146,27 +135,46 @@ def _sample(pixels: Tensor, source_x: Tensor, source_y: Tensor, fill: Fill, inte
     left, weights_x = _split(source_x, w, interpolation)
     top, weights_y = _split(source_y, h, interpolation)
 
-    # With the border repeated, tap (r, c) of all positions lies at one distance from tap (0, 0).
+    # With the border repeated, all taps of a position lie at fixed distances from its first one.
     pad = taps // 2
     y = torch.arange(-pad, h + pad, device=pixels.device).clamp_(0, h - 1)
     x = torch.arange(-pad, w + pad, device=pixels.device).clamp_(0, w - 1)
     padded = pixels.index_select(1, y).index_select(2, x)
     pitch = w + 2 * pad
     image = torch.arange(b, device=pixels.device).view(b, 1, 1) * padded[0].numel()
-    first = top.add_(1).mul_(pitch).add_(left.add_(1)).long().add_(image).flatten()
-    flat = padded.flatten()
+    first = top.add_(1).mul_(pitch).add_(left.add_(1)).long().add_(image).view(-1, 1)
+    index = first + pitch * torch.arange(taps, device=pixels.device)  # [n, taps], n = b * H * W
 
-    rows = []  # interpolated along x, one for each tap along y
-    for start in range(0, taps * pitch, pitch):
-        row = [_channels(flat[start + c :].index_select(0, first)).view(b, h, 4 * w) for c in range(taps)]
-        rows.append(_interpolate(row, weights_x))
-    values = _interpolate(rows, weights_y)
-    return _finish(values, outside, fill)
+    # An embedding bag is a weighted sum of rows of a table. Here a row is `taps` neighbouring pixels, and the
+    # sum interpolates all of them along y; then a row is one of those pixels, and the sum goes along x.
+    runs = _channels(padded.flatten().unfold(0, taps, 1).contiguous())
+    columns = F.embedding_bag(index, runs, per_sample_weights=weights_y, mode="sum").view(-1, 4)
+    index = torch.arange(len(columns), device=pixels.device).view(-1, taps)
+    values = F.embedding_bag(index, columns, per_sample_weights=weights_x, mode="sum")
+    return _finish(values.add_(_ROUNDING).view(b, h, 4 * w), outside, fill)
 
 
-def _split(position: Tensor, size: int, interpolation: str) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The tap left of (above) each position, float64 in [-1, size - 1], and weights [b, H, 4W] float32."""
+def _split(position: Tensor, size: int, interpolation: str) -> tuple[Tensor, Tensor]:
+    """Split positions into the tap before and the weights of the taps; overwrites `position`.
+
+    Args:
+        position: [b, H, W] float64.
+        size: Pixels of the image along this axis.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        Tap left of (above) each position, [b, H, W] float64 in [-1, size - 1], and weights
+        [b * H * W, taps] float32.
+    """
     position.sub_(0.5)
     whole = position.floor()
-    fraction = position.sub_(whole).float().repeat_interleave(4, -1)
-    return whole.clamp_(-1, size - 1), _weights(fraction, interpolation)
+    d = position.sub_(whole).float().flatten()
+    whole.clamp_(-1, size - 1)
+    if interpolation == "bilinear":
+        return whole, torch.view_as_real(torch.complex(1 - d, d))
+    product = d * (1 - d)
+    outer_left, outer_right = product * (1 - d), product * d
+    pairs = torch.complex(-outer_left, 1 - d + outer_left), torch.complex(d + outer_right, -outer_right)
+    # Four columns side by side: torch.stack, but vectorised on a CPU, where complex numbers are copied whole.
+    wide = torch.complex(*(pair.view(torch.float64) for pair in pairs))
+    return whole, wide.view(torch.float32).view(-1, 4)

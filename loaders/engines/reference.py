@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except BadImageError:
         raise
     except Exception as error:  # Pillow's plugins raise many kinds on hostile files
-        raise BadImageError(name, str(error) or type(error).__name__) from None
+        reason = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error)) or type(error).__name__
+        raise BadImageError(name, reason) from None
 
 
 def check_size(size: tuple[int, int], expected: tuple[int, int], name: str) -> None:

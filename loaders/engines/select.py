@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Literal, get_args
 
+import torch
+
 from fastsemi.errors import UserError
+from fastsemi.loaders.engines import dali, ffcv
 from fastsemi.loaders.engines.base import Engine
+from fastsemi.loaders.engines.dali import DaliEngine, DaliOptions
+from fastsemi.loaders.engines.ffcv import FfcvEngine
 from fastsemi.loaders.engines.native import create_native
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
@@ -14,26 +20,58 @@ from fastsemi.loaders.sources.base import Source
 
 logger = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "native", "thread_pool", "reference"]
+EngineName = Literal["auto", "native", "dali", "ffcv", "thread_pool", "reference"]
 
 
 def create_engine(
-    name: EngineName, source: Source, *, image_size: int, threads: int, max_pixels: int
+    name: EngineName,
+    source: Source,
+    *,
+    image_size: int,
+    threads: int,
+    max_pixels: int,
+    options: DaliOptions | None = None,
 ) -> Engine:
     """Build the engine called `name` for a source.
 
     Args:
-        name: `native`, `reference`, or `auto` for the fastest that works here.
+        name: An engine, or `auto` for the fastest that works here.
         source: Where the bytes come from.
         image_size: Side of a view in pixels.
         threads: Decoding threads.
         max_pixels: Larger images are refused.
+        options: Options of the `dali` engine.
 
     Raises:
-        UserError: Unknown name.
+        UserError: Unknown name, or an engine that cannot run here or with this source.
     """
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
-    kinds = {"reference": ReferenceEngine, "thread_pool": ThreadPoolEngine}
-    kind = kinds.get(name, create_native)
-    return kind(source, image_size, threads, max_pixels)
+    if name == "auto":
+        name, reason = _fastest()
+        _say(name, reason)
+    if name == "dali":
+        device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        return DaliEngine(source, image_size, threads, max_pixels, device, options)
+    kinds = {"reference": ReferenceEngine, "thread_pool": ThreadPoolEngine, "ffcv": FfcvEngine}
+    return kinds.get(name, create_native)(source, image_size, threads, max_pixels)
+
+
+def _fastest() -> tuple[EngineName, str]:
+    if not torch.cuda.is_available():
+        return "native", "there is no CUDA GPU"
+    missing = dali.available()
+    if missing is not None:
+        return "native", missing
+    return "dali", "there are a CUDA GPU and DALI"
+
+
+@functools.cache  # once a process, though training and evaluation have engines of their own
+def _say(name: str, reason: str) -> None:
+    logger.info("the loader's engine is %s: %s", name, reason)
+
+
+def unavailable() -> dict[str, str]:
+    """Engines that cannot run here: {name: why and the cure}, each one line."""
+    reasons = {"dali": dali.available(), "ffcv": ffcv.available()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}

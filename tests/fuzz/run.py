@@ -18,6 +18,27 @@ import simplejpeg
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+# Markers of the format, in libFuzzer's notation.
+MARKERS = [
+    "d8",
+    "d9",
+    "da",
+    "db",
+    "c0",
+    "c1",
+    "c2",
+    "c4",
+    "c9",
+    "ca",
+    "cc",
+    "d0",
+    "d1",
+    "d7",
+    "dd",
+    "ee",
+    "00",
+    "ff",
+]
 FLAGS = ["-std=c++17", "-O1", "-g", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -78,8 +99,11 @@ def main() -> int:
     corpus.mkdir(parents=True, exist_ok=True)
     for name, data in seeds().items():
         (corpus / name).write_bytes(data)
+    words = args.folder / "markers.dict"
+    words.write_text("".join(f'"\\xff\\x{code}"\n' for code in MARKERS))
     target = build(args.folder.resolve())
     command = [str(target), f"-runs={args.runs}", f"-seed={args.seed}", "-max_len=8192", "-timeout=20"]
+    command += [f"-dict={words.resolve()}"]
     command += ["-rss_limit_mb=4096", "-print_final_stats=1", str(corpus.resolve())]
     with open(args.folder / "fuzz.log", "wb") as log:
         code = subprocess.run(command, cwd=args.folder, stdout=log, stderr=log).returncode

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from fastsemi.errors import UserError
-from fastsemi.kernels.reference.mix import labelled_mix_weights, mix_images, mix_weights
+from fastsemi.kernels.reference.mix import (
+    _erase_boxes,
+    _erase_samples,
+    labelled_mix_weights,
+    mix_images,
+    mix_weights,
+)
 from fastsemi.kernels.reference.noise import erase_noise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -194,6 +200,14 @@ def test_erase_index_changes_nothing_but_the_work():
     none = {**args, "erase_box": torch.zeros(6, 4, dtype=torch.int64)}
     plain = mix_images(weights=weights, **none, erase_index=with_box[:0], mean=MEAN, std=STD)
     assert torch.equal(plain, mix_images(args["images"], weights, flip=args["flip"], mean=MEAN, std=STD))
+
+
+def test_erasing_by_sample_and_by_box_fill_the_same_pixels():
+    args, index = picture(6, 12), torch.tensor([1, 2, 4, 5])
+    by_box, by_sample = (torch.zeros(6, 3, 12, 12) for _ in range(2))
+    _erase_boxes(by_box, args["erase_box"], args["erase_key"], index)
+    _erase_samples(by_sample, args["erase_box"], args["erase_key"], index)
+    assert by_box.any() and torch.equal(by_box, by_sample)
 
 
 def test_without_weights_images_are_only_normalised():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import sys
 import threading
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from fastsemi.errors import UserError
 from fastsemi.loaders.engines import _native_op
 
 pytestmark = pytest.mark.skipif(_native_op.available() is not None, reason=str(_native_op.available()))
@@ -141,13 +144,13 @@ def test_own_entropy_decoder_equals_libjpeg(kind):
         ]
         op.close()
         results.append(out)
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
 @pytest.mark.parametrize("size", [(3, 3), (1, 1), (2, 9), (5, 2), (17, 4), (8, 33)])
 def test_tiny_images(size, subsampling):
-    data = simplejpeg.encode_jpeg(photo(*size, seed=3), 95, colorsubsampling=subsampling)
+    data = simplejpeg.encode_jpeg(photo(size[0], size[1], seed=3), 95, colorsubsampling=subsampling)
     windows = np.array([[0, 0, *size], [size[0] - 1, size[1] - 1, 1, 1], [0, 0, 1, size[1]]])
     flips = np.array([True, False, True])
     diff = difference(one(data, windows, flips), expected(data, windows, flips))
@@ -232,12 +235,9 @@ def test_other_formats_go_through_pillow(form, from_file, tmp_path):
 
 def many(count: int) -> tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
-    files, sizes = [], []
-    for i in range(count):
-        size = rng.integers(40, 200, 2)
-        files.append(save(photo(*size, seed=i), quality=90, progressive=bool(i % 5 == 0)))
-        sizes.append(size)
-    sizes = np.array(sizes, np.int32)
+    files, sizes = [], rng.integers(40, 200, (count, 2)).astype(np.int32)
+    for i, size in enumerate(sizes.tolist()):
+        files.append(save(photo(size[0], size[1], seed=i), quality=90, progressive=bool(i % 5 == 0)))
     corner = rng.integers(0, sizes // 2, (2, count, 2))
     windows = np.concatenate([corner, rng.integers(1, sizes - corner + 1)], -1).astype(np.int32)
     return files, windows, rng.random((2, count)) < 0.5, sizes
@@ -246,7 +246,7 @@ def many(count: int) -> tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]:
 def test_threads_do_not_change_pixels():
     files, windows, flips, sizes = many(40)
     results = [run(files, windows, flips, sizes=sizes, threads=t)[0] for t in (1, 8)]
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_files_equal_bytes_and_many_batches_are_in_flight(tmp_path):
@@ -353,7 +353,7 @@ def test_missing_file_folder_and_interrupted_file(tmp_path):
         op.submit_paths(paths, windows, np.zeros((1, 3), bool), out, ANY, np.zeros((3, 2), np.int32)), 60
     )
     op.close()
-    assert "No such file" in errors[0] and "regular" in errors[1] and errors[2] is not None
+    assert "No such file" in str(errors[0]) and "regular" in str(errors[1]) and errors[2] is not None
 
 
 def test_shapes_are_checked():
@@ -375,6 +375,22 @@ def test_shapes_are_checked():
         with pytest.raises(ValueError):
             op.submit(*bad)
     op.close()
+
+
+def test_without_the_extension_the_cure_is_named(monkeypatch):
+    import fastsemi
+
+    monkeypatch.delattr(fastsemi, "_native", raising=False)
+    monkeypatch.setitem(sys.modules, "fastsemi._native", None)
+    reason = _native_op.available()
+    assert reason is not None and "apt install" in reason and "\n" not in reason
+    with pytest.raises(UserError, match="was not built"):
+        _native_op.Operator(1)
+
+
+def test_at_least_one_thread():
+    with pytest.raises(UserError, match="at least 1"):
+        _native_op.Operator(0)
 
 
 def test_timeout_then_result():
@@ -430,11 +446,13 @@ def test_a_forked_child_is_refused_and_ends():
     op = _native_op.Operator(2)
     child = os.fork()
     if child == 0:
+        signal.alarm(30)
         code = 1
         try:
             run([], np.zeros((1, 0, 4)), op=op)
         except RuntimeError:
             op.close()
+            del op
             code = 0
         finally:
             os._exit(code)

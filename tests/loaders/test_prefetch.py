@@ -165,4 +165,4 @@ def test_a_stuck_engine_ends_in_an_error_and_not_in_a_wait(folder):
     with pytest.raises(UserError, match=r"stuck engine gave nothing for 0\.3 s.*00\.jpg"):
         with Prefetcher(stuck, _plans(index), timeout=0.3) as loader:
             next(loader)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 1.5, "the queued batches are not waited for one by one"

@@ -1,0 +1,144 @@
+"""fastsemi's engines as loaders of `benchmarks.loaders`, and the decoding rate that bounds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import simplejpeg
+import torch
+
+from benchmarks.peers import FILL, JITTER, RANDAUGMENT, AbsentError, Loader, Setup
+from fastsemi.errors import UserError
+from fastsemi.loaders.augment import augment_view
+from fastsemi.loaders.beton import Encoding, Mode, write_beton
+from fastsemi.loaders.engines._native_op import available
+from fastsemi.loaders.engines.select import EngineName, create_engine
+from fastsemi.loaders.index import MAX_PIXELS, build_index
+from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.loaders.prefetch import Prefetcher
+from fastsemi.loaders.sources.beton import BetonSource
+from fastsemi.loaders.sources.folder import FolderSource
+from fastsemi.loaders.stream import Stream
+
+AHEAD = 4  # batches under way, the default of loader.prefetch
+DECODE_CEILING = "full decode alone"
+
+
+class EngineLoader:
+    """Plan, engine and prefetcher as training uses them; augmentation where training has it, on the device.
+
+    Args:
+        setup: The comparison.
+        engine: Name of the engine.
+        source: `folder`, or the form in which a .beton holds the images.
+    """
+
+    def __init__(self, setup: Setup, engine: str, source: str):
+        if engine == "native" and (reason := available()) is not None:
+            raise AbsentError(reason)
+        opened = _folder(setup) if source == "folder" else _beton(setup, cast(Mode, source))
+        views = {
+            View.WEAK: AugmentConfig(color_jitter=JITTER * setup.augment, randaugment="", erase=0),
+            View.STRONG: AugmentConfig(randaugment=RANDAUGMENT * setup.augment, erase=0),
+        }
+        ids = np.arange(len(setup.files))
+        self._setup, self._step = setup, 0
+        self._stream = Stream(opened.index, ids, setup.batch, 1, views, None, 0, setup.image_size)
+        try:
+            self._engine = create_engine(
+                cast(EngineName, engine),
+                opened,
+                image_size=setup.image_size,
+                threads=setup.threads,
+                max_pixels=MAX_PIXELS,
+            )
+        except UserError as error:
+            raise AbsentError(str(error)) from None
+
+    def run_pass(self) -> int:
+        """The next pass of the stream."""
+        first, count = self._step, 0
+        self._step += len(self._setup.files) // self._setup.batch
+        plans = (self._stream.plan(step, 0) for step in range(first, self._step))
+        gpu = torch.cuda.is_available()
+        with Prefetcher(self._engine, plans, depth=AHEAD, pin=gpu) as batches:
+            for batch in batches:
+                if self._setup.augment:
+                    images = batch.images.cuda(non_blocking=True) if gpu else batch.images
+                    for view, plan in zip(images, batch.plan.views, strict=True):
+                        augment_view(view, plan, fill=FILL)
+                count += batch.images.shape[1]
+        if gpu:
+            torch.cuda.synchronize()
+        return count
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.close()
+
+
+def _folder(setup: Setup) -> FolderSource:
+    return FolderSource(build_index(Path(setup.files[0]).parent, has_classes=False))
+
+
+def _beton(setup: Setup, mode: Mode) -> BetonSource:
+    """The same images in a .beton, written once: JPEGs byte for byte, or their pixels."""
+    path = setup.work / f"{mode}.beton"
+    if not path.exists():
+        source = _folder(setup)
+        encoding = Encoding(mode=mode, max_side=0)
+        write_beton(
+            path, source, source.index, encoding=encoding, max_pixels=MAX_PIXELS, threads=setup.threads
+        )
+    return BetonSource.open([str(path)], has_classes=False, max_pixels=MAX_PIXELS)
+
+
+class FullDecode:
+    """Reads and decodes whole images with libjpeg-turbo and does nothing with them."""
+
+    def __init__(self, setup: Setup):
+        if setup.augment:
+            raise AbsentError("it has no views to augment")
+        self._setup, self._pool = setup, ThreadPoolExecutor(setup.threads)
+
+    def run_pass(self) -> int:
+        """Every image once."""
+        files = self._setup.files
+        parts = [files[start : start + 16] for start in range(0, len(files), 16)]
+        return sum(self._pool.map(_decode, parts))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+
+def _decode(files: tuple[str, ...]) -> int:
+    for path in files:
+        with open(path, "rb") as file:
+            simplejpeg.decode_jpeg(file.read(), colorspace="RGB")
+    return len(files)
+
+
+def _engine(engine: str, source: str = "folder", augments: bool = True) -> Callable[[Setup], Loader]:
+    def create(setup: Setup) -> Loader:
+        if setup.augment and not augments:
+            raise AbsentError("augmentation does not depend on the source")
+        return EngineLoader(setup, engine, source)
+
+    return create
+
+
+ENGINES: dict[str, Callable[[Setup], Loader]] = {
+    "fastsemi native": _engine("native"),
+    "fastsemi native, raw .beton": _engine("native", "raw", augments=False),
+    "fastsemi native, JPEG .beton": _engine("native", "jpeg", augments=False),
+    "fastsemi thread_pool": _engine("thread_pool"),
+    "fastsemi dali": _engine("dali"),
+    "fastsemi ffcv": _engine("ffcv", "jpeg"),
+    "fastsemi reference": _engine("reference"),
+    DECODE_CEILING: FullDecode,
+}

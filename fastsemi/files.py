@@ -1,0 +1,29 @@
+"""Small files that are either the old or the new one, never half of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file for writing that takes the place of `path` when the block ends without an error.
+
+    Args:
+        path: The file to replace.
+        mode: As of `open`.
+        **options: As of `open`.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open(mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,280 @@
+"""The `dali` engine: NVIDIA DALI reads, decodes once and cuts all views, on a GPU or on the CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from fastsemi.errors import BadImageError, UserError
+from fastsemi.loaders.batch import PlannedBatch, ViewPlan
+from fastsemi.loaders.engines.base import Engine, Pending
+from fastsemi.loaders.engines.reference import ReferenceEngine
+from fastsemi.loaders.sources.base import Source
+from fastsemi.loaders.sources.folder import FolderSource
+
+if TYPE_CHECKING:
+    from fastsemi.loaders.engines._dali_pipeline import ViewPipeline
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of files DALI decodes to the same pixels as Pillow
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF")
+_PNG = _MAGIC[1]
+READERS = 4  # threads that read bytes of sources which are no plain files
+
+Decode = Literal["window", "whole"]
+
+
+@dataclass(frozen=True)
+class DaliOptions:
+    """Options of the `dali` engine. They change the speed, not the images."""
+
+    decode: Decode = "window"
+    """Decode the window around both views, or the whole image: some GPUs' JPEG engines take no windows."""
+    hw_load: float = 0.65
+    """Fraction of the JPEGs that go to the GPU's JPEG engine, where it has one."""
+    depth: int = 2
+    """Batches that DALI works on at the same time."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.decode not in get_args(Decode):
+            raise UserError(
+                f"loader.dali.decode {self.decode!r} is unknown; use {' or '.join(get_args(Decode))}"
+            )
+        if not 0 <= self.hw_load <= 1:
+            raise UserError(f"loader.dali.hw_load is {self.hw_load}; it must lie in [0, 1]")
+        if self.depth < 1:
+            raise UserError(f"loader.dali.depth is {self.depth}; use at least 1")
+
+
+def available() -> str | None:
+    """None where DALI can be imported, else why not and the cure, in one line."""
+    try:
+        import nvidia.dali  # noqa: F401
+    except ImportError as error:
+        extra = "dali-cu12" if (torch.version.cuda or "13").startswith("12") else "dali-cu13"
+        return f"DALI cannot be imported ({error}); pip install 'fastsemi[{extra}]'"
+    return None
+
+
+@dataclass
+class _Job:
+    """A batch under way."""
+
+    batch: PlannedBatch
+    slot: torch.Tensor
+    images: Future[list[bytes | None]]  # for each sample its name or bytes; None where Pillow decodes it
+    done: Future[list[BadImageError | None]] = field(default_factory=Future)
+    ready: torch.cuda.Event | None = None  # the slot's earlier use on the device is over
+    rows: list[int] = field(default_factory=list)  # samples that DALI decodes
+    pipeline: ViewPipeline | None = None
+
+
+class DaliEngine(Engine):
+    """DALI executes the plan.
+
+    Kinds of files that DALI does not decode as Pillow does go to Pillow: GIF, TIFF, 16-bit PNG. Where DALI
+    fails on a batch, Pillow decodes it and finds the broken file, and DALI does not see that file again.
+
+    Args:
+        source: Where the bytes come from; of a folder DALI reads the files itself.
+        image_size: Side of a view in pixels, S.
+        threads: DALI's CPU threads.
+        max_pixels: Larger images are refused.
+        device: CUDA device, None for the CPU. With a device, slots may lie on it: views then never pass
+            through the host.
+        options: How DALI decodes.
+
+    Raises:
+        UserError: DALI is not installed.
+    """
+
+    name = "dali"
+
+    def __init__(
+        self,
+        source: Source,
+        image_size: int,
+        threads: int,
+        max_pixels: int,
+        device: int | None = None,
+        options: DaliOptions | None = None,
+    ):
+        super().__init__(source, image_size, threads, max_pixels)
+        reason = available()
+        if reason is not None:
+            raise UserError(reason)
+        self.device, self.options = device, options or DaliOptions()
+        self._reference = ReferenceEngine(source, image_size, 1, max_pixels)
+        self._stream = torch.cuda.Stream(device) if device is not None else None
+        self._pipelines: dict[int, ViewPipeline] = {}  # by number of views; used by the worker only
+        self._to_pillow: set[int] = set()  # ids that DALI cannot decode
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="fastsemi-dali-read")
+        self._worker = threading.Thread(target=self._work, name="fastsemi-dali", daemon=True)
+        self._worker.start()
+
+    def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
+        """Queue the batch. `slot` may lie on the CPU or on the engine's device."""
+        job = _Job(batch, slot, self._pool.submit(self._images, batch))
+        if slot.is_cuda:
+            job.ready = torch.cuda.current_stream(slot.device).record_event()
+        self._jobs.put(job)
+        return job.done
+
+    def _images(self, batch: PlannedBatch) -> list[bytes | None]:
+        return [self._image(int(i)) for i in batch.ids]
+
+    def _image(self, i: int) -> bytes | None:
+        width, height = self.source.size(i)
+        if i in self._to_pillow or not 0 < width * height <= self.max_pixels:
+            return None
+        if isinstance(self.source, FolderSource):
+            path = self.source.path(i)
+            return os.fsencode(path) if path.lower().endswith(SUFFIXES) else None
+        try:
+            data = self.source.read_one(i)
+        except BadImageError:
+            return None  # Pillow's turn gives the error
+        known = data.startswith(_MAGIC) or (data.startswith(b"P6 ") and b" 255\n" in data[:20])
+        return data if known else None
+
+    def _work(self) -> None:
+        """Keep DALI as full as its depth allows; hand out batches in their order."""
+        flying: deque[_Job] = deque()
+        while not self._stop.is_set():
+            try:
+                job = self._jobs.get(block=not flying)
+            except queue.Empty:
+                job = None
+            if self._stop.is_set():
+                break
+            if job is not None:
+                flying.append(job)
+            try:
+                if job is not None:
+                    self._launch(job)
+                if job is None or len(flying) >= self.options.depth:
+                    self._land(flying[0])
+                    flying.popleft()
+            except Exception as error:  # DALI raises many kinds; the pipeline is lost with all its batches
+                logger.debug("DALI failed, its batches run again one by one: %s", error)
+                self._pipelines.clear()
+                while flying and not self._stop.is_set():
+                    self._alone(flying.popleft())
+        self._pipelines.clear()
+        for job in flying:
+            job.pipeline = None
+            job.done.cancel()
+
+    def _launch(self, job: _Job) -> None:
+        images = job.images.result()
+        job.rows = [b for b, image in enumerate(images) if image is not None]
+        if not job.rows:
+            return
+        job.pipeline = self._pipeline(len(job.batch.views), len(job.rows))
+        given = [image for image in images if image is not None]
+        job.pipeline.launch(given, job.batch.windows[:, job.rows], job.batch.flips[:, job.rows])
+
+    def _pipeline(self, views: int, batch: int) -> ViewPipeline:
+        from fastsemi.loaders.engines._dali_pipeline import ViewPipeline
+
+        known = self._pipelines.get(views)
+        if known is None or known.capacity < batch:
+            known = ViewPipeline(
+                views,
+                max(batch, known.capacity if known else 0),
+                self.image_size,
+                self.threads,
+                self.device,
+                isinstance(self.source, FolderSource),
+                self.options,
+            )
+            self._pipelines[views] = known  # batches under way keep the smaller one alive
+        return known
+
+    def _land(self, job: _Job) -> None:
+        rest = set(range(len(job.batch.ids))) - set(job.rows)
+        if job.pipeline is not None:
+            views, shapes, heads = job.pipeline.land()
+            for row, (height, width), head in zip(job.rows, shapes.tolist(), heads, strict=True):
+                i = int(job.batch.ids[row])
+                if (width, height) != self.source.size(i):
+                    rest.add(row)  # Pillow's turn gives the error
+                if head[:8].tobytes() == _PNG and head[24] == 16:
+                    rest.add(row)
+                    self._to_pillow.add(i)
+            self._copy(job, views)
+            job.pipeline = None
+        if rest:
+            self._pool.submit(self._finish, job, sorted(rest))
+        else:
+            job.done.set_result([None] * len(job.batch.ids))
+
+    def _copy(self, job: _Job, views: Sequence[object]) -> None:
+        """Into the slot. On a device the engine's own stream copies, and only this thread waits for it."""
+        whole = len(job.rows) == len(job.batch.ids)
+        with torch.cuda.stream(self._stream):
+            if job.ready is not None and self._stream is not None:
+                self._stream.wait_event(job.ready)
+            for v, view in enumerate(views):
+                pixels = torch.from_dlpack(view)
+                if whole:
+                    job.slot[v].copy_(pixels)
+                else:
+                    job.slot[v, job.rows] = pixels.to(job.slot.device)
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def _finish(self, job: _Job, rows: list[int]) -> list[BadImageError | None]:
+        """Decode some samples with Pillow, then hand out the batch."""
+        errors: list[BadImageError | None] = [None] * len(job.batch.ids)
+        try:
+            for b in rows:
+                views = tuple(ViewPlan(v.window[b : b + 1], v.flip[b : b + 1]) for v in job.batch.views)
+                one = PlannedBatch(job.batch.ids[b : b + 1], job.batch.labels[b : b + 1], views)
+                pixels = torch.empty((len(views), 1, *job.slot.shape[2:]), dtype=torch.uint8)
+                (errors[b],) = self._reference.submit(one, pixels).result(0)
+                job.slot[:, b] = pixels[:, 0].to(job.slot.device)
+            if job.slot.is_cuda:
+                torch.cuda.current_stream(job.slot.device).synchronize()
+            job.done.set_result(errors)
+        except Exception as error:
+            job.done.set_exception(error)
+        return errors
+
+    def _alone(self, job: _Job) -> None:
+        """Run a batch again with nothing else under way, so that a failure is its own."""
+        job.pipeline = None
+        try:
+            self._launch(job)
+            self._land(job)
+            return
+        except Exception as error:
+            self._pipelines.clear()
+            job.pipeline = None
+            reason = str(error)
+        rows = job.rows
+        errors = self._finish(job, list(range(len(job.batch.ids))))
+        broken = [row for row in rows if errors[row] is not None]
+        if not broken:
+            logger.warning("DALI cannot decode a batch that Pillow can, which is slow: %s", reason)
+        self._to_pillow.update(int(job.batch.ids[row]) for row in broken or rows)
+
+    def close(self) -> None:
+        """Stop all threads and let DALI go. Batches under way are dropped."""
+        self._stop.set()
+        self._jobs.put(None)
+        self._worker.join()
+        self._pool.shutdown(wait=True, cancel_futures=True)

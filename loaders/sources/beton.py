@@ -1,0 +1,94 @@
+"""Images in a `.beton` file, FFCV's format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsemi.errors import UserError
+from fastsemi.loaders.beton_format import RAW_MODE, read_beton
+from fastsemi.loaders.packed import Found, build_packed
+from fastsemi.loaders.sources.packed import PackedSource
+
+
+class BetonSource(PackedSource):
+    """Images of one `.beton` file, written by `fastsemi data beton` or by FFCV (fields of image and int)."""
+
+    @classmethod
+    def open(
+        cls,
+        files: Sequence[str],
+        *,
+        has_classes: bool,
+        max_pixels: int,
+        cache_dir: Path | None = None,
+        threads: int = 1,
+        refresh: bool = False,
+    ) -> BetonSource:
+        """Index the file, or reopen its index.
+
+        Raises:
+            UserError: Several files, a file that is no `.beton`, or what `build_packed` raises.
+        """
+        if len(files) != 1:
+            raise UserError(f"{files[0]} and {len(files) - 1} more .beton files are given; write one instead")
+        index = build_packed(
+            "beton",
+            files,
+            partial(_scan, max_pixels=max_pixels),
+            has_classes=has_classes,
+            max_pixels=max_pixels,
+            cache_dir=cache_dir,
+            threads=threads,
+            refresh=refresh,
+        )
+        return cls(index)
+
+    @property
+    def raw(self) -> NDArray[np.int64]:
+        """[N] 1 where an image is stored as pixels, 0 where it is encoded."""
+        return self.index.extra["raw"]
+
+    def read_one(self, i: int) -> bytes:
+        """The image as a file: the stored JPEG, or the stored pixels as a PPM, which any decoder reads.
+
+        Raises:
+            BadImageError: It cannot be read.
+        """
+        data = self._stored(i)
+        if not self.raw[i]:
+            return data
+        width, height = self.size(i)
+        return b"P6 %d %d 255\n" % (width, height) + data
+
+    def pixels(self, i: int) -> NDArray[np.uint8] | None:
+        """[H, W, 3], read-only, of an image stored as pixels; None for one that must be decoded.
+
+        Raises:
+            BadImageError: It cannot be read.
+        """
+        if not self.raw[i]:
+            return None
+        width, height = self.size(i)
+        return np.frombuffer(self._stored(i), np.uint8).reshape(height, width, 3)
+
+
+def _scan(path: str, max_pixels: int) -> Found:
+    beton = read_beton(path)
+    count = len(beton.images)
+    width, height = (beton.images[side].astype(np.int64) for side in ("width", "height"))
+    fits = width * height <= max_pixels
+    sizes = np.stack([width * fits, height * fits], 1)
+    return Found(
+        names=beton.names or [f"{i:08}" for i in range(count)],
+        offset=beton.images["data_ptr"].astype(np.int64).tolist(),
+        length=beton.sizes.tolist(),
+        sizes=[(w, h) for w, h in sizes.tolist()],
+        labels=[None] * count if beton.labels is None else beton.labels.tolist(),
+        extra={"raw": (beton.images["mode"] == RAW_MODE).astype(np.int64).tolist()},
+        classes=beton.classes,
+    )

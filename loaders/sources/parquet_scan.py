@@ -1,0 +1,231 @@
+"""Finds where in a Parquet file each image lies: pyarrow reads the values, the pages say where they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastsemi.errors import UserError
+from fastsemi.loaders.packed import Found, image_size
+from fastsemi.loaders.sources.parquet import CODECS
+
+_DATA_PAGE, _DICTIONARY_PAGE = 0, 2
+_LABELS = ("label", "labels", "cls", "class", "target", "fine_label")
+_EXTRA = ("codec", "page_size", "start", "image_length")
+
+
+def scan(path: str, max_pixels: int, has_classes: bool) -> Found:
+    """List the images of a file.
+
+    Raises:
+        UserError: No Parquet file, no image column, or images that have no place of their own in it.
+    """
+    try:
+        with pq.ParquetFile(path) as parquet, open(path, "rb") as file:
+            return _scan(path, parquet, file.fileno(), max_pixels, has_classes)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"cannot read Parquet file {path}: {error}; correct the path or write it again"
+        ) from error
+
+
+def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
+    schema = parquet.schema_arrow
+    image = _image_column(path, schema)
+    label, classes = _label_column(schema) if has_classes else (None, ())
+    found = Found(classes=classes, extra={name: [] for name in _EXTRA})
+    for group in range(parquet.num_row_groups):
+        columns = [image] if label is None else [image, label]
+        table = parquet.read_row_group(group, columns=columns)
+        values, paths = _values(table[image].combine_chunks())
+        places = _Places(path, fd, _chunk(parquet, group, image))
+        labels = table[label].to_pylist() if label is not None else [None] * len(values)
+        for value, name, own_label in zip(values, paths, labels, strict=True):
+            found.names.append(f"{len(found.names)}/{os.path.basename(name or 'image')}")
+            found.labels.append(own_label)
+            found.sizes.append(image_size(value, max_pixels) if value else (0, 0))
+            place = places.find(value) if value else _Place(0, 0, 0, 0, 0, 0)
+            found.offset.append(place.offset)
+            found.length.append(place.length)
+            for key in _EXTRA:
+                found.extra[key].append(getattr(place, key))
+    return found
+
+
+def _image_column(path: str, schema: pa.Schema) -> str:
+    for field in schema:
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return str(field.name)
+    raise UserError(
+        f"{path} has no column of structs with a field bytes (columns: {', '.join(schema.names)}); write it "
+        "with Hugging Face's datasets and an Image feature"
+    )
+
+
+def _label_column(schema: pa.Schema) -> tuple[str | None, tuple[str, ...]]:
+    """The class column and its class names, by Hugging Face's metadata, else by its usual names."""
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features: dict[str, Any] = described.get("info", {}).get("features", {})
+    for name, feature in features.items():
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in schema.names:
+            return name, tuple(feature.get("names") or ())
+    return next((name for name in _LABELS if name in schema.names), None), ()
+
+
+def _values(column: pa.StructArray) -> tuple[list[memoryview | None], list[str | None]]:
+    """Bytes and path of each image; None for an image that is null."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    content = column.flatten()[column.type.get_field_index("bytes")]
+    values = [memoryview(v.as_buffer()) if v.is_valid else None for v in content]
+    at = column.type.get_field_index("path")
+    return values, column.flatten()[at].to_pylist() if at >= 0 else [None] * len(values)
+
+
+def _chunk(parquet: pq.ParquetFile, group: int, image: str) -> pq.ColumnChunkMetaData:
+    row_group = parquet.metadata.row_group(group)
+    for i in range(row_group.num_columns):
+        if row_group.column(i).path_in_schema == f"{image}.bytes":
+            return row_group.column(i)
+    raise UserError(f"column {image} has no field bytes in row group {group}; write the file again")
+
+
+@dataclass(frozen=True)
+class _Page:
+    kind: int
+    offset: int  # in the file
+    length: int
+    codec: int  # position in CODECS
+    content: bytes  # decompressed
+
+
+@dataclass(frozen=True)
+class _Place:
+    offset: int
+    length: int
+    codec: int
+    page_size: int
+    start: int
+    image_length: int
+
+
+class _Places:
+    """Where the values of one column chunk lie, asked for in their order."""
+
+    def __init__(self, path: str, fd: int, chunk: pq.ColumnChunkMetaData):
+        self._path = path
+        self._pages = _pages(path, fd, chunk)
+        self._page: _Page | None = None
+        self._position = 0
+        self._repeated: dict[bytes, _Place] = {}  # of the dictionary page, whose values any page may mean
+        self._advance()
+
+    def _advance(self) -> None:
+        self._page, self._position = next(self._pages, None), 0
+        if self._page is not None and self._page.kind == _DICTIONARY_PAGE:
+            content = self._page.content
+            while self._position + 4 <= len(content):
+                (length,) = struct.unpack_from("<I", content, self._position)
+                start = self._position + 4
+                self._repeated[content[start : start + length]] = self._place(start, length)
+                self._position = start + length
+            self._advance()
+
+    def _place(self, start: int, length: int) -> _Place:
+        page = self._page
+        assert page is not None
+        if CODECS[page.codec] == "UNCOMPRESSED":
+            return _Place(page.offset + start, length, page.codec, 0, 0, length)
+        return _Place(page.offset, page.length, page.codec, len(page.content), start, length)
+
+    def find(self, value: memoryview) -> _Place:
+        known = self._repeated.get(bytes(value))
+        if known is not None:
+            return known
+        stored = struct.pack("<I", len(value)) + value
+        while self._page is not None:
+            content, at = self._page.content, self._position
+            if content[at : at + len(stored)] != stored:  # levels precede a page's first value
+                at = content.find(stored, at)
+            if at >= 0:
+                self._position = at + len(stored)
+                return self._place(at + 4, len(value))
+            self._advance()
+        raise UserError(
+            f"the images of {self._path} are encoded so that one alone cannot be read; write it again with "
+            "pyarrow.parquet.write_table(table, path, data_page_version='1.0', use_dictionary=False, "
+            "compression='none')"
+        )
+
+
+def _pages(path: str, fd: int, chunk: pq.ColumnChunkMetaData) -> Iterator[_Page]:
+    """The pages of a column chunk. Those of version 2 are skipped when compressed: their levels are not."""
+    if chunk.compression not in (*CODECS, "LZ4"):
+        raise UserError(f"{path} is compressed with {chunk.compression}; write it again with zstd or none")
+    codec = CODECS.index("LZ4_RAW" if chunk.compression == "LZ4" else chunk.compression)
+    start = chunk.data_page_offset
+    if chunk.dictionary_page_offset is not None:
+        start = min(start, chunk.dictionary_page_offset)
+    data = os.pread(fd, chunk.total_compressed_size, start)
+    at = 0
+    while at < len(data):
+        header, at = _struct(data, at)
+        kind, size, length = header[1], header[2], header[3]
+        content = data[at : at + length]
+        if CODECS[codec] != "UNCOMPRESSED" and kind in (_DATA_PAGE, _DICTIONARY_PAGE):
+            content = pa.decompress(content, size, CODECS[codec].lower(), asbytes=True)
+        yield _Page(kind, start + at, length, codec, content)
+        at += length
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
+
+
+def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
+    """A struct of Thrift's compact protocol, in which Parquet writes page headers: {field id: value}."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while True:
+        head = data[at]
+        at += 1
+        if head == 0:
+            return fields, at
+        if head >> 4:
+            number += head >> 4
+        else:
+            zigzag, at = _varint(data, at)
+            number = zigzag >> 1 ^ -(zigzag & 1)
+        fields[number], at = _value(data, at, head & 15)
+
+
+def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
+    if kind in (1, 2):  # true, false
+        return kind == 1, at
+    if kind == 3:  # byte
+        return data[at], at + 1
+    if kind in (4, 5, 6):  # i16, i32, i64
+        zigzag, at = _varint(data, at)
+        return zigzag >> 1 ^ -(zigzag & 1), at
+    if kind == 7:  # double
+        return None, at + 8
+    if kind == 8:  # binary
+        length, at = _varint(data, at)
+        return data[at : at + length], at + length
+    if kind == 12:
+        return _struct(data, at)
+    raise UserError(f"a Parquet page header holds a field of unknown type {kind}; write the file again")

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Install the packages of optional engines and sources with the pip given: DALI, FFCV, pyarrow.
+# Each that cannot be installed is named, and its tests are skipped.
+set -u
+pip=$1
+shift
+minutes=${OPTIONAL_MINUTES:-6} # for each package
+install() { # what it is for, packages
+  local what=$1
+  shift
+  if timeout "${minutes}m" "$pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$@"; then
+    echo "$what: installed"
+  else
+    echo "$what: could not be installed, its tests are skipped; try '$pip install $*'"
+  fi
+}
+case "$(uname -s)-$(uname -m)" in
+  Linux-x86_64 | Linux-aarch64) install "the dali engine" nvidia-dali-cuda130 ;;
+  *) echo "the dali engine: DALI is for Linux only, its tests are skipped" ;;
+esac
+if command -v pkg-config >/dev/null && pkg-config --exists opencv4 libturbojpeg; then
+  install "the ffcv engine" ffcv
+else
+  echo "the ffcv engine: needs pkg-config, libopencv-dev and libturbojpeg0-dev, its tests are skipped"
+fi
+install "the parquet source" pyarrow
+exit 0
