@@ -15,6 +15,10 @@ from typing import NoReturn
 from fastsemi import __version__
 from fastsemi.errors import UserError
 
+# Threads of PyTorch that spin while they wait take the cores from the decoding threads: on 2 cores the small
+# ViT of the demo trained 1.2 times as fast with waiting threads asleep. Read when PyTorch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Options of commands that are no keys of the configuration.
 _OWN_OPTIONS = {"config", "print_config", "csv", "png", "count", "step"}
 

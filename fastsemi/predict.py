@@ -44,8 +44,8 @@ def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the model in {folder} is damaged ({reason}); delete that folder and repeat `fastsemi train` with "
-            "the run's configuration, which writes it again"
+            f"the model in {folder} is damaged ({reason}); delete that folder and repeat `fastsemi train` "
+            "with the run's configuration, which writes it again"
         ) from None
     if size != config.data.image_size:
         raise UserError(

@@ -43,6 +43,15 @@ def _fails(capsys, *arguments):
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
         (["--model.args.depht", "3"], ["depht", "model.args"]),
         (["--output", "/proc/x"], ["/proc/x", "--output"]),
+        (["--loader.prefetch", "0"], ["loader.prefetch is 0", "at least 1"]),
+        (["--loader.threads", "-1"], ["loader.threads is -1"]),
+        (["--data.std", "[0, 1, 1]"], ["data.std", "positive"]),
+        (["--finetune.length", "0 epochs"], ["finetune.length is 0 epochs"]),
+        (["--finetune.weight_decay", "-1"], ["finetune.weight_decay is -1"]),
+        (["--finetune.betas", "[1.5, 2]"], ["finetune.betas"]),
+        (["--finetune.min_lr", ".nan"], ["finetune.min_lr"]),
+        (["--seed", "-1"], ["seed is -1"]),
+        (["--config"], ["--config", "expected one argument"]),
     ],
 )
 def test_wrong_options(options, words, preset, capsys):
@@ -115,3 +124,40 @@ def test_the_package_leaves_no_bare_rooms_in_sys_modules():
         "assert not {'loaders', 'kernels'} & set(sys.modules), 'bare import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_an_evaluation_with_other_classes_or_another_size_is_refused(tiny, shapes, tmp_path, capsys):
+    from rich.console import Console
+
+    from fastsemi.progress import Progress
+    from fastsemi.run import Run
+
+    config = tiny("--stages", "[finetune]")
+    Run(config, Progress(Console(quiet=True))).train(["finetune"])
+    other = tmp_path / "other"
+    shutil.copytree(shapes, other)
+    for split in ("train", "val"):
+        shutil.rmtree(other / split / "dot")
+    output = ["--output", str(config.output)]
+    assert "other classes" in _fails(capsys, "evaluate", *output, "--data.root", str(other))
+    assert "takes 16" in _fails(capsys, "evaluate", *output, "--data.image_size", "32")
+    (config.output / "model" / "model.safetensors").write_bytes(b"damaged")
+    assert "damaged" in _fails(capsys, "evaluate", *output)
+
+
+def test_a_vanished_reader_does_not_end_the_training(preset, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "fastsemi.cli",
+        "train",
+        "--config",
+        str(preset),
+        "--stages",
+        "[finetune]",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert (tmp_path / "run" / "model" / "config.json").exists()

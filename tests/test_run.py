@@ -217,3 +217,99 @@ def test_broken_images_are_skipped_counted_and_reported(tiny, tmp_path, shapes):
         _run(tiny(*options))
     summary = _run(tiny(*options, "--data.max_bad", "2"))
     assert summary["skipped_images"] == [str(path) for path in victims]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--finetune.batch", "13"], "labelled batch of 13"),
+        (["--semi.unlabelled_ratio", "30"], "unlabelled batch of 180"),
+        (["--semi.warmup", "8 steps"], r"semi\.warmup is 8 steps; it must be shorter"),
+        (["--data.val", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_wrong_with_a_later_stage_is_found_before_the_first(tiny, options, message):
+    config = tiny(*options)
+    with pytest.raises(UserError, match=message):
+        _run(config)
+    assert not (config.output / "checkpoints").exists()
+
+
+def test_a_signal_at_a_stages_last_step_stops_before_the_next(tiny):
+    config = tiny("--stages", "[finetune, semi]")
+    with pytest.raises(Interrupted, match="before semi"):
+        _run(config, _Quiet("finetune", 8))
+    assert set(_run(config)["stages"]) == {"finetune", "semi"}
+
+
+def test_a_lost_model_folder_is_written_again(tiny):
+    import shutil
+
+    config = tiny("--stages", "[finetune]")
+    _run(config)
+    before = (config.output / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(config.output / "model")
+    _run(config)
+    assert (config.output / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_new_images_in_the_folder_are_noticed(tiny, tmp_path, shapes):
+    import shutil
+
+    root = tmp_path / "grows"
+    shutil.copytree(shapes, root)
+    options = ["--stages", "[finetune]", "--data.root", str(root)]
+    _run(tiny(*options))
+    shutil.copy(root / "train" / "bar" / "000.png", root / "train" / "bar" / "zzz.png")
+    with pytest.raises(UserError, match="images: "):
+        _run(tiny(*options))
+
+
+def test_a_torn_line_of_metrics_does_not_stop_a_resumed_run(tiny):
+    config = tiny("--stages", "[finetune]")
+    with pytest.raises(Interrupted):
+        _run(config, _Quiet("finetune", 4))
+    with (config.output / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "fine')
+    _run(config)
+    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8]
+
+
+def test_evaluation_survives_a_batch_of_broken_images_alone(tiny, tmp_path, shapes, capsys):
+    import shutil
+
+    root = tmp_path / "broken"
+    shutil.copytree(shapes, root)
+    (root / "val" / "dot" / "009.png").write_bytes(b"\x89PNG broken")  # the last one, alone in its batch
+    config = tiny(
+        "--stages", "[finetune]", "--data.root", str(root), "--data.max_bad", "1", "--eval_batch", "29"
+    )
+    summary = _run(config)
+    assert summary["skipped_images"] == [str(root / "val" / "dot" / "009.png")]
+    assert main(["evaluate", "--output", str(config.output)]) == 0
+    assert "29 images" in capsys.readouterr().out
+
+
+def test_a_failed_prediction_keeps_the_former_file(tiny, tmp_path, shapes, capsys):
+    config = tiny("--stages", "[finetune]")
+    _run(config)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"\x89PNG broken")
+    table = tmp_path / "out.csv"
+    table.write_text("precious")
+    assert main(["predict", f"--output={config.output}", str(folder), "--csv", str(table)]) == 2
+    assert "a.png" in capsys.readouterr().err
+    assert table.read_text() == "precious"
+
+
+def test_nothing_that_is_not_finite_is_saved(tiny):
+    config = tiny(
+        "--stages", "[finetune]", "--finetune.base_lr", "1e30", "--finetune.checkpoint_every", "1 steps"
+    )
+    with pytest.raises(UserError, match="not finite at step"):
+        _run(config)
+    path = config.output / "checkpoints" / "finetune.pt"
+    if path.exists():
+        assert all(t.isfinite().all() for t in checkpoint.load(path)["model"].values())

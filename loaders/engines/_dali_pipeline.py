@@ -21,8 +21,6 @@ from fastsemi.loaders.engines.dali import DaliOptions
 fn: Any = dali.fn
 types: Any = dali.types  # their stubs miss what is made at run time
 
-HEAD = 26  # first bytes of each file, which come back with its views
-
 
 class ViewPipeline:
     """Cuts V views out of each image of a batch; up to `options.depth` batches run at the same time.
@@ -67,8 +65,6 @@ class ViewPipeline:
     def _graph(self) -> list[Any]:
         given = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
         encoded = fn.io.file.read(given) if self._paths else given
-        shape = fn.peek_image_shape(encoded, adjust_orientation=False)
-        head = fn.slice(encoded, 0, HEAD, axes=[0], out_of_bounds_policy="pad")
         decoding: dict[str, Any] = {
             "device": "mixed" if self._gpu else "cpu",
             "output_type": types.RGB,
@@ -83,7 +79,7 @@ class ViewPipeline:
             start = fn.external_source(name="start", dtype=types.INT64, ndim=1)
             extent = fn.external_source(name="extent", dtype=types.INT64, ndim=1)
             image = fn.decoders.image_slice(encoded, start, extent, axes=(0, 1), **decoding)
-        return [*(self._view(image, v) for v in range(self.views)), shape, head]
+        return [self._view(image, v) for v in range(self.views)]
 
     def _view(self, image: Any, v: int) -> Any:
         start = fn.external_source(name=f"start{v}", dtype=types.INT64, ndim=1)
@@ -133,16 +129,13 @@ class ViewPipeline:
         self._feed(images, windows, flips)
         self._pipe.schedule_run()
 
-    def land(self) -> tuple[list[Any], NDArray[np.int64], NDArray[np.uint8]]:
+    def land(self) -> list[Any]:
         """Wait for the oldest batch under way.
 
         Returns:
-            The views, V DALI tensors [B, S, S, 3] which stay valid until the next call; the height and width
-            of each image [B, 2]; the first bytes of each file [B, HEAD].
+            The views, V DALI tensors [B, S, S, 3] which stay valid until the next call.
 
         Raises:
             RuntimeError: DALI could not read or decode an image; this object is of no more use then.
         """
-        *views, shape, head = self._pipe.outputs()
-        shapes, heads = np.array(shape.as_tensor()), np.array(head.as_tensor())
-        return [view.as_tensor() for view in views], shapes[:, :2].astype(np.int64), heads
+        return [view.as_tensor() for view in self._pipe.outputs()]

@@ -12,10 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 import torch
 
 from fastsemi.errors import BadImageError, UserError
 from fastsemi.loaders.batch import PlannedBatch, ViewPlan
+from fastsemi.loaders.engines._dali_check import safe_bytes, safe_file
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.sources.base import Source
@@ -26,10 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of files DALI decodes to the same pixels as Pillow
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF")
-_PNG = _MAGIC[1]
-READERS = 4  # threads that read bytes of sources which are no plain files
+READERS = 4  # threads that look at files, and read the bytes of sources which are no plain files
+_UNSEEN, _DALI, _PILLOW = range(3)
 
 Decode = Literal["window", "whole"]
 
@@ -83,8 +83,8 @@ class _Job:
 class DaliEngine(Engine):
     """DALI executes the plan.
 
-    Kinds of files that DALI does not decode as Pillow does go to Pillow: GIF, TIFF, 16-bit PNG. Where DALI
-    fails on a batch, Pillow decodes it and finds the broken file, and DALI does not see that file again.
+    Whole JPEGs and PNGs (8 bits) go to DALI, and the pixels of a `.beton`; all else to Pillow, which decodes
+    it or says why not. Where DALI fails on a batch, Pillow decodes that, and its broken files in future.
 
     Args:
         source: Where the bytes come from; of a folder DALI reads the files itself.
@@ -118,7 +118,8 @@ class DaliEngine(Engine):
         self._reference = ReferenceEngine(source, image_size, 1, max_pixels)
         self._stream = torch.cuda.Stream(device) if device is not None else None
         self._pipelines: dict[int, ViewPipeline] = {}  # by number of views; used by the worker only
-        self._to_pillow: set[int] = set()  # ids that DALI cannot decode
+        self._route = np.zeros(len(source), np.uint8)  # who decodes each image
+        self._unfinished: set[Future[list[BadImageError | None]]] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="fastsemi-dali-read")
@@ -130,6 +131,8 @@ class DaliEngine(Engine):
         job = _Job(batch, slot, self._pool.submit(self._images, batch))
         if slot.is_cuda:
             job.ready = torch.cuda.current_stream(slot.device).record_event()
+        self._unfinished.add(job.done)
+        job.done.add_done_callback(self._unfinished.discard)
         self._jobs.put(job)
         return job.done
 
@@ -137,18 +140,21 @@ class DaliEngine(Engine):
         return [self._image(int(i)) for i in batch.ids]
 
     def _image(self, i: int) -> bytes | None:
-        width, height = self.source.size(i)
-        if i in self._to_pillow or not 0 < width * height <= self.max_pixels:
+        size = self.source.size(i)
+        if self._route[i] == _PILLOW or not 0 < size[0] * size[1] <= self.max_pixels:
             return None
         if isinstance(self.source, FolderSource):
             path = self.source.path(i)
-            return os.fsencode(path) if path.lower().endswith(SUFFIXES) else None
-        try:
-            data = self.source.read_one(i)
-        except BadImageError:
-            return None  # Pillow's turn gives the error
-        known = data.startswith(_MAGIC) or (data.startswith(b"P6 ") and b" 255\n" in data[:20])
-        return data if known else None
+            if self._route[i] == _UNSEEN:
+                self._route[i] = _DALI if safe_file(path, size) else _PILLOW
+            given = os.fsencode(path)
+        else:
+            try:
+                given = self.source.read_one(i)
+            except BadImageError:
+                return None  # Pillow's turn gives the error
+            self._route[i] = _DALI if safe_bytes(given, size) else _PILLOW
+        return given if self._route[i] == _DALI else None
 
     def _work(self) -> None:
         """Keep DALI as full as its depth allows; hand out batches in their order."""
@@ -174,9 +180,6 @@ class DaliEngine(Engine):
                 while flying and not self._stop.is_set():
                     self._alone(flying.popleft())
         self._pipelines.clear()
-        for job in flying:
-            job.pipeline = None
-            job.done.cancel()
 
     def _launch(self, job: _Job) -> None:
         images = job.images.result()
@@ -207,14 +210,7 @@ class DaliEngine(Engine):
     def _land(self, job: _Job) -> None:
         rest = set(range(len(job.batch.ids))) - set(job.rows)
         if job.pipeline is not None:
-            views, shapes, heads = job.pipeline.land()
-            for row, (height, width), head in zip(job.rows, shapes.tolist(), heads, strict=True):
-                i = int(job.batch.ids[row])
-                if (width, height) != self.source.size(i):
-                    rest.add(row)  # Pillow's turn gives the error
-                if head[:8].tobytes() == _PNG and head[24] == 16:
-                    rest.add(row)
-                    self._to_pillow.add(i)
+            views = job.pipeline.land()
             self._copy(job, views)
             job.pipeline = None
         if rest:
@@ -270,7 +266,7 @@ class DaliEngine(Engine):
         broken = [row for row in rows if errors[row] is not None]
         if not broken:
             logger.warning("DALI cannot decode a batch that Pillow can, which is slow: %s", reason)
-        self._to_pillow.update(int(job.batch.ids[row]) for row in broken or rows)
+        self._route[job.batch.ids[broken or rows]] = _PILLOW
 
     def close(self) -> None:
         """Stop all threads and let DALI go. Batches under way are dropped."""
@@ -278,3 +274,5 @@ class DaliEngine(Engine):
         self._jobs.put(None)
         self._worker.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for done in list(self._unfinished):
+            done.cancel()
