@@ -1,22 +1,23 @@
 # One command from a fresh machine to a trained model (make train) or a tested tree (make test).
-# VENV=DIR uses another environment; TORCH="torch==2.12.0 torchvision==0.27.0" another PyTorch.
+# VENV=DIR uses another environment, JOBS=N another number of test processes.
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 SEED ?= 0
+JOBS ?= $(shell nproc)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: train test lint format env system optional digits fashion-mnist clean
+.PHONY: train test lint format env optional digits fashion-mnist clean
 
 train: env digits ## data, the three stages, the table
 	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
 	  --output runs/digits-$(SEED)
 
 test: env optional ## the whole suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .

@@ -4,11 +4,12 @@
 set -u
 pip=$1
 shift
-minutes=${OPTIONAL_MINUTES:-6} # for each package
+limit=()
+command -v timeout >/dev/null && limit=(timeout "${OPTIONAL_MINUTES:-6}m") # for each package
 install() { # what it is for, packages
   local what=$1
   shift
-  if timeout "${minutes}m" "$pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$@"; then
+  if "${limit[@]}" "$pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$@"; then
     echo "$what: installed"
   else
     echo "$what: could not be installed, its tests are skipped; try '$pip install $*'"

@@ -15,14 +15,15 @@ from fastsemi.errors import BadImageError
 from fastsemi.loaders.batch import PlannedBatch
 from fastsemi.loaders.engines._native_op import Operator, Ticket, available
 from fastsemi.loaders.engines.base import Engine, Pending
-from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
+from fastsemi.loaders.engines.thread_pool import Futures, ThreadPoolEngine
 from fastsemi.loaders.sources.base import Source
+from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
 
 logger = logging.getLogger(__name__)
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-READERS = 4  # threads that read bytes of sources which are no plain files
+READERS = 4  # threads at least that read bytes of sources which are no plain files
 
 
 class _Submitted:
@@ -55,7 +56,7 @@ class NativeEngine(Engine):
     def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
         super().__init__(source, image_size, threads, max_pixels)
         self.operator = Operator(threads)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="fastsemi-read")
+        self._readers = ThreadPoolExecutor(max(READERS, threads), thread_name_prefix="fastsemi-read")
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Queue the batch; the operator works on batches in the order they come."""
@@ -67,7 +68,30 @@ class NativeEngine(Engine):
                     [os.fsencode(path) for path in paths], *self._arguments(batch, slot)
                 )
                 return _Submitted(self, batch.ids, ticket, lost)
+        if isinstance(self.source, BetonSource) and self.source.raw[batch.ids].all():
+            return self._submit_raw(batch, slot, self.source)
         return _Submitted(self, batch.ids, self._readers.submit(self._read, batch, slot, lost), lost)
+
+    def _submit_raw(self, batch: PlannedBatch, slot: torch.Tensor, source: BetonSource) -> Pending:
+        """Images stored as pixels need no decoding: cut and resize them where they lie in the file."""
+        windows, flips, out = batch.windows, batch.flips, slot.numpy()
+
+        def rows(part: range) -> list[BadImageError | None]:
+            errors: list[BadImageError | None] = []
+            for b in part:
+                try:
+                    pixels = source.pixels(int(batch.ids[b]))
+                    assert pixels is not None
+                    self.operator.resize(pixels, windows[:, b], flips[:, b], [view[b] for view in out])
+                    errors.append(None)
+                except BadImageError as error:
+                    errors.append(error)
+            return errors
+
+        count = len(batch.ids)
+        chunk = -(-count // max(1, min(2 * self.threads, count)))
+        parts = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+        return Futures([self._readers.submit(rows, part) for part in parts])
 
     def _read(self, batch: PlannedBatch, slot: torch.Tensor, lost: dict[int, BadImageError]) -> Ticket:
         contents = self.source.read(batch.ids)

@@ -99,8 +99,9 @@ def folder(tmp_path_factory, photo):
         exif = Image.Exif()
         exif[0x0112] = 6  # rotated: ignored, as torchvision's ImageFolder does
         _save(root / "exif", f"{i}.jpg", image, quality=92, exif=exif)
-    os.environ["FASTSEMI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    return _open(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTSEMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return _open(root)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,27 @@
+"""A training run is the same with either implementation of the kernels."""
+
+import json
+import os
+
+import pytest
+from rich.console import Console
+
+from fastsemi.progress import Progress
+from fastsemi.run import Run
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton's interpreter")
+def test_twenty_steps_with_triton_and_with_torch_have_the_same_losses(tiny, tmp_path):
+    curves = {}
+    for kernels in ("torch", "triton"):
+        config = tiny(
+            *("--stages", "[semi]", "--semi.length", "20 steps", "--log_every", "1", "--kernels", kernels),
+            *("--semi.eval_every", "20 steps", "--output", str(tmp_path / kernels)),
+        )
+        Run(config, Progress(Console(quiet=True))).train(["semi"])
+        rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+        curves[kernels] = [row["loss"] for row in rows if "loss" in row]
+    assert len(curves["torch"]) == 20
+    assert len(set(curves["torch"])) == 20, "the loss moves"
+    assert curves["triton"] == pytest.approx(curves["torch"], rel=1e-4)
