@@ -92,11 +92,13 @@ class Prefetcher(Iterator[LoadedBatch]):
         self._thread.start()
 
     def _feed(self, plans: Iterator[PlannedBatch]) -> None:
-        size = self._engine.image_size
+        size, device = self._engine.image_size, self._engine.device
         try:
             for plan in plans:
                 shape = (len(plan.views), len(plan.ids), size, size, 3)
-                slot = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin)
+                slot = torch.empty(
+                    shape, dtype=torch.uint8, device=device, pin_memory=self._pin and device is None
+                )
                 if self._stop.is_set():
                     return
                 pending = self._engine.submit(plan, slot)

@@ -43,6 +43,8 @@ class Engine(ABC):
     """
 
     name: str
+    device: int | None = None
+    """CUDA device on which the engine's views come into being; None where they do on the CPU."""
 
     def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
         self.source, self.image_size = source, image_size
@@ -50,7 +52,7 @@ class Engine(ABC):
 
     @abstractmethod
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
-        """Start filling `slot`, [V, B, S, S, 3] uint8 on the CPU; several batches may be on their way."""
+        """Start filling `slot`, [V, B, S, S, 3] uint8; several batches may be on their way."""
 
     @abstractmethod
     def close(self) -> None:

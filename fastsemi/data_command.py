@@ -1,0 +1,65 @@
+"""The command `fastsemi data`: writes data sets as folders of images, and packs images into one file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from fastsemi.errors import UserError
+from fastsemi.options import Parser, command_parser
+
+
+def data_command(arguments: list[str]) -> int:
+    """Run `fastsemi data` with the words that follow it; returns the exit code."""
+    if arguments[:1] == ["beton"]:
+        return _beton(arguments[1:])
+    from fastsemi import datasets
+
+    writers = {"digits": datasets.write_digits, "fashion-mnist": datasets.write_fashion_mnist}
+    parser = Parser(
+        "fastsemi data",
+        description="Write a data set as folders of images. To pack one: fastsemi data beton --help",
+    )
+    parser.add_argument("name", choices=writers, help="which data set")
+    parser.add_argument("out", type=Path, help="folder to write")
+    options = parser.parse_args(arguments)
+    writers[options.name](options.out)
+    sys.stdout.write(f"{options.out}\n")
+    return 0
+
+
+def _beton(arguments: list[str]) -> int:
+    from fastsemi.loaders import beton
+    from fastsemi.loaders.index import MAX_PIXELS
+    from fastsemi.loaders.prefetch import BadImages
+    from fastsemi.loaders.sources.select import open_source
+
+    default = beton.Encoding()
+    parser = command_parser("data beton", "Pack images into a .beton, the file of FFCV.")
+    parser.add_argument("out", type=Path, help="file to write, NAME.beton")
+    parser.add_argument("--images", required=True, help="folder, or whatever else data.train may name")
+    parser.add_argument("--mode", default=default.mode, help="jpeg, or raw for pixels (nothing to decode)")
+    parser.add_argument("--max_side", type=int, default=default.max_side, help="0 keeps all sizes")
+    parser.add_argument("--quality", type=int, default=default.quality, help="of JPEGs encoded anew")
+    parser.add_argument("--without_classes", action="store_true", help="the images have no classes")
+    parser.add_argument("--max_bad", type=int, default=0, help="broken images to leave out at most")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="encoding threads")
+    options = parser.parse_args(arguments)
+    if options.out.suffix != ".beton":
+        raise UserError(f"{options.out} does not end in .beton; add it, the name tells the kind of file")
+    encoding = beton.Encoding(options.mode, options.max_side, options.quality)
+    source = open_source(
+        Path(), options.images, has_classes=not options.without_classes, max_pixels=MAX_PIXELS
+    )
+    count = beton.write_beton(
+        options.out,
+        source,
+        source.index,
+        encoding=encoding,
+        max_pixels=MAX_PIXELS,
+        threads=max(1, options.threads),
+        bad=BadImages(options.max_bad),
+    )
+    sys.stdout.write(f"{count} images in {options.out}\n")
+    return 0

@@ -1,0 +1,90 @@
+"""Reads a command's own options and its overrides of the configuration."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fastsemi.errors import UserError
+
+if TYPE_CHECKING:
+    from fastsemi.config import Config
+
+# Options of commands that are no keys of the configuration.
+_OWN_OPTIONS = {"config", "print_config", "csv", "png", "count", "step"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong options as every other wrong input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with an option.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{message}; {self.prog} --help lists the options")
+
+
+def command_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a command's own options."""
+    return Parser(f"fastsemi {command}", description=description, allow_abbrev=False)
+
+
+def _split(arguments: list[str], keys: set[str]) -> tuple[list[str], list[str]]:
+    """Separate a command's own arguments from overrides of the configuration, `--KEY VALUE` or `--KEY=VALUE`.
+
+    An option that is neither is left to the configuration, which names the nearest key.
+    """
+    own, overrides = [], []
+    words = iter(arguments)
+    for word in words:
+        key, equals, _ = word[2:].partition("=")
+        if word.startswith("--") and (key in keys or "." in key or not _OWN_OPTIONS & {key}):
+            overrides += [word] if equals else [word, *itertools.islice(words, 1)]
+        elif word.startswith("--") and not equals and key != "print_config":
+            own += [word, *itertools.islice(words, 1)]
+        else:
+            own.append(word)
+    return own, overrides
+
+
+def _value(overrides: list[str], option: str) -> str | None:
+    for word, after in zip(overrides, [*overrides[1:], ""], strict=True):
+        if word == option:
+            return after
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def configure(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[Any, Config | None]:
+    """Read a command's own options and the configuration.
+
+    Without `--config`, `--output RUN` alone means the configuration that the run was made with.
+
+    Returns:
+        The options and the configuration; None for it when it was only to be printed.
+    """
+    from fastsemi import config as configuration
+
+    parser.add_argument("--config", type=Path, action="append", default=[], help="preset; a later one wins")
+    parser.add_argument("--print_config", action="store_true", help="print the resolved configuration")
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(parser.format_help() + "\nconfiguration:\n")
+        sys.stdout.write(configuration.make_parser().format_help().split("\n\n", 1)[-1])
+        return None, None
+    rest, overrides = _split(arguments, set(configuration.known_keys()))
+    options = parser.parse_args(rest)
+    files = options.config
+    if not files:
+        saved = Path(_value(overrides, "--output") or "") / "config.yaml"
+        files = [saved] if saved.is_file() else []
+    config = configuration.load(files, overrides)
+    if options.print_config:
+        sys.stdout.write(configuration.to_yaml(config))
+        return options, None
+    return options, config
