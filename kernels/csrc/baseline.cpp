@@ -223,17 +223,19 @@ bool BaselineDecoder::unstuff(const uint8_t* data, size_t size) {
         if (!mark) return false;
         std::memcpy(out, in, mark - in);
         out += mark - in;
-        do {
-            if (++mark == end) return false;
-        } while (*mark == 0xff);
-        in = mark + 1;
-        if (*mark == 0) {
+        const uint8_t* code = mark + 1;
+        while (code < end && *code == 0xff) ++code;
+        if (code == end) return false;
+        in = code + 1;
+        if (*code == 0) {
+            // Several 0xff before the zero are against the standard, and libjpeg has its own way with them.
+            if (code != mark + 1) return false;
             *out++ = 0xff;
             continue;
         }
         segment_.push_back(out - bytes_.data());
-        if (*mark == 0xd9) break;
-        if (*mark != 0xd0 + restart) return false;
+        if (*code == 0xd9) break;
+        if (*code != 0xd0 + restart) return false;
         restart = (restart + 1) & 7;
     }
     std::memset(out, 0, kOverrun);

@@ -132,6 +132,10 @@ def test_every_instruction_set_gives_the_same_bytes(kind, kernels):
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if "progressive" not in k and k not in ("cmyk", "ycck")])
 def test_own_entropy_decoder_equals_libjpeg(kind):
+    assert_decoders_agree(KINDS[kind])
+
+
+def assert_decoders_agree(data: bytes) -> None:
     from fastsemi import _native
 
     results = []
@@ -139,12 +143,16 @@ def test_own_entropy_decoder_equals_libjpeg(kind):
         out = np.zeros((len(WINDOWS), 1, SIDE, SIDE, 3), np.uint8)
         op = _native.Operator(1, "", use_baseline)
         flips, sizes = np.zeros((len(WINDOWS), 1), bool), np.zeros((1, 2), np.int32)
-        assert op.wait(op.submit([KINDS[kind]], False, WINDOWS[:, None], flips, out, ANY, sizes), 60) == [
-            (0, "")
-        ]
+        assert op.wait(op.submit([data], False, WINDOWS[:, None], flips, out, ANY, sizes), 60) == [(0, "")]
         op.close()
         results.append(out)
     np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_superfluous_fill_bytes_are_left_to_libjpeg():
+    data = KINDS["best quality"]
+    stuffed = data.index(b"\xff\x00", len(data) // 2)
+    assert_decoders_agree(data[:stuffed] + b"\xff" * 27 + data[stuffed:])
 
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
