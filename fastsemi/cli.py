@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="fastsemi: %(message)s", level=logging.WARNING)
-    logging.getLogger("fastsemi").setLevel(logging.INFO)
+    logging.getLogger("fastsemi.loaders").setLevel(logging.INFO)  # which engine runs, and why
     warnings.filterwarnings("ignore", module="torch.*")
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
