@@ -1,8 +1,7 @@
 """Colour jitter and RandAugment of a loaded view, on the device where its pixels are.
 
-Flip, random erasing and normalisation are not done here: they are part of the mixing kernel. timm flips
-before RandAugment; the signs of rotation, shear and translation are symmetric, so flipping after it draws
-from the same distribution.
+The engines have flipped the views already, as timm does before RandAugment; erasing and normalisation
+follow in the mixing kernel.
 """
 
 import os
