@@ -35,14 +35,16 @@ def save(state: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU; tensors and plain values only.
+
+    With `mmap` tensors are read when they are used, which makes a look at the other values quick.
 
     Raises:
         UserError: The file is missing, damaged or holds code.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist; check the path") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:

@@ -34,16 +34,16 @@ def command_parser(command: str, description: str) -> argparse.ArgumentParser:
     return Parser(f"fastsemi {command}", description=description, allow_abbrev=False)
 
 
-def _split(arguments: list[str], keys: set[str]) -> tuple[list[str], list[str]]:
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Separate a command's own arguments from overrides of the configuration, `--KEY VALUE` or `--KEY=VALUE`.
 
-    An option that is neither is left to the configuration, which names the nearest key.
+    An unknown option counts as an override: the configuration names the nearest key.
     """
     own, overrides = [], []
     words = iter(arguments)
     for word in words:
         key, equals, _ = word[2:].partition("=")
-        if word.startswith("--") and (key in keys or "." in key or not _OWN_OPTIONS & {key}):
+        if word.startswith("--") and key not in _OWN_OPTIONS:
             overrides += [word] if equals else [word, *itertools.islice(words, 1)]
         elif word.startswith("--") and not equals and key != "print_config":
             own += [word, *itertools.islice(words, 1)]
@@ -77,7 +77,7 @@ def configure(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[An
         sys.stdout.write(parser.format_help() + "\nconfiguration:\n")
         sys.stdout.write(configuration.make_parser().format_help().split("\n\n", 1)[-1])
         return None, None
-    rest, overrides = _split(arguments, set(configuration.known_keys()))
+    rest, overrides = _split(arguments)
     options = parser.parse_args(rest)
     files = options.config
     if not files:

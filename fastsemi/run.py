@@ -213,7 +213,7 @@ class Run:
         """
         for path in (self.result_path(name), self.folder / "checkpoints" / f"{name}.pt"):
             if path.exists() and (name in wanted or name in self.config.stages):
-                state = checkpoint.load(path)
+                state = checkpoint.load(path, mmap=True)
                 if "fingerprint" not in state:
                     raise UserError(
                         f"{path} is no checkpoint of a run; move it away or give another --output"

@@ -32,20 +32,21 @@ class BadImages:
         self.paths: set[str] = set()
 
     def record(self, error: BadImageError) -> None:
-        """Count a broken file once and log it.
+        """Count a broken file once and log it. A file that is refused is not counted.
 
         Raises:
             BadImageError: More files are broken than the limit allows.
         """
+        if self.limit == 0:
+            raise error
+        count = len(self.paths | {error.path})
+        if count > self.limit:
+            raise BadImageError(
+                error.path, f"{error.reason} (broken file {count}, data.max_bad is {self.limit})"
+            )
         if error.path in self.paths:
             return
         self.paths.add(error.path)
-        if self.limit == 0:
-            raise error
-        if len(self.paths) > self.limit:
-            raise BadImageError(
-                error.path, f"{error.reason} (broken file {len(self.paths)}, data.max_bad is {self.limit})"
-            )
         logger.warning("skipped broken image %d of at most %d: %s", len(self.paths), self.limit, error)
 
 

@@ -46,7 +46,7 @@ class _Submitted:
 
 
 class NativeEngine(Engine):
-    """libjpeg-turbo's partial decode and a SIMD resize, in a pool of C++ threads.
+    """Partial JPEG decode and a SIMD resize, in a pool of C++ threads.
 
     JPEG files in folders are read by the thread that decodes them; bytes of other sources by a few readers.
     """

@@ -132,6 +132,19 @@ def test_broken_images_are_replaced_and_counted_up_to_the_limit(folder):
     engine.close()
 
 
+def test_a_broken_file_is_refused_each_time_and_under_a_lowered_limit():
+    errors = [BadImageError(f"{i}.jpg", "broken") for i in range(3)]
+    strict = BadImages()
+    for _ in range(2):
+        with pytest.raises(BadImageError):
+            strict.record(errors[0])
+    assert not strict.paths
+    lowered = BadImages(limit=1)
+    lowered.paths.update({"0.jpg", "1.jpg"})  # as from a checkpoint of a more lenient run
+    with pytest.raises(BadImageError, match="max_bad is 1"):
+        lowered.record(errors[0])
+
+
 def test_a_batch_without_one_good_image_is_an_error(folder):
     index, engine = _open(folder)
     _break(folder, 0, 1, 2, 3)

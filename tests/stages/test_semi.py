@@ -145,7 +145,10 @@ def test_leaving_rejected_samples_out_changes_no_gradient(build, mixing):
     gradients = []
     for skip in ("true", "false"):
         stage, batch, _ = build("--semi.skip_rejected", skip, "--semi.mixing", mixing, threshold=0.4)
-        stage.loss(batch).loss.backward()
+        output = stage.loss(batch)
+        accepted = output.metrics["acceptance"]
+        assert 0 < int(accepted.total) < accepted.count, "some are kept and some are not"
+        output.loss.backward()
         gradients.append([p.grad for p in stage.model.parameters()])
     for a, b in zip(*gradients, strict=True):
         assert (a - b).norm() <= 1e-6 * b.norm().clamp(min=1e-12)
