@@ -13,9 +13,6 @@ from fastsemi.errors import UserError
 if TYPE_CHECKING:
     from fastsemi.config import Config
 
-# Options of commands that are no keys of the configuration.
-_OWN_OPTIONS = {"config", "print_config", "csv", "png", "count", "step"}
-
 
 class Parser(argparse.ArgumentParser):
     """Reports wrong options as every other wrong input."""
@@ -28,27 +25,33 @@ class Parser(argparse.ArgumentParser):
         """
         raise UserError(f"{message}; {self.prog} --help lists the options")
 
+    def takes(self, word: str) -> int | None:
+        """How many values follow an option of this parser, None where it has no such option."""
+        action = self._option_string_actions.get(word)
+        return None if action is None else int(action.nargs != 0)
 
-def command_parser(command: str, description: str) -> argparse.ArgumentParser:
+
+def command_parser(command: str, description: str) -> Parser:
     """The parser of a command's own options."""
     return Parser(f"fastsemi {command}", description=description, allow_abbrev=False)
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+def _split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
     """Separate a command's own arguments from overrides of the configuration, `--KEY VALUE` or `--KEY=VALUE`.
 
     An unknown option counts as an override: the configuration names the nearest key.
     """
-    own, overrides = [], []
+    own: list[str] = []
+    overrides: list[str] = []
     words = iter(arguments)
     for word in words:
-        key, equals, _ = word[2:].partition("=")
-        if word.startswith("--") and key not in _OWN_OPTIONS:
-            overrides += [word] if equals else [word, *itertools.islice(words, 1)]
-        elif word.startswith("--") and not equals and key != "print_config":
-            own += [word, *itertools.islice(words, 1)]
-        else:
+        option, equals, _ = word.partition("=")
+        if not word.startswith("--"):
             own.append(word)
+            continue
+        values = parser.takes(option)
+        part = overrides if values is None else own
+        part += [word, *itertools.islice(words, 0 if equals else 1 if values is None else values)]
     return own, overrides
 
 
@@ -61,7 +64,7 @@ def _value(overrides: list[str], option: str) -> str | None:
     return None
 
 
-def configure(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[Any, Config | None]:
+def configure(parser: Parser, arguments: list[str]) -> tuple[Any, Config | None]:
     """Read a command's own options and the configuration.
 
     Without `--config`, `--output RUN` alone means the configuration that the run was made with.
@@ -77,7 +80,7 @@ def configure(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[An
         sys.stdout.write(parser.format_help() + "\nconfiguration:\n")
         sys.stdout.write(configuration.make_parser().format_help().split("\n\n", 1)[-1])
         return None, None
-    rest, overrides = _split(arguments)
+    rest, overrides = _split(parser, arguments)
     options = parser.parse_args(rest)
     files = options.config
     if not files:

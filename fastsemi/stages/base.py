@@ -112,13 +112,15 @@ class Stage(ABC):
         name: Key in files, logs and configuration.
         config: Its settings.
         roles: Its image streams by name; the first one's passes are the stage's epochs.
-        model: What the optimizer trains.
+        model: What the optimizer trains; its parameters are what a checkpoint holds.
+        network: What the loss calls: the model, or the model wrapped (for several ranks, say).
     """
 
     name: str
     config: StageConfig
     roles: Mapping[str, Role]
     model: nn.Module
+    network: nn.Module
 
     @staticmethod
     @abstractmethod

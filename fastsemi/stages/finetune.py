@@ -87,7 +87,7 @@ class Finetune(Stage):
         self.config: FinetuneConfig = config
         self._views = views
         self.roles = self.build_roles(config, data, seed)
-        self.model = model.to(views.device)
+        self.model = self.network = model.to(views.device)
         self._average = EMATeacher(self.model, config.ema) if config.ema else None
 
     @staticmethod
@@ -98,7 +98,7 @@ class Finetune(Stage):
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Cross-entropy of the mixed images."""
         mixed = mix_labelled(batch["labelled"], self._views)
-        logits = self.model(mixed.images)
+        logits = self.network(mixed.images)
         loss = mixed.loss(logits, self.config.label_smoothing, self._views.kernels).mean()
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 

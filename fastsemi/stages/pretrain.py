@@ -77,6 +77,7 @@ class Pretrain(Stage):
             decoder_depth=config.decoder_depth,
             decoder_heads=config.decoder_heads,
         ).to(views.device)
+        self.network = self.model
 
     @staticmethod
     def build_roles(config: PretrainConfig, data: Data, seed: int) -> dict[str, Role]:
@@ -101,7 +102,7 @@ class Pretrain(Stage):
         # The pixels are the target too, so they are not rounded to the network's input type.
         view = self._views.augment(images, 0)
         pixels = self._views.normalise(view, images.plans[0], torch.float32)  # [B, 3, S, S]
-        loss = self.model(pixels)
+        loss = self.network(pixels)
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 
     def result(self) -> nn.Module:

@@ -97,7 +97,7 @@ class Semi(Stage):
         self.config: SemiConfig = config
         self._views = views
         self.roles = self.build_roles(config, data, seed)
-        self.model = model.to(views.device)
+        self.model = self.network = model.to(views.device)
         self._skip = skips_rejected(config.skip_rejected, model)
         self.teacher = EMATeacher(self.model, config.momentum)
 
@@ -130,7 +130,7 @@ class Semi(Stage):
         labelled = mix_labelled(batch["labelled"], self._views)  # [Nl, 3, S, S]
         mixed = self.targets(images, label, weights, kept)  # [n, 3, S, S]
 
-        logits = self.model(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
+        logits = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
         smoothing, kernels = self.config.label_smoothing, self._views.kernels
         labelled_loss = labelled.loss(labelled_logits, smoothing, kernels).mean()

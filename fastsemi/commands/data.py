@@ -10,7 +10,7 @@ from fastsemi.errors import UserError
 from fastsemi.options import Parser, command_parser
 
 
-def data_command(arguments: list[str]) -> int:
+def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi data` with the words that follow it; returns the exit code."""
     if arguments[:1] == ["beton"]:
         return _beton(arguments[1:])

@@ -1,0 +1,24 @@
+"""The command `fastsemi views`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fastsemi.options import command_parser, configure
+
+
+def main(command: str, arguments: list[str]) -> int:
+    """Run `fastsemi views` with the words that follow it; returns the exit code."""
+    parser = command_parser("views", "Draw weak, strong and mixed views with pseudo labels as a PNG.")
+    parser.add_argument("--png", type=Path, default=Path("views.png"), help="file to write")
+    parser.add_argument("--count", type=int, default=8, help="images to draw")
+    parser.add_argument("--step", type=int, default=0, help="which batch of the semi stage")
+    options, config = configure(parser, arguments)
+    if config is None:
+        return 0
+    from fastsemi.grid import draw_views
+
+    draw_views(config, options.png, count=options.count, step=options.step)
+    sys.stdout.write(f"{options.png}\n")
+    return 0
