@@ -54,11 +54,28 @@ data/fashion-mnist:
 clean:
 	rm -rf runs data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-# The tables and plots of the docs, measured here: about eight minutes on two idle cores.
-BENCH ?= --scaling 1 --rounds 5
+# The tables and plots of the docs, measured here: under ten minutes on two idle cores.
+BENCH_LOADERS ?= --count 320 --rounds 5 --scaling 1
+BENCH_STEPS ?= --batch 4
+BENCH_INDEX ?= --files 50000
 BENCH_OUT ?= benchmarks/results/$(shell $(BIN)/python -m benchmarks.environment)
 
-.PHONY: bench
+.PHONY: bench bench-compare gpu gpu-quick
 bench: env
-	$(BIN)/python -m benchmarks.loaders $(BENCH) --json $(BENCH_OUT)/loaders.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.loaders $(BENCH_LOADERS) --json $(BENCH_OUT)/loaders.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.kernels --json $(BENCH_OUT)/kernels.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.steps $(BENCH_STEPS) --json $(BENCH_OUT)/steps.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.end_to_end --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json
+	$(BIN)/python -m benchmarks.compare --record $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.tables
+
+bench-compare: ## what became slower between the newest two results of this machine, or OLD=... NEW=...
+	$(BIN)/python -m benchmarks.compare $(OLD) $(NEW)
+
+# On a machine with a GPU, with that machine's own Python: nothing is installed. PYTHON=... chooses it.
+gpu: ## under nine minutes
+	$(PYTHON) -m benchmarks.gpu_suite
+
+gpu-quick: ## three minutes
+	$(PYTHON) -m benchmarks.gpu_suite --quick

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,11 +16,15 @@ from benchmarks.peers import FILL, JITTER, RANDAUGMENT, AbsentError, Loader, Set
 from fastsemi.errors import UserError
 from fastsemi.loaders.augment import augment_view
 from fastsemi.loaders.beton import Encoding, Mode, write_beton
+from fastsemi.loaders.device_copy import CudaCopier, load_to_device
+from fastsemi.loaders.engines._dali_options import DaliOptions, Decode
 from fastsemi.loaders.engines._native_op import available
 from fastsemi.loaders.engines.select import EngineName, create_engine
 from fastsemi.loaders.index import MAX_PIXELS, build_index
 from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.loaders.prefetch import Loader as Loaded
 from fastsemi.loaders.prefetch import Prefetcher
+from fastsemi.loaders.slots import RecycledSlots
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import Stream
@@ -35,9 +40,10 @@ class EngineLoader:
         setup: The comparison.
         engine: Name of the engine.
         source: `folder`, or the form in which a .beton holds the images.
+        options: Of the `dali` engine.
     """
 
-    def __init__(self, setup: Setup, engine: str, source: str):
+    def __init__(self, setup: Setup, engine: str, source: str, options: DaliOptions | None = None):
         if engine == "native" and (reason := available()) is not None:
             raise AbsentError(reason)
         opened = _folder(setup) if source == "folder" else _beton(setup, cast(Mode, source))
@@ -47,6 +53,7 @@ class EngineLoader:
         }
         ids = np.arange(len(setup.files))
         self._setup, self._step = setup, 0
+        self._slots = RecycledSlots()  # a pass is short: memory persists as the workers of peers do
         self._stream = Stream(opened.index, ids, setup.batch, 1, views, None, 0, setup.image_size)
         try:
             self._engine = create_engine(
@@ -55,6 +62,7 @@ class EngineLoader:
                 image_size=setup.image_size,
                 threads=setup.threads,
                 max_pixels=MAX_PIXELS,
+                options=options,
             )
         except UserError as error:
             raise AbsentError(str(error)) from None
@@ -65,11 +73,13 @@ class EngineLoader:
         self._step += len(self._setup.files) // self._setup.batch
         plans = (self._stream.plan(step, 0) for step in range(first, self._step))
         gpu = torch.cuda.is_available()
-        with Prefetcher(self._engine, plans, depth=AHEAD, pin=gpu) as batches:
+        create: Callable[..., Loaded] = partial(Prefetcher, slots=self._slots)
+        if gpu:
+            create = partial(load_to_device, copier=CudaCopier(torch.device("cuda")))
+        with create(self._engine, plans, depth=AHEAD) as batches:
             for batch in batches:
                 if self._setup.augment:
-                    images = batch.images.cuda(non_blocking=True) if gpu else batch.images
-                    for view, plan in zip(images, batch.plan.views, strict=True):
+                    for view, plan in zip(batch.images, batch.plan.views, strict=True):
                         augment_view(view, plan, fill=FILL)
                 count += batch.images.shape[1]
         if gpu:
@@ -132,12 +142,25 @@ def _engine(engine: str, source: str = "folder", augments: bool = True) -> Calla
     return create
 
 
+def _dali(decode: Decode) -> Callable[[Setup], Loader]:
+    """One way to decode; `auto` of `fastsemi dali` takes the faster one."""
+
+    def create(setup: Setup) -> Loader:
+        if setup.augment or not torch.cuda.is_available():
+            raise AbsentError("measured on a GPU, views only")
+        return EngineLoader(setup, "dali", "folder", DaliOptions(decode=decode))
+
+    return create
+
+
 ENGINES: dict[str, Callable[[Setup], Loader]] = {
     "fastsemi native": _engine("native"),
     "fastsemi native, raw .beton": _engine("native", "raw", augments=False),
     "fastsemi native, JPEG .beton": _engine("native", "jpeg", augments=False),
     "fastsemi thread_pool": _engine("thread_pool"),
     "fastsemi dali": _engine("dali"),
+    "fastsemi dali, windows decoded": _dali("window"),
+    "fastsemi dali, whole images decoded": _dali("whole"),
     "fastsemi ffcv": _engine("ffcv", "jpeg"),
     "fastsemi reference": _engine("reference"),
     DECODE_CEILING: FullDecode,

@@ -2,18 +2,14 @@
 
 All cases run once in every round, in a new order each round, so that a slow minute hits all of them; ratios
 are formed inside a round. Results are medians with the 20th and 80th percentile over rounds, as JSON rows.
-
-    python -m benchmarks.harness OLD.json NEW.json [--threshold 0.05]
-
-compares two result files and exits with 1 if a case became slower than the threshold allows.
+`benchmarks.compare` compares two files of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -184,9 +180,11 @@ def rows(
 
 
 def write(path: Path, new: Sequence[dict[str, Any]]) -> None:
-    """Write rows as a JSON list, one row a line."""
+    """Write rows as a JSON list, one row a line; a process that is killed leaves the file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in new) + "\n]\n")
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text("[\n" + ",\n".join(json.dumps(row) for row in new) + "\n]\n")
+    part.replace(path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -218,7 +216,8 @@ def compare(
         threshold: Smallest change that counts, as a fraction.
 
     Returns:
-        Dictionaries with name, threads, old, new, unit, change (positive is faster) and verdict.
+        Dictionaries with name, threads, old, new, unit, change (positive is faster), low and high (the change
+        from one end of the spreads to the other) and verdict.
 
     Raises:
         UserError: The rows are from different hardware, or have no case in common.
@@ -240,6 +239,8 @@ def compare(
             continue
         faster = row["median"] / then["median"] if row["unit"] != "ms" else then["median"] / row["median"]
         apart = row["p20"] > then["p80"] or row["p80"] < then["p20"]
+        ends = row["p20"] / then["p80"], row["p80"] / then["p20"]
+        low, high = (1 / ends[1], 1 / ends[0]) if row["unit"] == "ms" else ends
         verdict = "same"
         if abs(faster - 1) > threshold:
             verdict = ("faster" if faster > 1 else "slower") if apart else "noise"
@@ -247,32 +248,9 @@ def compare(
             {
                 **{name: row[name] for name in ("name", "threads", "unit")},
                 **{"old": then["median"], "new": row["median"], "change": faster - 1, "verdict": verdict},
+                **{"low": low - 1, "high": high - 1},
             }
         )
     if not result:
         raise UserError("the two results have no case in common; compare files of the same benchmark")
     return result
-
-
-def main() -> int:
-    """Compare two files."""
-    parser = argparse.ArgumentParser(description="Compare two result files.")
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument("--threshold", type=float, default=0.05, help="change that counts, as a fraction")
-    args = parser.parse_args()
-    try:
-        changes = compare(read(args.old), read(args.new), args.threshold)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for c in changes:
-        print(
-            f"{c['verdict']:7}{c['change']:+7.1%}  {c['old']:10.4g} -> {c['new']:10.4g} {c['unit']}  "
-            f"{c['name']}, {c['threads']} threads"
-        )
-    return 1 if any(c["verdict"] == "slower" for c in changes) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

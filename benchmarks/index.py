@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -22,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from PIL import Image
+
+from benchmarks import harness
+from benchmarks.environment import environment
 
 _OPEN = """
 import sys, time
@@ -68,12 +68,10 @@ def row(name: str, runs: list[tuple[float, int, int, int]], threads: int) -> dic
     seconds = [r[0] for r in runs]
     p20, p80 = np.percentile(seconds, [20, 80])
     median, files = statistics.median(seconds), runs[0][1]
-    sha = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
     return {
         "name": name,
         "ms": median * 1e3,
+        "unit": "ms",
         "median": median * 1e3,
         "p20": p20 * 1e3,
         "p80": p80 * 1e3,
@@ -83,9 +81,10 @@ def row(name: str, runs: list[tuple[float, int, int, int]], threads: int) -> dic
         "added_mib": statistics.median(r[2] for r in runs) / 2**20,
         "peak_mib": max(r[3] for r in runs) / 2**20,
         "threads": threads,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count()},
-        "git": sha.stdout.strip() or None,
+        "device": "cpu",
+        **environment(),
+        "run": f"{time.time_ns():x}",
+        "samples": [1e3 * s for s in seconds],
     }
 
 
@@ -120,9 +119,7 @@ def main() -> None:
             f"{r['files_per_s']:>12,.0f} files/s  +{r['added_mib']:.1f} MiB, peak {r['peak_mib']:.0f} MiB"
         )
     if args.json:
-        args.json.write_text(
-            json.dumps([{**r, "hard_links": args.hard_links} for r in rows], indent=1) + "\n"
-        )
+        harness.write(args.json, [{**r, "hard_links": args.hard_links} for r in rows])
 
 
 if __name__ == "__main__":

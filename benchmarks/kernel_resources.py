@@ -25,6 +25,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastsemi.kernels.augment import MAX_GROUPS as AUGMENT_GROUPS
+from fastsemi.kernels.augment_kernel import pass_kernel, statistics_kernel, tables_kernel
 from fastsemi.kernels.launch import row_block
 from fastsemi.kernels.mix import MAX_GROUPS
 from fastsemi.kernels.mix_kernel import mix_kernel, weights_kernel
@@ -35,15 +37,17 @@ CAPABILITIES = (70, 75, 80, 90, 100, 120)
 
 # Types of the arguments by name; "half" is bf16, or fp16 before Ampere. What is not here is a constant.
 TYPES = {
-    **dict.fromkeys(("images",), "*u8"),
-    **dict.fromkeys(("words",), "*i32"),
+    **dict.fromkeys(("images", "scratch", "tables"), "*u8"),
+    **dict.fromkeys(("words", "passes", "op", "partial"), "*i32"),
+    **dict.fromkeys(("arg",), "*fp32"),
+    "affine": "*fp64",
     **dict.fromkeys(("flip", "cutmix", "out_keep"), "*i1"),
     **dict.fromkeys(("erase_box", "erase_key", "partner", "box", "out_partner", "out_box"), "*i64"),
     **dict.fromkeys(("label", "label_a", "label_b"), "*i64"),
     **dict.fromkeys(("centre", "lam", "confidence", "weight", "loss", "log_sum", "grad_loss"), "*fp32"),
     **dict.fromkeys(("out_lam", "out_confidence"), "*fp32"),
     **dict.fromkeys(("threshold", "smoothing"), "fp32"),
-    **dict.fromkeys((f"{name}{channel}" for name in ("mean", "scale") for channel in range(3)), "fp32"),
+    **dict.fromkeys((f"{name}{c}" for name in ("mean", "scale", "fill") for c in range(3)), "fp32"),
     "B": "i32",
 }
 
@@ -56,7 +60,7 @@ class Case:
     kernel: Any
     constants: dict[str, Any]
     warps: int
-    floats: dict[str, str]  # element type of the float tensors that come in several: "half" or "fp32"
+    types: dict[str, str]  # of tensors that come in several: "half", "fp32" or "u8"
     wide_loads: int  # 16-byte loads that the layout allows, at the least
 
 
@@ -72,6 +76,13 @@ def _mix(name: str, wide_loads: int, kind: str = "half", size: int = 224, **cons
         "WIDE": size % 16 == 0, "GROUPS": MAX_GROUPS, **constants,
     }  # fmt: skip
     return Case(f"mix, {name}", mix_kernel, used, MAX_GROUPS // 32, {"out": kind}, wide_loads)
+
+
+def _augment(name: str, kernel: Any, wide_loads: int, size: int = 224, **constants: Any) -> Case:
+    used = {
+        "HEIGHT": size, "WIDTH": size, "WIDE": size % 4 == 0, "GROUPS": AUGMENT_GROUPS, **constants,
+    }  # fmt: skip
+    return Case(f"augment, {name}", kernel, used, AUGMENT_GROUPS // 32, {"out": "u8"}, wide_loads)
 
 
 CASES = (
@@ -94,6 +105,12 @@ CASES = (
     _mix("prob, erase, channels last", 6, CHANNELS_LAST=True),
     _mix("pseudo_plus, erase, flip, side 98", 0, size=98, MODE="pseudo_plus", BLOCK_B=256, FLIP=True),
     _mix("normalise only", 3, MODE="plain", ERASE=False),
+    _augment("statistics", statistics_kernel, 3),
+    _augment("statistics, side 98", statistics_kernel, 0, size=98),
+    Case("augment, tables", tables_kernel, {"PIXELS": 224 * 224, "TILES": 25}, 4, {}, 0),
+    _augment("pass, bicubic", pass_kernel, 3, TAPS=4),
+    _augment("pass, bilinear", pass_kernel, 3, TAPS=2),
+    _augment("pass, bicubic, side 98", pass_kernel, 0, size=98, TAPS=4),
 )
 
 
@@ -101,7 +118,7 @@ def compile_case(index: int, capability: int) -> dict[str, Any]:
     """Compile one case for one capability and say what its machine code needs."""
     case = CASES[index]
     half = "bf16" if capability >= 80 else "fp16"
-    types = {**TYPES, **{name: f"*{half if kind == 'half' else kind}" for name, kind in case.floats.items()}}
+    types = {**TYPES, **{name: f"*{half if kind == 'half' else kind}" for name, kind in case.types.items()}}
     names = case.kernel.arg_names
     signature = {name: "constexpr" if name in case.constants else types[name] for name in names}
     aligned = {
@@ -113,7 +130,7 @@ def compile_case(index: int, capability: int) -> dict[str, Any]:
     return {
         "kernel": case.name,
         "capability": capability,
-        "type": half if "half" in case.floats.values() else "fp32",
+        "type": half if "half" in case.types.values() else "fp32",
         **_resources(compiled.asm["cubin"]),
         "shared_bytes": compiled.metadata.shared,
         "warps": case.warps,

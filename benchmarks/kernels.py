@@ -3,12 +3,14 @@
     python -m benchmarks.kernels --json OUT.json
 
 On a GPU every case finds the L2 cache flushed, and `mix` is set against the bandwidth of a plain copy. On a
-CPU, where Triton does not run, the reference is set against the loop over samples.
+CPU, where Triton runs in its interpreter alone (TRITON_INTERPRET=1, for tests), the reference is set against
+the loop over samples.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -145,6 +147,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="where to write the rows")
+    parser.add_argument("--plots", type=Path, help="folder for a plot as PNG and SVG")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if gpu else "cpu")
     parser.add_argument("--batch", type=int, default=256 if gpu else 32)
     parser.add_argument("--size", type=int, default=224)
@@ -155,7 +158,7 @@ def main() -> None:
     on_gpu = args.device == "cuda"
     timer: Timer = DeviceTimer(repeats=5, flush_bytes=FLUSH_BYTES) if on_gpu else wall_seconds
     kinds = {"torch": select("torch", args.device)}
-    if on_gpu:
+    if on_gpu or os.environ.get("TRITON_INTERPRET") == "1":
         kinds["triton"] = select("triton", args.device)
     settings = {name: getattr(args, name) for name in ("batch", "size", "classes")}
     name = torch.cuda.get_device_name() if on_gpu else "cpu"
@@ -172,6 +175,10 @@ def main() -> None:
         found += group
     if args.json:
         write(args.json, found)
+    if args.plots:
+        from benchmarks import plots
+
+        plots.roofline(found, args.plots)
 
 
 if __name__ == "__main__":

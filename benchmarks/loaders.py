@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from benchmarks.engine_loaders import ENGINES
 from benchmarks.environment import environment
 from benchmarks.peer_pipelines import PEERS
 from benchmarks.peers import AbsentError, Loader, Setup
+from benchmarks.photos import copy_images
 from fastsemi.errors import UserError
 from fastsemi.loaders.index import default_cache_dir
 
@@ -38,32 +37,6 @@ PARTS = ("views", "augmented")
 LOADERS: dict[str, Callable[[Setup], Loader]] = {**ENGINES, **PEERS}
 NATIVE = "fastsemi native"
 SLOW = ("fastsemi reference",)  # one thread by design: measured when asked for by name
-
-
-def copy_images(folder: Path, out: Path, count: int) -> list[Path]:
-    """Copy `count` JPEGs, drawn from all below a folder (the same each time) into the page cache.
-
-    Raises:
-        UserError: No such folder, or not `count` colour JPEGs in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give a folder of JPEGs with --images")
-    named = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-    order = np.random.default_rng(0).permutation(len(named))
-    taken = list(islice((named[i] for i in order if _is_colour_jpeg(named[i])), count))
-    if len(taken) < count:
-        raise UserError(f"{folder} has {len(taken)} colour JPEGs, fewer than --count {count}; lower --count")
-    out.mkdir(parents=True)
-    return [Path(shutil.copyfile(path, out / f"{i:06d}.jpg")) for i, path in enumerate(sorted(taken))]
-
-
-def _is_colour_jpeg(path: Path) -> bool:
-    """Whether every peer can decode the file: ImageNet holds a PNG named .JPEG, and CMYK."""
-    try:
-        with Image.open(path) as image:
-            return image.format == "JPEG" and image.mode == "RGB"
-    except OSError:
-        return False
 
 
 def choose(only: str | None) -> list[str]:

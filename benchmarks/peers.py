@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -127,10 +127,36 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+def timm_transforms(**options: Any) -> tuple[list, list]:
+    """Weak colour jitter and strong RandAugment of Pillow images; `options` are timm's further ones."""
+    from timm.data.auto_augment import rand_augment_transform
+    from torchvision import transforms as v1
+
+    augment = rand_augment_transform(RANDAUGMENT, {"translate_const": 100, "img_mean": FILL, **options})
+    for op in augment.ops:
+        op.magnitude_max = 9.99  # at 10 timm asks Pillow to keep 0 bits, which Pillow 12 refuses
+    return [v1.ColorJitter(JITTER, JITTER, JITTER)], [augment]
+
+
+def v2_transforms() -> tuple[list, list]:
+    """The same of uint8 tensors [3, H, W], as near as torchvision comes to it."""
+    from torchvision.transforms import InterpolationMode, v2
+
+    # As timm's two operations, each applied with probability 1/2. Tensors are not warped bicubically.
+    one = v2.RandAugment(
+        num_ops=1,
+        magnitude=9,
+        num_magnitude_bins=11,
+        interpolation=InterpolationMode.BILINEAR,
+        fill=list(FILL),
+    )
+    policy = [v2.RandomApply([one], 0.5), v2.RandomApply([one], 0.5)]
+    return [v2.ColorJitter(JITTER, JITTER, JITTER)], policy
+
+
 def paper(setup: Setup) -> Loader:
     """The paper's loader: Pillow, torchvision's weak and timm's strong transforms, on Pillow images."""
     try:
-        from timm.data.auto_augment import rand_augment_transform
         from timm.data.transforms import RandomResizedCropAndInterpolation
         from torchvision import transforms as v1
     except ImportError as error:
@@ -143,13 +169,7 @@ def paper(setup: Setup) -> Loader:
             v1.RandomHorizontalFlip(),
         ]
 
-    jitter, policy = [], []
-    if setup.augment:
-        jitter = [v1.ColorJitter(JITTER, JITTER, JITTER)]
-        augment = rand_augment_transform(RANDAUGMENT, {"translate_const": 100, "img_mean": FILL})
-        for op in augment.ops:
-            op.magnitude_max = 9.99  # at 10 timm asks Pillow to keep 0 bits, which Pillow 12 refuses
-        policy = [augment]
+    jitter, policy = timm_transforms() if setup.augment else ([], [])
     weak = v1.Compose([*crop(), *jitter, _to_tensor])
     strong = v1.Compose([*crop(), *policy, _to_tensor])
     return DataLoaderPeer(setup, _open_pillow, weak, strong)
@@ -176,17 +196,6 @@ def torchvision_v2(setup: Setup) -> Loader:
             v2.RandomHorizontalFlip(),
         ]
 
-    jitter, policy = [], []
-    if setup.augment:
-        jitter = [v2.ColorJitter(JITTER, JITTER, JITTER)]
-        # As timm's two operations, each applied with probability 1/2. Tensors are not warped bicubically.
-        one = v2.RandAugment(
-            num_ops=1,
-            magnitude=9,
-            num_magnitude_bins=11,
-            interpolation=InterpolationMode.BILINEAR,
-            fill=list(FILL),
-        )
-        policy = [v2.RandomApply([one], 0.5), v2.RandomApply([one], 0.5)]
+    jitter, policy = v2_transforms() if setup.augment else ([], [])
     weak, strong = v2.Compose([*crop(), *jitter]), v2.Compose([*crop(), *policy])
     return DataLoaderPeer(setup, _decode_torchvision, weak, strong)

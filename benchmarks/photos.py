@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ QUALITY = 90
 MIN_DETAIL = 0.3  # bytes per pixel at QUALITY: less is sky, blur or a plain wall
 MIN_SIDE = 400  # of a photograph worth cutting
 MAX_PHOTOS = 64  # held in memory
+FALL = 1.25  # of the amplitudes of computed pictures with frequency: as many bytes a pixel as photographs
 FORMAT = 1  # of the cut; another number makes other files
 
 # Folders of Debian's packages, and which of their pictures are photographs (the others are drawn).
@@ -190,6 +191,64 @@ def cut(out: Path, count: int, photos: Sequence[Path] | None = None, seed: int =
             if not folder.is_dir():  # another process finished first
                 raise
     return sorted(folder.glob("*.jpg"))
+
+
+def copy_images(folder: Path, out: Path, count: int) -> list[Path]:
+    """Copy `count` JPEGs, drawn from all below a folder (the same each time) into the page cache.
+
+    Raises:
+        UserError: No such folder, or not `count` colour JPEGs in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give a folder of JPEGs with --images")
+    named = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    order = np.random.default_rng(0).permutation(len(named))
+    taken = list(islice((named[i] for i in order if _is_colour_jpeg(named[i])), count))
+    if len(taken) < count:
+        raise UserError(f"{folder} has {len(taken)} colour JPEGs, fewer than --count {count}; lower --count")
+    out.mkdir(parents=True)
+    return [Path(shutil.copyfile(path, out / f"{i:06d}.jpg")) for i, path in enumerate(sorted(taken))]
+
+
+def _is_colour_jpeg(path: Path) -> bool:
+    """Whether every peer can decode the file: ImageNet holds a PNG named .JPEG, and CMYK."""
+    try:
+        with Image.open(path) as image:
+            return image.format == "JPEG" and image.mode == "RGB"
+    except OSError:
+        return False
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    """A picture whose spectrum falls with frequency as that of photographs does, for machines without any."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    shape = (3, *frequency.shape)
+    waves = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / frequency**FALL
+    grey, *colour = np.fft.irfft2(waves, s=(height, width))
+    channels = np.stack([grey, grey + 0.3 * colour[0], grey + 0.3 * colour[1]], axis=-1)
+    scaled = 128 + 55 * (channels - channels.mean()) / channels.std()
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+
+
+def jpegs(out: Path, count: int) -> tuple[list[Path], str]:
+    """`count` JPEGs cut from this machine's photographs, or from computed pictures where it has none.
+
+    Returns:
+        The files, and what they are.
+    """
+    try:
+        return cut(out, count), "pieces of photographs"
+    except UserError:
+        pass
+    drawn = out / "pictures"
+    drawn.mkdir(parents=True, exist_ok=True)
+    for seed in range(4):
+        path = drawn / f"{seed}.jpg"
+        if not path.exists():
+            picture(1200, 1000, seed).save(path, quality=95)
+    return cut(out, count, sorted(drawn.glob("*.jpg"))), "pieces of computed pictures (no photographs here)"
 
 
 def main() -> int:

@@ -103,3 +103,109 @@ def scaling(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
 def loaders(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """All plots of `benchmarks.loaders`."""
     return throughput(rows, folder) + scaling(rows, folder)
+
+
+# The spans of a step in their order, what to call them, and a colour each.
+PHASES = {
+    "wait": ("wait for data", "#444444"),
+    "copy": ("copy", "#bbbbbb"),
+    "augment": ("augment", "#f0e442"),
+    "teacher": ("teacher", "#56b4e9"),
+    "mix": ("normalise, erase, mix", "#e69f00"),
+    "student": ("student forward", "#009e73"),
+    "loss": ("loss", "#cc79a7"),
+    "backward": ("backward", "#0072b2"),
+    "optimizer": ("optimizer", "#d55e00"),
+    "ema": ("EMA", "#8c564b"),
+    "metrics": ("metrics, waits", "#777777"),
+    "step": ("other", "#dddddd"),
+}
+
+
+def steps(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """All plots of `benchmarks.steps`: images/s, and where the time of a step goes."""
+    return _step_rates(rows, folder) + breakdown(rows, folder)
+
+
+def _step_rates(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    counts = [sum(row["model"] == model for row in rows) for model in models]
+    with plt.rc_context(STYLE):
+        size = (8, 0.9 * len(models) + 0.28 * sum(counts))
+        figure, axes = plt.subplots(
+            len(models), squeeze=False, figsize=size, height_ratios=counts, layout="constrained"
+        )
+        for axis, model in zip(axes[:, 0], models, strict=True):
+            _bars(axis, [row for row in rows if row["model"] == model])
+            axis.set_title(f"{model}, the semi step", loc="left")
+            axis.set_xlabel("unlabelled images/s")
+        figure.supxlabel(caption(rows[0]), fontsize=7, color="#555555")
+        return save(figure, folder, "steps")
+
+
+def breakdown(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """Milliseconds of each phase of a step, one bar a case."""
+    with plt.rc_context(STYLE):
+        models = list(dict.fromkeys(row["model"] for row in rows))
+        counts = [sum(row["model"] == model for row in rows) for model in models]
+        size = (9, 1.2 * len(models) + 0.3 * sum(counts))
+        figure, axes = plt.subplots(
+            len(models), squeeze=False, figsize=size, height_ratios=counts, layout="constrained"
+        )
+        for axis, model in zip(axes[:, 0], models, strict=True):
+            mine = [row for row in rows if row["model"] == model][::-1]
+            left = [0.0] * len(mine)
+            for name, (label, colour) in PHASES.items():
+                width = [row["phases_ms"].get(name, 0.0) for row in mine]
+                if any(width):
+                    axis.barh([row["label"] for row in mine], width, left=left, color=colour, label=label)
+                    left = [a + b for a, b in zip(left, width, strict=True)]
+            axis.set_title(model, loc="left")
+            axis.set_xlabel("ms of a step")
+        known: dict[str, Any] = {}
+        for axis in axes[:, 0]:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                known.setdefault(label, handle)
+        figure.legend(list(known.values()), list(known), loc="outside right upper", frameon=False)
+        return save(figure, folder, "step_breakdown")
+
+
+def roofline(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """Time of each kernel over the bytes that it must move, with the line of a plain copy.
+
+    No kernel that moves those bytes can lie below the line; how far above it lies is what could be gained.
+    """
+    rows = [row for row in rows if row.get("bytes")]
+    copies = [row for row in rows if row["name"] == "copy"]
+    if not copies:
+        return []
+    bandwidth = copies[0]["bytes"] / copies[0]["median"]  # bytes per ms
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+        low, high = (f(row["bytes"] for row in rows) for f in (min, max))
+        ends = [low / 2, high * 2]
+        label = f"copy: {bandwidth / 1e6:,.0f} GB/s"
+        axes.plot([b / 1e6 for b in ends], [b / bandwidth for b in ends], color=BOUND, label=label)
+        for row in rows:
+            colour = MINE if "triton" in row["name"] or "native" in row["name"] else OTHERS
+            axes.plot(row["bytes"] / 1e6, row["median"], "o", color=colour)
+            share = row["bytes"] / row["median"] / bandwidth
+            text = f"{row['name']} ({share:.0%})"
+            place = (row["bytes"] / 1e6, row["median"])
+            axes.annotate(text, place, fontsize=7, xytext=(4, 2), textcoords="offset points")
+        axes.set(xscale="log", yscale="log", xlabel="MB that must be moved", ylabel="ms")
+        axes.legend(frameon=False)
+        axes.margins(x=0.25)
+        figure.supxlabel(caption(rows[0]), fontsize=7, color="#555555")
+        return save(figure, folder, "kernels_roofline")
+
+
+def end_to_end(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """Images/s from files to steps, beside its two ceilings."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8, 2), layout="constrained")
+        _bars(axes, rows)
+        axes.set_xlabel("unlabelled images/s")
+        axes.set_title(f"{rows[0]['configuration']['model']}, from JPEG files", loc="left")
+        figure.supxlabel(caption(rows[0]), fontsize=7, color="#555555")
+        return save(figure, folder, "end_to_end")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, loader_goals, result_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -31,7 +31,9 @@ def demo(name: str) -> str:
     """Top-1 of each seed of a demo, from the `summary.json` of its runs."""
     rows = ["| seed | labels | fine-tuned | semi-supervised (teacher) | gain | seconds in training |"]
     rows.append("|---|---|---|---|---|---|")
-    before, after, seconds = [], [], []
+    before: list[float] = []
+    after: list[float] = []
+    seconds: list[float] = []
     for summary in _load(f"demo/{name}-*.json"):
         stages = summary["stages"]
         a, b = stages["finetune"]["top1"], stages["semi"]["teacher_top1"]
@@ -86,10 +88,64 @@ def _loaders(path: Path, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def loader_goals_of_each_machine() -> str:
+    """Which goals of the loaders are reached on each hardware."""
+    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/loaders.json"))]
+    tables = [f"{loader_goals.table(rows)}\n\nFrom `{path.relative_to(ROOT)}`." for path, rows in results]
+    return "\n\n".join(tables) or "Not measured yet: `make bench`."
+
+
+def augment() -> str:
+    """Images/s of the CPU augmentation and its peers on each hardware."""
+    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/augment.json"))]
+    return "\n\n".join(_augment(path, rows) for path, rows in results) or (
+        "Not measured yet: `python -m benchmarks.augment`."
+    )
+
+
+def _augment(path: Path, rows: list[dict[str, Any]]) -> str:
+    first = rows[0]
+    settings = first["configuration"]
+    lines = [
+        f"{first['hardware']['cpu']}, {first['threads']} threads on as many cores; {settings['count']} "
+        f"photographs of {settings['size']} x {settings['size']} pixels; `native` with {first['kernels']}; "
+        f"median of {first['n']} interleaved rounds (p20 to p80), commit {first['git']}, "
+        f"`{path.relative_to(ROOT)}`.",
+        "",
+        "| augmentation | weak, images/s | native is | strong, images/s | native is |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    cells = {(row["kind"], row["name"].rsplit("/", 1)[1]): row for row in rows}
+    for label in dict.fromkeys(label for _, label in cells):
+        line = f"| {label} |"
+        for kind in ("weak", "strong"):
+            row = cells[kind, label]
+            share = "" if label == "native" else f"{row['native_is']['median']:.2f} x"
+            line += f" {row['median']:,.0f} ({row['p20']:,.0f} to {row['p80']:,.0f}) | {share} |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def measured(name: str) -> str:
+    """A table of `result_tables` for each hardware that has results of that name."""
+    tables = [
+        f"{result_tables.TABLES[name](harness.read(path))}\n\nFrom `{path.relative_to(ROOT)}`."
+        for path in sorted(RESULTS.glob(f"*/{name}.json"))
+    ]
+    return "\n\n".join(tables) or "Not measured yet: `make bench`, or `make gpu` on a machine with a GPU."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
     "loaders": loaders,
+    "loader-goals": loader_goals_of_each_machine,
+    "augment": augment,
+    "steps": lambda: measured("steps"),
+    "end-to-end": lambda: measured("end_to_end"),
+    "kernels": lambda: measured("kernels"),
+    "peaks": lambda: measured("peaks"),
+    "index": lambda: measured("index"),
 }
 
 

@@ -25,7 +25,12 @@ COMMANDS = {
     "semi": ("train", "only the semi-supervised stage"),
     "evaluate": ("evaluate", "accuracy of a run's model on the evaluation images"),
     "predict": ("predict", "classify a folder of images into a CSV"),
+    "study": ("study", "a table of the paper as a grid of runs over seeds"),
+    "estimate": ("estimate", "steps, memory and hours of a run before it is started"),
     "views": ("views", "draw weak, strong and mixed views with pseudo labels"),
+    "profile": ("profile", "where the time of a job goes, and what limits it"),
+    "tune": ("tune", "find the fastest loader settings: fastsemi tune loader"),
+    "doctor": ("doctor", "what works on this machine, and how to mend what does not"),
     "data": (
         "data",
         "write a data set: fastsemi data digits OUT, or pack one: fastsemi data beton OUT --images DIR",

@@ -14,10 +14,13 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse.typing import register_type
 
+from fastsemi.compile import CompileConfig
 from fastsemi.data import DataConfig, LoaderConfig
+from fastsemi.distributed import DistributedConfig
 from fastsemi.errors import UserError
 from fastsemi.kernels.dispatch import KernelKind
 from fastsemi.models.create import ModelConfig
+from fastsemi.optim import OptimizerBackend
 from fastsemi.precision import PrecisionName
 from fastsemi.schedule import Duration
 from fastsemi.stages.finetune import FinetuneConfig
@@ -46,6 +49,10 @@ class Config:
     """Number format of the networks: auto, fp32, bf16 or fp16."""
     kernels: KernelKind = "auto"
     """Device operations: auto (Triton where it runs), triton, or torch."""
+    optimizer: OptimizerBackend = "fused"
+    """AdamW of PyTorch, fused or foreach, or apex: NVIDIA's FusedAdam."""
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     log_every: int = 50
     """Optimizer steps between two rows of metrics."""
     eval_batch: int = 256

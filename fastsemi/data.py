@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastsemi.errors import UserError
 from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.loaders.device_copy import CudaCopier, load_to_device
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.engines.dali import DaliOptions
 from fastsemi.loaders.engines.select import EngineName, create_engine
 from fastsemi.loaders.index import Index
 from fastsemi.loaders.labels import select_labelled, unlabelled_ids
-from fastsemi.loaders.prefetch import BadImages, Prefetcher
+from fastsemi.loaders.prefetch import BadImages, Loader, Prefetcher
 from fastsemi.loaders.sources.select import IndexedSource, open_source
 
 
@@ -138,11 +141,12 @@ class Data:
     Args:
         config: Images and labels.
         loader: How to read them.
-        pin: Whether batches go to a GPU.
+        device: Where batches go; on a CUDA device they come there ahead of the step that uses them.
     """
 
-    def __init__(self, config: DataConfig, loader: LoaderConfig, *, pin: bool = False):
-        self.config, self.loader, self._pin = config, loader, pin
+    def __init__(self, config: DataConfig, loader: LoaderConfig, *, device: torch.device | None = None):
+        self.config, self.loader = config, loader
+        self._device = device if device is not None and device.type == "cuda" else None
         self.bad = BadImages(config.max_bad)
         self._engines: dict[int, Engine] = {}
 
@@ -156,6 +160,14 @@ class Data:
             refresh=self.config.reindex,
         )
         return ImageSet(source.index, source, np.arange(len(source)))
+
+    def open_unlabelled(self, what: str | Path) -> ImageSet:
+        """Images without their classes: what `data.unlabeled` may name, relative to the working directory.
+
+        Raises:
+            UserError: As `open_source`.
+        """
+        return self._open(what, False)
 
     @cached_property
     def _train(self) -> ImageSet:
@@ -178,7 +190,7 @@ class Data:
     def unlabelled(self) -> ImageSet:
         """The unlabelled images: a folder of their own, or the training images without a label."""
         if self.config.unlabeled is not None:
-            return self._open(self.config.unlabeled, False)
+            return self.open_unlabelled(self.config.unlabeled)
         labelled = self.labelled
         ids = unlabelled_ids(
             labelled.index, labelled.ids, include_labelled=self.config.unlabelled_includes_labelled
@@ -230,6 +242,12 @@ class Data:
         """Class names; the position is the label."""
         return self._train.index.classes
 
+    def with_loader(self, loader: LoaderConfig) -> Data:
+        """The same images with engines of their own; close both."""
+        other = copy.copy(self)
+        other.loader, other._engines = loader, {}
+        return other
+
     def engine(self, images: ImageSet) -> Engine:
         """The engine of a source, opened once."""
         key = id(images.source)
@@ -247,21 +265,25 @@ class Data:
     @contextmanager
     def load(
         self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
-    ) -> Iterator[Prefetcher]:
+    ) -> Iterator[Loader]:
         """Load planned batches of `images` in order, ahead of time, within a `with` block.
+
+        Batches come on the CUDA device that the object was made for, else on the CPU.
 
         `allow_empty` is for evaluation, where a batch may consist of broken images alone.
         """
-        with Prefetcher(
+        create: Callable[..., Loader] = Prefetcher
+        if self._device is not None:
+            create = partial(load_to_device, copier=CudaCopier(self._device))
+        with create(
             self.engine(images),
             plans,
             depth=self.loader.prefetch,
             timeout=self.loader.timeout_s,
             bad=self.bad,
-            pin=self._pin,
             allow_empty=allow_empty,
-        ) as prefetcher:
-            yield prefetcher
+        ) as batches:
+            yield batches
 
     def close(self) -> None:
         """Stop all engines."""

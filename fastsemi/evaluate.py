@@ -1,4 +1,4 @@
-"""Accuracy over the evaluation images, exact and in one pass for several networks."""
+"""Accuracy over the evaluation images, exact, in one pass, for any number of processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastsemi import distributed
 from fastsemi.data import Data
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.precision import Precision
@@ -29,24 +30,26 @@ class Accuracy:
 def evaluate(
     models: Mapping[str, nn.Module], data: Data, views: Views, precision: Precision, *, batch: int
 ) -> dict[str, Accuracy]:
-    """Evaluate classifiers on `data.val`.
+    """Evaluate classifiers on `data.val`, each of whose images is one process's.
 
     Args:
         models: Classifiers by name; each is put back into the mode it was in.
         data: The run's data.
         views: Normalises.
         precision: Number format.
-        batch: Images per batch.
+        batch: Images per batch of a process.
 
     Returns:
-        Accuracy of each, over all readable images.
+        Accuracy of each, over all readable images; the same in all processes.
     """
     modes = {name: model.training for name, model in models.items()}
     hits = {name: torch.zeros(2, dtype=torch.int64, device=views.device) for name in models}
-    images = 0
+    images = torch.zeros((), dtype=torch.int64, device=views.device)
     for model in models.values():
         model.eval()
-    plans = evaluation_batches(data.val.index, data.val.ids, batch, data.config.eval_crop)
+    mine = data.val.ids[distributed.rank() :: distributed.world()]
+    plans = evaluation_batches(data.val.index, mine, batch, data.config.eval_crop)
+    size = data.config.image_size
     with data.load(data.val, plans, allow_empty=True) as loader:
         for loaded in loader:
             on_device = views.to_device(loaded)
@@ -58,7 +61,18 @@ def evaluate(
                 ranked = logits.float().topk(min(5, logits.shape[1])).indices  # [B, 5]
                 hit = (ranked == on_device.labels[:, None]) & on_device.valid[:, None]
                 hits[name] += torch.stack([hit[:, 0].sum(), hit.sum()])
+    if _passes(len(mine), batch) < _passes(-(-len(data.val.ids) // distributed.world()), batch):
+        # A process with an image less than others may have a pass less, and shards are gathered in each.
+        for model in models.values():
+            with precision.autocast():
+                model(torch.zeros(1, 3, size, size, device=views.device))
     for name, model in models.items():
         model.train(modes[name])
-    percent = {name: [100 * h / max(1, images) for h in count.tolist()] for name, count in hits.items()}
-    return {name: Accuracy(top1, top5, images) for name, (top1, top5) in percent.items()}
+    table = distributed.add_up(torch.stack([*hits.values(), images.expand(2)])).tolist()
+    total = table.pop()[0]
+    percent = {name: [100 * h / max(1, total) for h in row] for name, row in zip(hits, table, strict=True)}
+    return {name: Accuracy(top1, top5, total) for name, (top1, top5) in percent.items()}
+
+
+def _passes(images: int, batch: int) -> int:
+    return -(-images // batch)

@@ -47,8 +47,8 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
         with run.data.load(role.images, [role.stream.plan(step, 0)]) as loader:
             loaded = next(loader)
         batch = run.views.to_device(loaded)
-        label, confidence = stage.pseudo_label(batch)
-        mixed, weights = stage.mix(batch, confidence)
+        pseudo = stage.pseudo_label(batch)
+        mixed, weights, counts = stage.mix(batch, pseudo, stage.rule.weights(pseudo))
         columns = {
             "weak": run.views.augment(batch, 0).cpu().numpy(),
             "strong": run.views.augment(batch, 1).cpu().numpy(),
@@ -56,15 +56,15 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
         }
     finally:
         run.data.close()
-    names = [run.data.classes[c] for c in label.tolist()]
+    names = [run.data.classes[c] for c in pseudo.label.tolist()]
     figure, axes = plt.subplots(count, 3, figsize=(6.6, 2.3 * count), squeeze=False)
     fate = {True: "kept", False: "rejected"}
-    lam, keep = weights.lam.tolist(), weights.keep.tolist()
+    lam, keep = weights.lam.tolist(), (counts > 0).tolist()
     partner = weights.partner.tolist()
     for b in range(count):
         other = names[partner[b]]
         titles = {
-            "weak": f"{names[b]}  {confidence[b]:.2f}",
+            "weak": f"{names[b]}  {pseudo.confidence[b]:.2f}",
             "strong": f"image {int(loaded.plan.ids[b])}",
             "mixed": f"{lam[b]:.2f} {names[b]} + {1 - lam[b]:.2f} {other}\n{fate[keep[b]]}",
         }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from fastsemi import distributed
 from fastsemi.files import replacing
 from fastsemi.stages.base import Ratio
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Accumulator:
@@ -38,10 +41,10 @@ class Accumulator:
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def read(self) -> dict[str, float]:
-        """The ratios since the last read, in one transfer; NaN where nothing was counted."""
+        """Ratios since the last read over all processes, in one transfer; NaN where nothing was counted."""
         if not self._sums:
             return {}
-        table = torch.stack(list(self._sums.values())).tolist()
+        table = distributed.add_up(torch.stack(list(self._sums.values()))).tolist()
         names = list(self._sums)
         self._sums = {}
         return {
@@ -51,7 +54,7 @@ class Accumulator:
 
 
 class MetricLog:
-    """Writes `metrics.jsonl` and TensorBoard events of a run.
+    """Writes `metrics.jsonl` and TensorBoard events of a run; silent in all processes but one.
 
     Args:
         folder: The run directory.
@@ -59,11 +62,16 @@ class MetricLog:
 
     def __init__(self, folder: Path):
         self._path = folder / "metrics.jsonl"
+        self._board: SummaryWriter | None = None
+        if not distributed.is_main():
+            return
+        from torch.utils.tensorboard import SummaryWriter  # only a run that logs needs TensorBoard
+
         self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget what a stage wrote after `step`, before it goes on from there."""
-        if not self._path.exists():
+        if not self._board or not self._path.exists():
             return
         kept = []
         for line in self._path.read_text(errors="replace").splitlines():
@@ -78,6 +86,8 @@ class MetricLog:
 
     def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
         """Append one row; `step` counts the optimizer steps done in the stage."""
+        if not self._board:
+            return
         with self._path.open("a") as file:
             file.write(_line({"stage": stage, "step": step, **values}))
         for name, value in values.items():
@@ -86,7 +96,8 @@ class MetricLog:
 
     def close(self) -> None:
         """Flush."""
-        self._board.close()
+        if self._board:
+            self._board.close()
 
 
 def _line(row: dict[str, Any]) -> str:

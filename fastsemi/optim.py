@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models import group_parameters
@@ -11,6 +12,8 @@ from timm.optim import auto_group_layers
 from torch import nn
 
 from fastsemi.errors import UserError
+
+OptimizerBackend = Literal["fused", "foreach", "apex"]
 
 # Names that have no weight decay in any network, besides those of its own `no_weight_decay`.
 _SPARED = ("*.bias", "*_token", "*pos_embed", "*_bias_table")
@@ -74,11 +77,58 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
 
 
 def create_optimizer(
-    model: nn.Module, *, weight_decay: float, layer_decay: float, betas: tuple[float, float]
-) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, one fused launch per group; learning rates are set by `set_lr`."""
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    layer_decay: float,
+    betas: tuple[float, float],
+    backend: OptimizerBackend = "fused",
+) -> torch.optim.Optimizer:
+    """AdamW over `parameter_groups`; learning rates are set by `set_lr`.
+
+    Args:
+        model: What to train.
+        weight_decay: Of matrices; see `parameter_groups`.
+        layer_decay: Factor on the learning rate from each layer to the one below.
+        betas: Momenta.
+        backend: "fused", PyTorch's single launch per group, which can skip a step on the device; "foreach",
+            PyTorch's list operations, which run on every device; "apex", NVIDIA's FusedAdam. The last two
+            make the host wait once a step, for the check that the gradient is finite.
+
+    Raises:
+        UserError: "apex" without NVIDIA's Apex, or with a network that is not on a GPU.
+    """
     groups = parameter_groups(model, weight_decay=weight_decay, layer_decay=layer_decay)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    if backend == "apex":
+        adam = _apex_adam()
+        if any(not parameter.is_cuda for parameter in model.parameters()):
+            raise UserError(
+                "optimizer is apex, whose kernels need a GPU, and the network is on the CPU; use fused"
+            )
+        return adam(groups, lr=0.0, betas=betas, adam_w_mode=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, **{backend: True})
+
+
+def _apex_adam() -> Callable[..., torch.optim.Optimizer]:
+    cure = (
+        "build it from https://github.com/NVIDIA/apex (APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v "
+        "--no-build-isolation .), or use fused"
+    )
+    try:
+        import apex
+    except ImportError:
+        raise UserError(
+            f"optimizer is apex, but NVIDIA's Apex is not installed (apex on PyPI is something else); {cure}"
+        ) from None
+    try:
+        import amp_C  # noqa: F401
+        from apex.optimizers import FusedAdam
+    except ImportError as error:
+        raise UserError(
+            f"optimizer is apex, but {next(iter(apex.__path__), 'apex')} has no FusedAdam ({error}): "
+            f"it is PyPI's, which is something else, or was built without its CUDA kernels; {cure}"
+        ) from None
+    return FusedAdam
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

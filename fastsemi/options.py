@@ -36,7 +36,7 @@ def command_parser(command: str, description: str) -> Parser:
     return Parser(f"fastsemi {command}", description=description, allow_abbrev=False)
 
 
-def _split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
+def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
     """Separate a command's own arguments from overrides of the configuration, `--KEY VALUE` or `--KEY=VALUE`.
 
     An unknown option counts as an override: the configuration names the nearest key.
@@ -56,7 +56,7 @@ def _split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _value(overrides: list[str], option: str) -> str | None:
-    for word, after in zip(overrides, [*overrides[1:], ""], strict=True):
+    for word, after in zip(overrides, [*overrides, ""][1:], strict=True):
         if word == option:
             return after
         if word.startswith(f"{option}="):
@@ -80,7 +80,7 @@ def configure(parser: Parser, arguments: list[str]) -> tuple[Any, Config | None]
         sys.stdout.write(parser.format_help() + "\nconfiguration:\n")
         sys.stdout.write(configuration.make_parser().format_help().split("\n\n", 1)[-1])
         return None, None
-    rest, overrides = _split(parser, arguments)
+    rest, overrides = split(parser, arguments)
     options = parser.parse_args(rest)
     files = options.config
     if not files:

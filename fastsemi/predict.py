@@ -1,4 +1,4 @@
-"""Classify a folder of images with a trained network."""
+"""Classify images with a trained network."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from fastsemi.config import Config
-from fastsemi.data import Data, ImageSet
+from fastsemi.data import Data
 from fastsemi.errors import UserError
 from fastsemi.files import replacing
 from fastsemi.kernels.reference.pseudo_label import pseudo_label
-from fastsemi.loaders.index import build_index
-from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.models.create import use_fused_attention
 from fastsemi.precision import Precision, select_device
@@ -56,23 +53,27 @@ def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple
 
 
 @torch.no_grad()
-def predict(config: Config, folder: Path) -> Iterator[tuple[str, str, float]]:
-    """Classify every image below a folder.
+def predict(config: Config, what: str | Path) -> Iterator[tuple[str, str, float]]:
+    """Classify every image of a source.
 
     Args:
         config: The run whose network is used.
-        folder: Images, in any sub-folders.
+        what: A folder of images, in any sub-folders, or packed files as `data.unlabeled` takes them.
 
     Yields:
-        Path, class name and confidence of each readable image, in sorted order.
+        Path (of a packed image: file and name), class name and confidence of each readable image, in the
+        order of the source, which for a folder is sorted.
+
+    Raises:
+        UserError: No images there, or no trained network.
     """
     device = select_device(config.device)
     precision = Precision.select(config.precision, device)
     model, names = load_trained(config, device)
-    index = build_index(folder, has_classes=False, max_pixels=config.data.max_pixels)
-    images = ImageSet(index, FolderSource(index), np.arange(len(index)))
     views = Views(config.data, device)
-    data = Data(config.data, config.loader)
+    data = Data(config.data, config.loader, device=device)
+    images = data.open_unlabelled(what)
+    index = images.index
     plans = evaluation_batches(index, images.ids, config.eval_batch, config.data.eval_crop)
     try:
         with data.load(images, plans, allow_empty=True) as loader:

@@ -9,28 +9,33 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
 
-from fastsemi import __version__, checkpoint
+from fastsemi import __version__, checkpoint, distributed
 from fastsemi.config import Config, StageName, to_yaml
 from fastsemi.data import Data
+from fastsemi.distributed import StopVote
 from fastsemi.errors import UserError
 from fastsemi.files import replacing
 from fastsemi.fingerprint import fingerprint, refuse_changes
 from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.metrics import MetricLog
-from fastsemi.models.create import create_model, export_timm, scale_head
+from fastsemi.models.create import checkpoint_activations, create_model, export_timm, scale_head
 from fastsemi.models.weights import load_backbone, read_weights
 from fastsemi.precision import Precision, select_device
 from fastsemi.progress import Progress
+from fastsemi.rendezvous import require_split, wait_briefly
+from fastsemi.sharded_checkpoint import Checkpoints, read_info
+from fastsemi.sharding import whole_state
 from fastsemi.signals import Interrupted, stop_signals
 from fastsemi.stages.base import Stage, make_schedule
 from fastsemi.stages.finetune import Finetune
 from fastsemi.stages.pretrain import Pretrain
 from fastsemi.stages.semi import Semi
+from fastsemi.strategy import Strategy, choose_strategy
 from fastsemi.trainer import LoopConfig, Trainer
 from fastsemi.views import Views
 
@@ -49,9 +54,9 @@ class Run:
     def __init__(self, config: Config, progress: Progress):
         self.config, self.progress, self.console = config, progress, progress.console
         self.folder = config.output
-        self.device = select_device(config.device)
+        self.device = select_device(distributed.local_device(config.device))
         self.precision = Precision.select(config.precision, self.device)
-        self.data = Data(config.data, config.loader, pin=self.device.type == "cuda")
+        self.data = Data(config.data, config.loader, device=self.device)
         kernels = select_kernels(config.kernels, self.device)
         self.views = Views(config.data, self.device, kernels, self.precision.dtype)
 
@@ -69,25 +74,28 @@ class Run:
         stop = threading.Event()
         try:
             with self._locked(), stop_signals(stop):
-                todo = [name for name in stages if not self.result_path(name).exists()]
-                for name in todo:
-                    self._check(name)
+                todo = distributed.from_main([s for s in stages if not self.result_path(s).exists()])
+                with distributed.one_per_node_first():  # which indexes the images
+                    for name in todo:
+                        self._check(name)
                 for name in STAGES:
                     self._refuse_changes(name, stages)
-                with replacing(self.folder / "config.yaml") as file:
-                    file.write(to_yaml(self.config))
+                if distributed.is_main():
+                    with replacing(self.folder / "config.yaml") as file:
+                        file.write(to_yaml(self.config))
                 for name in stages:
                     if name not in todo:
                         self._say(f"{name}: already finished in {self.folder}")
                 log = MetricLog(self.folder)
                 try:
                     for name in todo:
-                        if stop.is_set():
+                        if StopVote(stop).now():
                             raise Interrupted(f"stopped before {name}")
                         self._stage(name, log, stop)
                 finally:
                     log.close()
-                self._export()
+                if distributed.is_main():
+                    self._export()
                 return self.summary()
         finally:
             self.data.close()
@@ -97,12 +105,16 @@ class Run:
         config = getattr(self.config, name)
         roles = STAGE_CLASSES[name].build_roles(config, self.data, self.config.seed)
         make_schedule(config, next(iter(roles.values())).stream)
+        require_split(name, config.micro_batches, config.batch, distributed.world())
         if name != "pretrain" and not len(self.data.val.ids):
             raise UserError(f"{self.data.val.index.root} holds no images to evaluate on; add some")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep a second process out of the run directory."""
+        """Keep a second run out of the run directory."""
+        if not distributed.is_main():
+            yield
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("w")
@@ -111,33 +123,74 @@ class Run:
                 f"cannot write run directory {self.folder}: {error.strerror}; change --output"
             ) from None
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            # Started again after a loss, the processes of the first start may take a moment to end.
+            patience = 30.0 if distributed.world() > 1 else 0.0
+            if not wait_briefly(lambda: _try_lock(lock), patience):
                 raise UserError(
                     f"another process trains in {self.folder}; wait for it or give another --output"
-                ) from None
+                )
             yield
 
     def _stage(self, name: StageName, log: MetricLog, stop: threading.Event) -> None:
         stage = self.build_stage(name)
-        trainer = Trainer(
+        entry = self.trainer(stage, name, log, stop).run()
+        state = {"model": whole_state(stage.result()), "fingerprint": self.fingerprint(name)}
+        if distributed.is_main():
+            self._write_summary(name, entry)
+            checkpoint.save(state, self.result_path(name))
+            self._export()
+        distributed.barrier()  # the next stage reads what was written
+
+    def trainer(self, stage: Stage, name: StageName, log: MetricLog, stop: threading.Event) -> Trainer:
+        """The training loop of a stage, before its first step."""
+        config = self.config
+        if config.model.activation_checkpointing:  # the teacher is a copy made before, and needs none
+            checkpoint_activations(stage.model, config.model.name)
+        return Trainer(
             stage,
             self.data,
             self.views,
             self.precision,
-            LoopConfig(self.config.seed, self.config.log_every, self.config.eval_batch),
-            self.folder / "checkpoints" / f"{name}.pt",
+            LoopConfig(
+                config.seed,
+                config.log_every,
+                config.eval_batch,
+                config.optimizer,
+                config.compile,
+                self._strategy(name),
+            ),
+            self.folder / "checkpoints",
             log,
             self.progress,
             fingerprint=self.fingerprint(name),
             stop=stop,
         )
-        entry = trainer.run()
-        self._write_summary(name, entry)
-        state = {"model": stage.result().state_dict(), "fingerprint": self.fingerprint(name)}
-        checkpoint.save(state, self.result_path(name))
-        self._export()
+
+    def _strategy(self, name: StageName) -> Strategy:
+        """How the processes share the networks of a stage; says what `auto` goes by."""
+        wanted = self.config.distributed.strategy
+        if distributed.world() == 1 or wanted != "auto" or self.device.type != "cuda":
+            return "fsdp" if wanted == "fsdp" else "ddp"
+        from fastsemi.cost.memory import estimate
+
+        available = torch.cuda.get_device_properties(self.device).total_memory
+        needed = 0
+        if distributed.is_main():
+            needed = estimate(
+                self.config,
+                name,
+                classes=len(self.data.classes),
+                strategy="ddp",
+                world=distributed.world(),
+                dtype=self.precision.dtype,
+                fused_attention=self.precision.fused_attention,
+            ).total
+        strategy = distributed.from_main(choose_strategy(wanted, needed, available))
+        self._say(
+            f"{name}: {strategy}, as ddp is estimated to need {needed / 2**30:.1f} GiB of the "
+            f"{available / 2**30:.1f} GiB of each GPU"
+        )
+        return strategy
 
     def build_stage(self, name: StageName, *, fresh: bool = False) -> Stage:
         """A stage with its networks, which start as `checkpoint` says, or random where `fresh`."""
@@ -211,9 +264,10 @@ class Run:
 
         A stage that this call does not run is compared too: its settings in `config.yaml` would be lost.
         """
-        for path in (self.result_path(name), self.folder / "checkpoints" / f"{name}.pt"):
-            if path.exists() and (name in wanted or name in self.config.stages):
-                state = checkpoint.load(path, mmap=True)
+        unfinished = Checkpoints(self.folder / "checkpoints", name).latest()
+        for path in (self.result_path(name), unfinished):
+            if path and path.exists() and (name in wanted or name in self.config.stages):
+                state = read_info(path) if path.is_dir() else checkpoint.load(path, mmap=True)
                 if "fingerprint" not in state:
                     raise UserError(
                         f"{path} is no checkpoint of a run; move it away or give another --output"
@@ -276,6 +330,7 @@ class Run:
             "skipped_images": sorted({*summary.get("skipped_images", []), *self.data.bad.paths}),
             "versions": {"fastsemi": __version__, "torch": torch.__version__},
             "device": str(self.device),
+            "processes": distributed.world(),
             "threads": torch.get_num_threads(),
         }
         if name != "pretrain":
@@ -285,3 +340,11 @@ class Run:
     def _save_summary(self, summary: dict[str, Any]) -> None:
         with replacing(self.folder / "summary.json") as file:
             file.write(json.dumps(summary, indent=2) + "\n")
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

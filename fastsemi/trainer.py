@@ -7,29 +7,38 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from fastsemi import checkpoint
+from fastsemi import distributed
+from fastsemi.compile import CompileConfig, compile_networks, mark_step
 from fastsemi.data import Data
+from fastsemi.distributed import StopVote
 from fastsemi.errors import UserError
 from fastsemi.evaluate import evaluate
 from fastsemi.loaders.batch import PlannedBatch
 from fastsemi.loaders.philox import words
-from fastsemi.loaders.prefetch import Prefetcher
+from fastsemi.loaders.prefetch import Loader
 from fastsemi.loaders.stream import Stream
 from fastsemi.meter import Meter, Speed
 from fastsemi.metrics import Accumulator, MetricLog, Ratio
 from fastsemi.models.create import use_fused_attention
-from fastsemi.optim import create_optimizer, set_lr
+from fastsemi.optim import OptimizerBackend, create_optimizer, set_lr
 from fastsemi.precision import Precision
-from fastsemi.progress import Progress
+from fastsemi.profiling.spans import record
 from fastsemi.schedule import Duration
+from fastsemi.sharded_checkpoint import Checkpoints, read_info, read_tensors, shapes
 from fastsemi.signals import Interrupted
 from fastsemi.stages.base import Stage
+from fastsemi.strategy import Parallel, Strategy
+from fastsemi.training_state import TrainingState
 from fastsemi.update import Updater
 from fastsemi.views import DeviceBatch, Views
+
+if TYPE_CHECKING:
+    from fastsemi.progress import Progress
 
 DEVICE_STREAM = 0xD0  # counter word of the draws that seed the device's generator
 
@@ -41,6 +50,9 @@ class LoopConfig:
     seed: int
     log_every: int
     eval_batch: int
+    optimizer: OptimizerBackend
+    compile: CompileConfig
+    strategy: Strategy = "ddp"
 
 
 class Trainer:
@@ -52,7 +64,7 @@ class Trainer:
         views: Brings batches to the device.
         precision: Number format.
         config: Seed and intervals.
-        path: The stage's checkpoint.
+        folder: Where checkpoints go.
         log: Where metrics go.
         progress: What the user sees.
         fingerprint: Settings that the weights depend on, kept in the checkpoint.
@@ -66,7 +78,7 @@ class Trainer:
         views: Views,
         precision: Precision,
         config: LoopConfig,
-        path: Path,
+        folder: Path,
         log: MetricLog,
         progress: Progress,
         *,
@@ -74,11 +86,14 @@ class Trainer:
         stop: threading.Event,
     ):
         self.stage, self.data, self.views, self.precision = stage, data, views, precision
-        self.config, self.path, self.log, self.progress = config, path, log, progress
+        self.config, self.log, self.progress = config, log, progress
         self.fingerprint = fingerprint
-        use_fused_attention(stage.model, precision.fused_attention)
-        for model in stage.eval_models().values():
-            use_fused_attention(model, precision.fused_attention)
+        networks = [stage.model, *stage.followers()]
+        for network in networks:
+            use_fused_attention(network, precision.fused_attention)
+        self.parallel = Parallel(stage, config.strategy, precision)
+        compile_networks(self.parallel.units(networks), config.compile, views.device)
+        self.checkpoints = Checkpoints(folder, stage.name)
         settings = stage.config
         self.schedule = stage.schedule
         self.total = self.schedule.total_steps
@@ -87,13 +102,14 @@ class Trainer:
             weight_decay=settings.weight_decay,
             layer_decay=settings.layer_decay,
             betas=settings.betas,
+            backend=config.optimizer,
         )
         self.updater = Updater(stage.model, self.optimizer, precision, settings.clip_grad)
         self.metrics = Accumulator(views.device)
         self.step = 0
         self.seconds = 0.0
         self.scores: dict[str, float] = {}
-        self._stop = stop
+        self._stop = StopVote(stop)
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
@@ -104,8 +120,7 @@ class Trainer:
         Raises:
             Interrupted: A signal asked to stop.
         """
-        if self.path.exists():
-            self._resume()
+        self._resume()
         self.stage.model.train()
         self.log.rewind(self.stage.name, self.step)
         with self._batches() as batches:
@@ -114,6 +129,7 @@ class Trainer:
                 self._loop(batches)
             finally:
                 self.progress.stop()
+                self.checkpoints.finish()
         images = self.total * self.stage.main_stream.batch
         return {
             **self.scores,
@@ -127,38 +143,53 @@ class Trainer:
         while self.step < self.total:
             lr = self.schedule.lr(self.step)
             set_lr(self.optimizer, lr)
-            self._update(batches)
+            with record("step"):
+                self._update(batches)
             self.step += 1
             last = self.step == self.total
             if last or self.step % self.config.log_every == 0:
                 self.updater.check()
-                speed = meter.read(self.step, sum(loader.waited for loader in self._loaders))
+                self._share_bad()
+                waited = distributed.largest(sum(loader.waited for loader in self._loaders))
+                speed = meter.read(self.step, waited)
                 self.seconds = before + meter.total
                 self._report(self._row(lr, speed))
             if self._due(self.stage.config.eval_every):
                 with meter.paused():
                     self._evaluate()
-            if self._due(self.stage.config.checkpoint_every) or self._stop.is_set():
+            stop = self._stop.after_step()
+            if stop or self._due(self.stage.config.checkpoint_every):
                 with meter.paused():
                     self.seconds = before + meter.total
                     self._save()
-            if self._stop.is_set() and not last:
+            if stop and not last:
                 raise Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}")
 
     def _update(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
-        count = self.stage.config.micro_batches
-        for micro in range(count):
-            batch = next(batches)
+        mine = self._micro_batches()
+        for micro in mine:
+            with record("wait"):
+                batch = next(batches)
+            mark_step(self.config.compile)
             # Masks and drop path depend on the step and the micro-batch alone, not on what ran before.
             word = words(self.config.seed, self.step, [micro], DEVICE_STREAM, 2)[0]
             torch.manual_seed(int(word[0]) << 31 | int(word[1]) >> 1)
-            with self.precision.autocast():
-                output = self.stage.loss(batch)
-            self.updater.backward(output.loss / count)
+            with self.parallel.micro_step(last=micro == mine[-1]):
+                with record("loss"), self.precision.autocast():
+                    output = self.stage.loss(batch)
+                with record("backward"):
+                    self.updater.backward(output.loss / len(mine))
             self.metrics.add(output.metrics)
-        norm = self.updater.step(self.step)
-        self.metrics.add({"grad_norm": Ratio(norm.detach(), 1)})
-        self.stage.after_update()
+        with record("optimizer"):
+            norm = self.updater.step(self.step)
+        skipped = self.updater.skipped
+        self.metrics.add(_update_metrics(norm.detach(), skipped))
+        with record("ema"):
+            self.stage.after_update(skipped)
+
+    def _micro_batches(self) -> range:
+        """Which micro-batches of a global batch are this process's."""
+        return range(distributed.rank(), self.stage.config.micro_batches, distributed.world())
 
     def _due(self, interval: Duration) -> bool:
         every = max(1, interval.steps(self.stage.steps_per_epoch))
@@ -197,7 +228,7 @@ class Trainer:
                 name: stack.enter_context(self.data.load(role.images, self._plans(role.stream)))
                 for name, role in self.stage.roles.items()
             }
-            self._loaders: list[Prefetcher] = list(loaders.values())
+            self._loaders: list[Loader] = list(loaders.values())
             yield (
                 {name: self.views.to_device(batch) for name, batch in zip(loaders, loaded, strict=True)}
                 for loaded in zip(*loaders.values(), strict=True)
@@ -205,37 +236,71 @@ class Trainer:
 
     def _plans(self, stream: Stream) -> Iterator[PlannedBatch]:
         for step in range(self.step, self.total):
-            for micro in range(stream.micro_batches):
-                yield stream.plan(step, micro)
+            for micro in self._micro_batches():
+                with record("plan"):
+                    plan = stream.plan(step, micro)
+                yield plan
+
+    def _share_bad(self) -> None:
+        """Bring together the broken files that the processes met.
+
+        Raises:
+            UserError: They are too many, though none of the processes met too many.
+        """
+        bad = self.data.bad
+        if not bad.limit or distributed.world() == 1:
+            return
+        bad.paths.update(distributed.union(bad.paths))
+        if len(bad.paths) > bad.limit:
+            raise UserError(
+                f"{len(bad.paths)} images cannot be decoded, such as {min(bad.paths)}, and data.max_bad is "
+                f"{bad.limit}; repair them, or raise data.max_bad"
+            )
+
+    def _state(self) -> TrainingState:
+        return TrainingState(self.stage.model, self.stage.extra_state(), self.optimizer)
 
     def _save(self) -> None:
         self.updater.check()  # nothing that is not finite is ever saved
-        state = {
+        self._share_bad()
+        state = self._state()
+        info = {
             "stage": self.stage.name,
             "step": self.step,
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
             "scores": self.scores,
             "bad": sorted(self.data.bad.paths),
-            "model": self.stage.model.state_dict(),
-            "extra": self.stage.extra_state(),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": self.updater.scaler.state_dict(),
+            **state.values(),
         }
-        checkpoint.save(state, self.path)
+        self.checkpoints.save(self.step, info, state.tensors())
 
     def _resume(self) -> None:
-        state = checkpoint.load(self.path)
+        folder = self.checkpoints.latest()
+        if folder is None:
+            return
+        info, state = read_info(folder), self._state()
         try:
-            self.stage.model.load_state_dict(state["model"])
-            self.stage.load_extra_state(state["extra"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds, self.scores = state["step"], state["seconds"], state["scores"]
-            self.data.bad.paths.update(state["bad"])
+            state.prepare(shapes(folder))
+            read_tensors(folder, state.tensors())
+            self.stage.load_extra_state(state.restore(info))
+            self.step, self.seconds, self.scores = info["step"], info["seconds"], info["scores"]
+            self.data.bad.paths.update(info["bad"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"checkpoint {self.path} does not fit this configuration ({str(error).splitlines()[0]}); "
+                f"checkpoint {folder} does not fit this configuration ({str(error).splitlines()[0]}); "
                 "use another --output or delete it"
             ) from error
-        if self.updater.scaler.is_enabled() and state["scaler"]:
-            self.updater.scaler.load_state_dict(state["scaler"])
+        if self.updater.scaler.is_enabled() and info["scaler"]:
+            self.updater.scaler.load_state_dict(info["scaler"])
+
+
+def _update_metrics(norm: Tensor, skipped: Tensor | None) -> dict[str, Ratio]:
+    """The gradient norm, of the steps that loss scaling did not refuse, and how many it did."""
+    if skipped is None:
+        return {"grad_norm": Ratio(norm, 1)}
+    return {
+        "grad_norm": Ratio(torch.where(skipped, 0.0, norm), (~skipped).sum()),
+        "skipped_steps": Ratio(skipped.sum(), 1),
+    }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsemi.data import DataConfig
 from fastsemi.kernels.dispatch import Kernels
 from fastsemi.kernels.reference.mix import MixMode, MixWeights, PixelArgs
-from fastsemi.loaders.augment import augment_view
-from fastsemi.loaders.batch import LoadedBatch, MixPlan, ViewPlan
+from fastsemi.loaders.batch import LoadedBatch, ViewPlan
+from fastsemi.loaders.packing import planned_arrays, upload
+from fastsemi.profiling.spans import record
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,32 @@ class DeviceMix:
 
 
 @dataclass(frozen=True)
+class DeviceErase:
+    """`ErasePlan` on the device, and which samples have a box."""
+
+    box: Tensor  # [B, 4]
+    key: Tensor  # [B, 2]
+    rows: Tensor  # [N]
+
+
+def _erase(tensors: dict[str, Tensor], view: int) -> DeviceErase | None:
+    prefix = f"views.{view}.erase."
+    if prefix + "rows" not in tensors:
+        return None
+    return DeviceErase(*(tensors[prefix + f.name] for f in fields(DeviceErase)))
+
+
+@dataclass(frozen=True)
 class DeviceBatch:
     """A loaded batch on the device, not yet augmented."""
 
     images: Tensor  # [V, B, S, S, 3] uint8
     labels: Tensor  # [B] int64, -1 where unknown
     valid: Tensor  # [B] bool, False for the stand-ins of broken files
+    ids: Tensor  # [B] int64 position in the index
     mix: DeviceMix | None
     plans: tuple[ViewPlan, ...]  # on the host
+    erase: tuple[DeviceErase | None, ...]  # of each view; None where nothing is erased
 
 
 class Views:
@@ -57,38 +74,41 @@ class Views:
         self._config, self.device, self._dtype = config, device, dtype
         self.kernels = kernels or Kernels()
 
-    def tensor(self, array: NDArray) -> Tensor:
-        """A small planned array on the device, without waiting for the copy."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
-
     def to_device(self, batch: LoadedBatch) -> DeviceBatch:
-        """Copy a batch to the device."""
-        plan = batch.plan
-        return DeviceBatch(
-            images=batch.images.to(self.device, non_blocking=True),
-            labels=self.tensor(plan.labels),
-            valid=self.tensor(batch.valid),
-            mix=self._mix(plan.mix) if plan.mix else None,
-            plans=plan.views,
-        )
-
-    def _mix(self, mix: MixPlan) -> DeviceMix:
-        return DeviceMix(*(self.tensor(a) for a in (mix.partner, mix.cutmix, mix.centre, mix.lam)))
+        """A batch on the device: copied now, unless the loader has copied it already."""
+        with record("copy"):
+            tensors = batch.tensors
+            if tensors is None:
+                tensors = upload(planned_arrays(batch.plan, batch.valid), self.device)
+            mix = None
+            if batch.plan.mix is not None:
+                mix = DeviceMix(*(tensors[f"mix.{f.name}"] for f in fields(DeviceMix)))
+            return DeviceBatch(
+                images=batch.images.to(self.device, non_blocking=True),
+                labels=tensors["labels"],
+                valid=tensors["valid"],
+                ids=tensors["ids"],
+                mix=mix,
+                plans=batch.plan.views,
+                erase=tuple(_erase(tensors, v) for v in range(len(batch.plan.views))),
+            )
 
     def augment(self, batch: DeviceBatch, view: int) -> Tensor:
         """Colour jitter and RandAugment of a view, [B, S, S, 3] uint8."""
-        return augment_view(batch.images[view], batch.plans[view], fill=self._config.fill)
+        with record("augment"):
+            return self.kernels.augment(batch.images[view], batch.plans[view], fill=self._config.fill)
 
     def normalise(
-        self, images: Tensor, plan: ViewPlan | None = None, dtype: torch.dtype | None = None
+        self, images: Tensor, erase: DeviceErase | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """Normalise uint8 images [B, S, S, 3] to [B, 3, S, S] and erase the boxes of a plan.
+        """Normalise uint8 images [B, S, S, 3] to [B, 3, S, S] and erase boxes.
 
         `dtype` replaces the network's input type.
         """
-        args = self._pixels(plan)
+        args = self._pixels(erase)
         args["dtype"] = dtype or self._dtype
-        return self.kernels.mix_images(images, None, **args)
+        with record("mix"):
+            return self.kernels.mix_images(images, None, **args)
 
     def mix_labelled(self, batch: DeviceBatch) -> tuple[Tensor, MixWeights | None]:
         """Augment the one view of labelled images, normalise, erase and mix it by drawn weights (eq. 3).
@@ -96,12 +116,13 @@ class Views:
         Returns:
             [B, 3, S, S] and how they were mixed; None where the plan mixes nothing.
         """
-        images, plan, mix = self.augment(batch, 0), batch.plans[0], batch.mix
+        images, erase, mix = self.augment(batch, 0), batch.erase[0], batch.mix
         if mix is None:
-            return self.normalise(images, plan), None
-        return self.kernels.labelled_mix(
-            images, mix.partner, mix.cutmix, mix.centre, mix.lam, **self._pixels(plan)
-        )
+            return self.normalise(images, erase), None
+        with record("mix"):
+            return self.kernels.labelled_mix(
+                images, mix.partner, mix.cutmix, mix.centre, mix.lam, **self._pixels(erase)
+            )
 
     def mix_unlabelled(
         self, batch: DeviceBatch, strong: Tensor, mode: MixMode, confidence: Tensor, threshold: float
@@ -120,22 +141,22 @@ class Views:
         """
         mix = batch.mix
         assert mix is not None  # the stream of unlabelled images always plans it
-        return self.kernels.mix(
-            mode,
-            strong,
-            confidence,
-            mix.partner,
-            mix.cutmix,
-            mix.centre,
-            mix.lam,
-            threshold,
-            **self._pixels(batch.plans[1]),
-        )
+        with record("mix"):
+            return self.kernels.mix(
+                mode,
+                strong,
+                confidence,
+                mix.partner,
+                mix.cutmix,
+                mix.centre,
+                mix.lam,
+                threshold,
+                **self._pixels(batch.erase[1]),
+            )
 
-    def _pixels(self, plan: ViewPlan | None) -> PixelArgs:
+    def _pixels(self, erase: DeviceErase | None) -> PixelArgs:
         args: PixelArgs = {"mean": self._config.mean, "std": self._config.std, "dtype": self._dtype}
-        erase = plan.erase if plan else None
-        if erase is not None and erase.box[:, 2].any():
-            args["erase_box"], args["erase_key"] = self.tensor(erase.box), self.tensor(erase.key)
-            args["erase_index"] = self.tensor(np.flatnonzero(erase.box[:, 2]))
+        if erase is not None:
+            args["erase_box"], args["erase_key"] = erase.box, erase.key
+            args["erase_index"] = erase.rows
         return args

@@ -13,6 +13,7 @@ from fastsemi.errors import UserError
 from fastsemi.kernels.reference import mix as reference_mix
 from fastsemi.kernels.reference import pseudo_label as reference_pseudo_label
 from fastsemi.kernels.reference import soft_ce as reference_soft_ce
+from fastsemi.loaders.augment import augment_view
 
 KernelKind = Literal["auto", "triton", "torch"]
 
@@ -25,10 +26,12 @@ class Kernels:
     """The kernels of one implementation, here the reference: plain PyTorch on any device.
 
     Every implementation has these functions with the same arguments; the modules they come from document
-    them: `kernels.reference.pseudo_label`, `.weights`, `.mix` and `.soft_ce`.
+    them: `kernels.reference.pseudo_label`, `.weights`, `.mix` and `.soft_ce`, and `loaders.augment` for
+    `augment`, which is C++ on a CPU where that was built.
     """
 
     name: Literal["triton", "torch"] = "torch"
+    augment = staticmethod(augment_view)
     pseudo_label = staticmethod(reference_pseudo_label.pseudo_label)
     mix_weights = staticmethod(reference_mix.mix_weights)
     labelled_mix_weights = staticmethod(reference_mix.labelled_mix_weights)
@@ -118,12 +121,14 @@ def _trial(device: torch.device) -> _Obstacle | None:
 
 @functools.cache
 def _triton_kernels() -> Kernels:
+    from fastsemi.kernels import augment as triton_augment
     from fastsemi.kernels import mix as triton_mix
     from fastsemi.kernels import pseudo_label as triton_pseudo_label
     from fastsemi.kernels import soft_ce as triton_soft_ce
 
     class TritonKernels(Kernels):
         name = "triton"
+        augment = staticmethod(triton_augment.augment)
         pseudo_label = staticmethod(triton_pseudo_label.pseudo_label)
         mix_weights = staticmethod(triton_mix.mix_weights)
         labelled_mix_weights = staticmethod(triton_mix.labelled_mix_weights)

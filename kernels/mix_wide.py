@@ -106,9 +106,9 @@ def _channels(words, flip, sample, row, column, need, SIZE: tl.constexpr, FLIP: 
     address = (
         words + sample.to(tl.int64) * (SIZE * SIZE * 3 // 4) + group[:, None] * 12 + tl.arange(0, 4)[None, :]
     )
-    a0, a1, a2, a3 = _split4(tl.load(address, mask=need[:, None], other=0))
-    b0, b1, b2, b3 = _split4(tl.load(address + 4, mask=need[:, None], other=0))
-    c0, c1, c2, c3 = _split4(tl.load(address + 8, mask=need[:, None], other=0))
+    a0, a1, a2, a3 = split4(tl.load(address, mask=need[:, None], other=0))
+    b0, b1, b2, b3 = split4(tl.load(address + 4, mask=need[:, None], other=0))
+    c0, c1, c2, c3 = split4(tl.load(address + 8, mask=need[:, None], other=0))
     # In memory the words are a0 ... a3, b0 ... b3, c0 ... c3, and every three of them hold four pixels:
     # u = rgbr, v = gbrg, w = brgb, lowest byte first.
     if FLIP:
@@ -131,7 +131,7 @@ def _channels(words, flip, sample, row, column, need, SIZE: tl.constexpr, FLIP: 
             tl.where(flipped, c0, b1),
             tl.where(flipped, b1, c0),
         )
-    u, v, w = _join4(a0, a3, b2, c1), _join4(a1, b0, b3, c2), _join4(a2, b1, c0, c3)  # [N, 4]
+    u, v, w = join4(a0, a3, b2, c1), join4(a1, b0, b3, c2), join4(a2, b1, c0, c3)  # [N, 4]
     red = _pixels16(_byte(u, 0), _byte(u, 3), _byte(v, 2), _byte(w, 1), mirror, FLIP)
     green = _pixels16(_byte(u, 1), _byte(v, 0), _byte(v, 3), _byte(w, 2), mirror, FLIP)
     blue = _pixels16(_byte(u, 2), _byte(v, 1), _byte(w, 0), _byte(w, 3), mirror, FLIP)
@@ -145,11 +145,11 @@ def _pixels16(first, second, third, fourth, mirror, FLIP: tl.constexpr):
         flipped = mirror != 0
         first, fourth = tl.where(flipped, fourth, first), tl.where(flipped, first, fourth)
         second, third = tl.where(flipped, third, second), tl.where(flipped, second, third)
-    return tl.reshape(_join4(first, second, third, fourth), (first.shape[0], GROUP))
+    return tl.reshape(join4(first, second, third, fourth), (first.shape[0], GROUP))
 
 
 @triton.jit
-def _split4(x):
+def split4(x):
     """[N, 4] -> four of [N]."""
     even, odd = tl.split(tl.reshape(x, (x.shape[0], 2, 2)))
     first, third = tl.split(even)
@@ -158,7 +158,7 @@ def _split4(x):
 
 
 @triton.jit
-def _join4(first, second, third, fourth):
+def join4(first, second, third, fourth):
     """Four of [N, ...] -> [N, ..., 4]."""
     pairs = tl.join(tl.join(first, third), tl.join(second, fourth))
     return tl.reshape(pairs, first.shape + (4,))  # noqa: RUF005 (Triton has no starred tuples)

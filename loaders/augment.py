@@ -4,10 +4,13 @@ The engines have flipped the views already, as timm does before RandAugment; era
 follow in the mixing kernel.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +21,9 @@ from fastsemi.errors import UserError
 from fastsemi.kernels.reference.augment import apply_op
 from fastsemi.kernels.reference.warp import TAPS
 from fastsemi.loaders.batch import RANDAUGMENT_OPS, ViewPlan
+
+if TYPE_CHECKING:
+    from fastsemi._native import Augmenter
 
 # The columns of `ColorPlan.factor` as operations; saturation is "color" in timm's and Pillow's words.
 _JITTER_OPS = np.array([RANDAUGMENT_OPS.index(name) for name in ("brightness", "contrast", "color")])
@@ -34,7 +40,8 @@ def augment_view(
 
     The result of an image depends on its own pixels and its own row of the plan alone, not on what else is
     in the batch. The host does not wait for the device: images are grouped by operation from the plan, which
-    is on the host, and the arguments go to the device in one copy.
+    is on the host, and the arguments go to the device in one copy. On a CPU the native operator does the work
+    where it was built, with as many threads as PyTorch has, else PyTorch does; the pixels are the same.
 
     Args:
         images: [B, S, S, 3] uint8, contiguous; not modified.
@@ -48,15 +55,27 @@ def augment_view(
 
     Raises:
         UserError: The interpolation is unknown.
-        ValueError: `images` is not uint8 NHWC, or the plan has another number of rows.
+        ValueError: `images` is not uint8 NHWC, or the plan has another number of rows or no valid argument.
     """
-    if interpolation not in TAPS:
-        raise UserError(
-            f"unknown interpolation {interpolation!r} for RandAugment; use {' or '.join(sorted(TAPS))}"
-        )
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images must be [B, S, S, 3] uint8, not {list(images.shape)} {images.dtype}")
-    op, arg = _layers(view, len(images))
+    check_augment(images, interpolation)
+    op, arg = planned_layers(view, len(images))
+    operator = _native_operator(torch.get_num_threads()) if images.device.type == "cpu" else None
+    if operator is None or interpolation != "bicubic" or not images.numel():
+        return augment_in_torch(images, op, arg, fill=fill, interpolation=interpolation)
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    operator.run(images.contiguous().numpy(), op, arg, fill, out.numpy())
+    return out
+
+
+def augment_in_torch(
+    images: Tensor,
+    op: NDArray[np.int64],
+    arg: NDArray[np.float32],
+    *,
+    fill: tuple[int, int, int],
+    interpolation: str,
+) -> Tensor:
+    """`augment_view` by the PyTorch reference; `op` and `arg` are the [layers, B] of `planned_layers`."""
     out = images.clone(memory_format=torch.contiguous_format)
     if images.device.type != "cpu" or not op.size:
         _augment_(out, op, arg, fill, interpolation)
@@ -94,6 +113,16 @@ def _augment_(
             torch._foreach_copy_(group, result.unbind())
 
 
+@lru_cache(maxsize=1)
+def _native_operator(threads: int) -> Augmenter | None:
+    """The C++ operator (`kernels/csrc/augment.cpp`) with that many threads; None where it was not built."""
+    try:
+        from fastsemi._native import Augmenter
+    except ImportError:
+        return None
+    return Augmenter(threads)
+
+
 @cache
 def _serial_thread() -> ThreadPoolExecutor:
     """One thread in which PyTorch's operations do not start threads of their own.
@@ -111,10 +140,25 @@ def _serial_thread() -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_serial_thread.cache_clear)
+os.register_at_fork(after_in_child=_native_operator.cache_clear)
 
 
-def _layers(view: ViewPlan, batch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Operations and arguments in the order of application, [layers, B] each; jitter comes first."""
+def check_augment(images: Tensor, interpolation: str) -> None:
+    """Refuse what `augment_view` refuses."""
+    if interpolation not in TAPS:
+        raise UserError(
+            f"unknown interpolation {interpolation!r} for RandAugment; use {' or '.join(sorted(TAPS))}"
+        )
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"images must be [B, S, S, 3] uint8, not {list(images.shape)} {images.dtype}")
+
+
+def planned_layers(view: ViewPlan, batch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Operations and arguments in the order of application, [layers, B] each; jitter comes first.
+
+    Raises:
+        ValueError: The plan has another number of rows.
+    """
     ops, args = [np.empty((batch, 0), np.int64)], [np.empty((batch, 0), np.float32)]
     if view.color is not None:
         ops.append(_JITTER_OPS[view.color.order])
@@ -124,7 +168,8 @@ def _layers(view: ViewPlan, batch: int) -> tuple[NDArray[np.int64], NDArray[np.f
         args.append(view.randaugment.arg)
     if any(len(op) != batch for op in ops):
         raise ValueError(f"a plan of {[len(op) for op in ops[1:]]} rows does not fit {batch} images")
-    return np.concatenate(ops, axis=1).T, np.concatenate(args, axis=1).T
+    op, arg = (np.ascontiguousarray(np.concatenate(columns, axis=1).T) for columns in (ops, args))
+    return op, arg
 
 
 def _runs(codes: NDArray[np.int64]) -> Iterator[tuple[str, slice]]:

@@ -109,3 +109,4 @@ class LoadedBatch:
     plan: PlannedBatch
     images: torch.Tensor  # [V, B, S, S, 3] uint8
     valid: NDArray[np.bool_]  # [B] False where the file was broken and the pixels are another image's
+    tensors: dict[str, torch.Tensor] | None = None  # `packing.planned_arrays` beside the images on a device

@@ -10,7 +10,6 @@ from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from fastsemi.errors import UserError
 from fastsemi.loaders.batch import ColorPlan, ErasePlan, MixPlan, ViewPlan
@@ -179,5 +178,14 @@ def plan_mix(
         partner=np.argsort(w[:, 0], kind="stable"),
         cutmix=use_cutmix,
         centre=u[:, 2:4].astype(np.float32),
-        lam=betaincinv(alpha, alpha, u[:, 4]).astype(np.float32),
+        lam=_beta(alpha, u[:, 4]).astype(np.float32),
     )
+
+
+def _beta(alpha: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draws from Beta(alpha, alpha) by the inverse of its distribution function."""
+    if (alpha == 1).all():
+        return u  # the uniform distribution, which needs no SciPy
+    from scipy.special import betaincinv
+
+    return betaincinv(alpha, alpha, u)

@@ -6,9 +6,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ import torch
 from fastsemi.errors import BadImageError, UserError
 from fastsemi.loaders.batch import LoadedBatch, PlannedBatch
 from fastsemi.loaders.engines.base import Engine, Pending
+from fastsemi.loaders.slots import RecycledSlots, Slots
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +54,26 @@ class BadImages:
         logger.warning("skipped broken image %d of at most %d: %s", len(self.paths), self.limit, error)
 
 
-class Prefetcher(Iterator[LoadedBatch]):
+class Loader(Iterator[LoadedBatch]):
+    """Loaded batches in the order of their plans. Close it, or use it in a `with` block."""
+
+    waited: float
+    """Seconds that the consumer has waited for batches so far."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop all threads and drop what was loaded. The engine stays open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Prefetcher(Loader):
     """Iterates over loaded batches in the order of their plans.
 
     A thread plans and submits ahead; at most `depth` batches are under way. Close it, or use it in a `with`
@@ -62,7 +85,8 @@ class Prefetcher(Iterator[LoadedBatch]):
         depth: Batches under way at most.
         timeout: Seconds that a batch may take.
         bad: Policy and count of broken files.
-        pin: Put slots into pinned memory (for copies to a GPU that do not wait).
+        slots: Where memory for the views comes from; by default ordinary memory.
+        work: Makes the block in which the feeding thread uses a device, if it does.
         allow_empty: Give a batch without one good image as zeros, all invalid, instead of raising.
 
     Attributes:
@@ -77,10 +101,12 @@ class Prefetcher(Iterator[LoadedBatch]):
         depth: int = 4,
         timeout: float = 120.0,
         bad: BadImages | None = None,
-        pin: bool = False,
+        slots: Slots | None = None,
+        work: Callable[[], AbstractContextManager[object]] = nullcontext,
         allow_empty: bool = False,
     ):
-        self._engine, self._timeout, self._pin = engine, timeout, pin
+        self._engine, self.timeout = engine, timeout
+        self._slots, self._work = slots or RecycledSlots(), work
         self._bad = BadImages() if bad is None else bad
         self._allow_empty, self._patience = allow_empty, timeout
         self._queue: queue.Queue[tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None]
@@ -93,18 +119,17 @@ class Prefetcher(Iterator[LoadedBatch]):
         self._thread.start()
 
     def _feed(self, plans: Iterator[PlannedBatch]) -> None:
-        size, device = self._engine.image_size, self._engine.device
+        size = self._engine.image_size
         try:
-            for plan in plans:
-                shape = (len(plan.views), len(plan.ids), size, size, 3)
-                slot = torch.empty(
-                    shape, dtype=torch.uint8, device=device, pin_memory=self._pin and device is None
-                )
-                if self._stop.is_set():
-                    return
-                pending = self._engine.submit(plan, slot)
-                if not self._put((plan, slot, pending)):
-                    return _let_go(pending, self._patience)
+            with self._work():
+                for plan in plans:
+                    shape = (len(plan.views), len(plan.ids), size, size, 3)
+                    slot = self._slots.take(shape, self._stop)
+                    if slot is None or self._stop.is_set():
+                        return
+                    pending = self._engine.submit(plan, slot)
+                    if not self._put((plan, slot, pending)):
+                        return _let_go(pending, self._patience)
             self._put(None)
         except BaseException as error:  # re-raised in the consumer
             self._put(error)
@@ -140,7 +165,7 @@ class Prefetcher(Iterator[LoadedBatch]):
 
     def _next(self) -> LoadedBatch:
         try:
-            item = self._queue.get(timeout=self._timeout)
+            item = self._queue.get(timeout=self.timeout)
         except queue.Empty:
             raise self._too_slow("planning the next batch") from None
         if item is None:
@@ -149,7 +174,7 @@ class Prefetcher(Iterator[LoadedBatch]):
             raise item
         plan, slot, pending = item
         try:
-            errors = pending.result(self._timeout)
+            errors = pending.result(self.timeout)
         except TimeoutError:
             first = self._engine.source.name(int(plan.ids[0]))
             raise self._too_slow(f"the batch that starts with {first}") from None
@@ -161,7 +186,7 @@ class Prefetcher(Iterator[LoadedBatch]):
     def _too_slow(self, what: str) -> UserError:
         self._patience = 0.0  # what has not come by now is not waited for again
         return UserError(
-            f"the {self._engine.name} engine gave nothing for {self._timeout:g} s at {what}; check the disk, "
+            f"the {self._engine.name} engine gave nothing for {self.timeout:g} s at {what}; check the disk, "
             "or raise loader.timeout_s"
         )
 
@@ -193,18 +218,13 @@ class Prefetcher(Iterator[LoadedBatch]):
         self._stop.set()
         deadline = time.monotonic() + self._patience
         self._thread.join(timeout=max(1.0, self._patience))
-        while not self._queue.empty():
-            item = self._queue.get_nowait()
-            if isinstance(item, tuple):
-                _let_go(item[2], max(0.0, deadline - time.monotonic()))
-
-    def __enter__(self) -> Prefetcher:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        with suppress(queue.Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if isinstance(item, tuple):
+                    _let_go(item[2], max(0.0, deadline - time.monotonic()))
+        with suppress(queue.Full):
+            self._queue.put_nowait(None)  # wakes a consumer that waits in another thread
 
 
 def _let_go(pending: Pending, timeout: float) -> None:

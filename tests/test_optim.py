@@ -1,5 +1,7 @@
 """Parameter groups: layers against timm and the paper's code, and what has no weight decay."""
 
+import sys
+
 import pytest
 import timm
 import torch
@@ -152,3 +154,61 @@ def test_a_step_is_adamws_with_the_groups_rates():
         gradient = parameter.grad
         expected = before[name] * (1 - lr * decay) - lr * gradient / (gradient.abs() + 1e-8)
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["fused", "foreach"])
+def test_back_ends_agree(backend):
+    """Ten steps of either equal PyTorch's plain loop."""
+    weights = {}
+    for name, kind in ((backend, backend), ("loop", None)):
+        torch.manual_seed(0)
+        model = vit().double()  # elements without gradient follow the sign of their rounding errors
+        if kind:
+            optimizer = create_optimizer(
+                model, weight_decay=0.05, layer_decay=0.5, betas=(0.9, 0.99), backend=kind
+            )
+        else:
+            groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.5)
+            optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), foreach=False, fused=False)
+        for step in range(10):
+            set_lr(optimizer, 1e-3 * (step + 1))
+            model(torch.randn(2, 3, 16, 16, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.testing.assert_close(weights[backend], weights["loop"], rtol=1e-6, atol=1e-9)
+
+
+def test_apex_that_is_not_installed_names_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apex", None)
+    with pytest.raises(UserError, match=r"not installed .*PyPI is something else.*NVIDIA/apex"):
+        create_optimizer(vit(), weight_decay=0, layer_decay=1, betas=(0.9, 0.99), backend="apex")
+
+
+def test_another_package_of_the_name_apex_is_told_from_nvidias(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "apex", raising=False)
+    (tmp_path / "apex").mkdir()
+    (tmp_path / "apex" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=rf"{tmp_path}/apex has no FusedAdam.*PyPI's"):
+        create_optimizer(vit(), weight_decay=0, layer_decay=1, betas=(0.9, 0.99), backend="apex")
+    monkeypatch.delitem(sys.modules, "apex", raising=False)
+
+
+@pytest.mark.gpu
+def test_apex_equals_fused():
+    pytest.importorskip("amp_C", reason="needs NVIDIA's Apex")
+    weights = {}
+    for backend in ("fused", "apex"):
+        torch.manual_seed(0)
+        model = vit().cuda()
+        optimizer = create_optimizer(
+            model, weight_decay=0.05, layer_decay=0.5, betas=(0.9, 0.99), backend=backend
+        )
+        for _ in range(10):
+            set_lr(optimizer, 1e-3)
+            model(torch.randn(2, 3, 16, 16, device="cuda")).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights[backend] = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.testing.assert_close(weights["apex"], weights["fused"], rtol=1e-4, atol=1e-5)

@@ -22,7 +22,7 @@ def main(command: str, arguments: list[str]) -> int:
 
     device = select_device(config.device)
     model, names = load_trained(config, device)
-    data = Data(config.data, config.loader)
+    data = Data(config.data, config.loader, device=device)
     try:
         if names != data.classes:
             raise UserError(

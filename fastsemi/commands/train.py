@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
 
 from fastsemi.options import command_parser, configure
+
+if TYPE_CHECKING:
+    from fastsemi.config import Config
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi train`, or one stage alone, with the words that follow; returns the exit code."""
     stage = None if command == "train" else command
     what = f"Run stage {stage} alone." if stage else "Run all stages, skipping finished ones."
-    _, config = configure(command_parser(command, what), arguments)
+    from fastsemi import distributed
+    from fastsemi.cost.sizes import add_size_options
+
+    parser = command_parser(command, what)
+    parser.add_argument("--dry_run", action="store_true", help="build all on the meta device, train nothing")
+    add_size_options(parser)
+    with distributed.one_report():
+        options, config = configure(parser, arguments)
     if config is None:
         return 0
+    if options.dry_run:
+        return _dry_run(config, [stage] if stage else list(config.stages), options)
     from fastsemi.progress import Progress, QuietConsole
     from fastsemi.run import Run
     from fastsemi.signals import Interrupted
     from fastsemi.summary import summary_table
 
-    console = QuietConsole()
-    run = Run(config, Progress(console))
-    try:
-        summary = run.train([stage] if stage else list(config.stages))  # type: ignore[list-item]
-    except Interrupted as stop:
-        sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
-        return 130
+    with distributed.session(config.distributed, distributed.local_device(config.device)):
+        console = QuietConsole(quiet=not distributed.is_main())
+        run = Run(config, Progress(console))
+        try:
+            summary = run.train([stage] if stage else list(config.stages))  # type: ignore[list-item]
+        except Interrupted as stop:
+            if distributed.is_main():
+                sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
+            return 130
     console.print(summary_table(summary))
     for path in summary.get("skipped_images", []):
         console.print(f"skipped broken image {path}", highlight=False, markup=False)
+    return 0
+
+
+def _dry_run(config: Config, stages: Any, options: Namespace) -> int:
+    from fastsemi.dry_run import dry_run, show
+    from fastsemi.progress import QuietConsole
+
+    show(*dry_run(config, stages, options), QuietConsole())
     return 0

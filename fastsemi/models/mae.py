@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -59,6 +59,14 @@ class MaskedAutoencoder(nn.Module):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
         nn.init.normal_(self.mask_token, std=0.02)
+        self._checkpoints = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the blocks of encoder and decoder again in the backward pass; named as in timm's models."""
+        self._checkpoints = enable
+
+    def _run(self, blocks: nn.Sequential, tokens: Tensor) -> Tensor:
+        return checkpoint_seq(blocks, tokens) if self._checkpoints else blocks(tokens)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """The reconstruction loss.
@@ -95,7 +103,8 @@ class MaskedAutoencoder(nn.Module):
         tokens = encoder._pos_embed(encoder.patch_embed(images))  # [B, prefix + N, D]
         patches = tokens[:, self.prefix :]
         patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2]))
-        tokens = encoder.blocks(encoder.norm_pre(torch.cat([tokens[:, : self.prefix], patches], 1)))
+        tokens = encoder.norm_pre(torch.cat([tokens[:, : self.prefix], patches], 1))
+        tokens = self._run(encoder.blocks, tokens)
         return encoder.fc_norm(encoder.norm(tokens))  # one of the two is the identity
 
     def decode(self, tokens: Tensor, order: Tensor) -> Tensor:
@@ -106,4 +115,4 @@ class MaskedAutoencoder(nn.Module):
         position = self.decoder_pos[0, self.prefix :][order]
         prefix = self.decoder_pos[:, : self.prefix].expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([tokens, masks], 1) + torch.cat([prefix, position], 1)
-        return self.predict(self.norm(self.blocks(tokens)))[:, self.prefix :]
+        return self.predict(self.norm(self._run(self.blocks, tokens)))[:, self.prefix :]

@@ -131,12 +131,16 @@ class Stage(ABC):
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Loss and metrics of one micro-batch, given a batch of each role."""
 
-    def after_update(self) -> None:
-        """Called after each optimizer step."""
+    def after_update(self, skipped: Tensor | None = None) -> None:
+        """Called after each optimizer step; `skipped` is [] bool where loss scaling may have refused it."""
 
     def eval_models(self) -> dict[str, nn.Module]:
         """Classifiers to evaluate, by name; none for a stage without labels."""
         return {}
+
+    def followers(self) -> list[nn.Module]:
+        """Networks that follow the model; processes share them out as they do the model."""
+        return [model for model in self.eval_models().values() if model is not self.model]
 
     @abstractmethod
     def result(self) -> nn.Module:

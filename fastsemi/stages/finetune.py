@@ -13,6 +13,7 @@ from fastsemi.data import Data
 from fastsemi.kernels.dispatch import Kernels
 from fastsemi.loaders.plan import AugmentConfig, View
 from fastsemi.loaders.stream import MixConfig, Stream
+from fastsemi.profiling.spans import record
 from fastsemi.schedule import Duration
 from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
 from fastsemi.teacher import EMATeacher
@@ -98,14 +99,15 @@ class Finetune(Stage):
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Cross-entropy of the mixed images."""
         mixed = mix_labelled(batch["labelled"], self._views)
-        logits = self.network(mixed.images)
+        with record("student"):
+            logits = self.network(mixed.images)
         loss = mixed.loss(logits, self.config.label_smoothing, self._views.kernels).mean()
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 
-    def after_update(self) -> None:
+    def after_update(self, skipped: Tensor | None = None) -> None:
         """Update the average."""
         if self._average:
-            self._average.update(self.model)
+            self._average.update(self.model, skipped)
 
     def eval_models(self) -> dict[str, nn.Module]:
         """The network, and its average where there is one."""

@@ -13,7 +13,9 @@ from fastsemi.data import Data
 from fastsemi.errors import UserError
 from fastsemi.loaders.plan import AugmentConfig, View
 from fastsemi.loaders.stream import Stream
+from fastsemi.models.adapt import classifiers
 from fastsemi.models.mae import MaskedAutoencoder
+from fastsemi.profiling.spans import record
 from fastsemi.schedule import Duration
 from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
 from fastsemi.views import DeviceBatch, Views
@@ -70,6 +72,8 @@ class Pretrain(Stage):
         self._views = views
         self.roles = self.build_roles(config, data, seed)
         self._encoder = encoder
+        for head in classifiers(encoder):
+            head.requires_grad_(False)  # not part of the loss: processes would wait for its gradient
         self.model = MaskedAutoencoder(
             encoder,
             mask_ratio=config.mask_ratio,
@@ -101,8 +105,9 @@ class Pretrain(Stage):
         images = batch["pretrain"]
         # The pixels are the target too, so they are not rounded to the network's input type.
         view = self._views.augment(images, 0)
-        pixels = self._views.normalise(view, images.plans[0], torch.float32)  # [B, 3, S, S]
-        loss = self.network(pixels)
+        pixels = self._views.normalise(view, images.erase[0], torch.float32)  # [B, 3, S, S]
+        with record("student"):
+            loss = self.network(pixels)
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 
     def result(self) -> nn.Module:

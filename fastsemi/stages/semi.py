@@ -15,11 +15,17 @@ from fastsemi.errors import UserError
 from fastsemi.kernels.reference.mix import MixMode, MixWeights
 from fastsemi.loaders.plan import AugmentConfig, View
 from fastsemi.loaders.stream import MixConfig, Stream
+from fastsemi.profiling.spans import record
 from fastsemi.schedule import Duration
 from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
 from fastsemi.stages.compaction import Compaction, skips_rejected
 from fastsemi.stages.finetune import labelled_role, mix_labelled
-from fastsemi.teacher import EMATeacher
+from fastsemi.teacher import EMATeacher, TeacherDtype
+from fastsemi.thresholds.base import PseudoLabels
+from fastsemi.thresholds.flexmatch import FlexMatchConfig
+from fastsemi.thresholds.freematch import FreeMatchConfig
+from fastsemi.thresholds.select import RuleName, create_rule, mixed_weights, mixing_inputs
+from fastsemi.thresholds.softmatch import SoftMatchConfig
 from fastsemi.views import DeviceBatch, Views
 
 
@@ -41,8 +47,19 @@ class SemiConfig(StageConfig):
     """Weight of the unlabelled loss, mu."""
     threshold: float = 0.5
     """Least confidence of a pseudo label that counts, tau."""
+    threshold_rule: RuleName = "fixed"
+    """What makes a pseudo label count: fixed (the paper's tau), flexmatch, freematch or softmatch."""
+    flexmatch: FlexMatchConfig = field(default_factory=FlexMatchConfig)
+    """Options of the rule flexmatch."""
+    freematch: FreeMatchConfig = field(default_factory=FreeMatchConfig)
+    """Options of the rule freematch."""
+    softmatch: SoftMatchConfig = field(default_factory=SoftMatchConfig)
+    """Options of the rule softmatch."""
     momentum: float = 0.9999
     """Momentum of the teacher, m; 0 is FixMatch."""
+    teacher_dtype: TeacherDtype = "fp32"
+    """Weights that the teacher runs with: fp32, or a copy in bf16 or fp16 of its fp32 average, which is then
+    cast once a step and not in each pass."""
     mixing: MixMode = "prob"
     """Mixing of unlabelled images: none, pseudo, pseudo_plus or prob (probabilistic pseudo mixup)."""
     mix: MixConfig = field(default_factory=MixConfig)
@@ -85,7 +102,7 @@ class MixedBatch:
     label: Tensor  # [n] pseudo label of the image
     other: Tensor  # [n] pseudo label of the image mixed in
     lam: Tensor  # [n] weight of `label`
-    keep: Tensor  # [n] whether the sample counts
+    weight: Tensor  # [n] how much the sample counts, 0 for rejected ones
 
 
 class Semi(Stage):
@@ -99,7 +116,10 @@ class Semi(Stage):
         self.roles = self.build_roles(config, data, seed)
         self.model = self.network = model.to(views.device)
         self._skip = skips_rejected(config.skip_rejected, model)
-        self.teacher = EMATeacher(self.model, config.momentum)
+        self.teacher = EMATeacher(self.model, config.momentum, config.teacher_dtype)
+        ids = self.roles["unlabelled"].stream.ids
+        rule = create_rule(config, classes=len(data.classes), images=len(ids), highest_id=int(ids.max()))
+        self.rule = rule.to(views.device)
 
     @staticmethod
     def build_roles(config: SemiConfig, data: Data, seed: int) -> dict[str, Role]:
@@ -124,41 +144,57 @@ class Semi(Stage):
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """L = Ll + mu * Lu (section 2.3)."""
         unlabelled = batch["unlabelled"]
-        label, confidence = self.pseudo_label(unlabelled)  # [Nu], [Nu]
-        images, weights = self.mix(unlabelled, confidence)  # [Nu, 3, S, S]; eq. 4, 5
-        kept = Compaction(weights.keep) if self._skip else None
+        pseudo = self.pseudo_label(unlabelled)  # [Nu]
+        trusted = self.rule.weights(pseudo)  # [Nu] in [0, 1]; the paper's: [o >= tau]
+        self.rule.observe(pseudo)
+        images, mix, weight = self.mix(unlabelled, pseudo, trusted)  # [Nu, 3, S, S]; eq. 4, 5
+        kept = Compaction(weight > 0) if self._skip else None
         labelled = mix_labelled(batch["labelled"], self._views)  # [Nl, 3, S, S]
-        mixed = self.targets(images, label, weights, kept)  # [n, 3, S, S]
+        mixed = self.targets(images, pseudo.label, mix, weight, kept)  # [n, 3, S, S]
 
-        logits = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
+        with record("student"):
+            logits = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
         smoothing, kernels = self.config.label_smoothing, self._views.kernels
         labelled_loss = labelled.loss(labelled_logits, smoothing, kernels).mean()
-        unlabelled_loss = self.unlabelled_loss(unlabelled_logits, mixed, len(label))
+        unlabelled_loss = self.unlabelled_loss(unlabelled_logits, mixed, len(weight))
         loss = labelled_loss + self.config.loss_weight * unlabelled_loss
+        further = self.rule.loss(unlabelled_logits, mixed.weight > 0)
+        if further is not None:
+            loss = loss + further
         metrics = {
             "loss": Ratio(loss.detach(), 1),
             "loss_labelled": Ratio(labelled_loss.detach(), 1),
             "loss_unlabelled": Ratio(unlabelled_loss.detach(), 1),
-            **self.pseudo_label_metrics(label, confidence, weights.keep, unlabelled.labels),
+            **self.pseudo_label_metrics(pseudo, trusted, weight, unlabelled.labels),
         }
         return StepOutput(loss, metrics)
 
-    def pseudo_label(self, batch: DeviceBatch) -> tuple[Tensor, Tensor]:
+    def pseudo_label(self, batch: DeviceBatch) -> PseudoLabels:
         """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""
-        weak = self._views.normalise(self._views.augment(batch, 0), batch.plans[0])
-        return self._views.kernels.pseudo_label(self.teacher(weak))
+        weak = self._views.normalise(self._views.augment(batch, 0), batch.erase[0])
+        with record("teacher"):
+            logits = self.teacher(weak)
+            return PseudoLabels(*self._views.kernels.pseudo_label(logits), logits, batch.ids)
 
-    def mix(self, batch: DeviceBatch, confidence: Tensor) -> tuple[Tensor, MixWeights]:
-        """Mix strong views; prob: lam_i = o_i / (o_i + o_j), o*_i = max(o_i, o_j) (eq. 3, 4, 5)."""
-        strong, config = self._views.augment(batch, 1), self.config
-        return self._views.mix_unlabelled(batch, strong, config.mixing, confidence, config.threshold)
+    def mix(
+        self, batch: DeviceBatch, pseudo: PseudoLabels, trusted: Tensor
+    ) -> tuple[Tensor, MixWeights, Tensor]:
+        """Mix strong views; prob: lam_i = o_i / (o_i + o_j), o*_i = max(o_i, o_j) (eq. 3, 4, 5).
+
+        Returns:
+            [Nu, 3, S, S], how they were mixed, and how much each counts, [Nu].
+        """
+        strong, mode = self._views.augment(batch, 1), self.config.mixing
+        inputs = mixing_inputs(mode, pseudo, trusted)
+        images, mixed = self._views.mix_unlabelled(batch, strong, mode, *inputs)
+        return images, mixed, mixed_weights(mode, pseudo, trusted, mixed)
 
     def targets(
-        self, images: Tensor, label: Tensor, weights: MixWeights, kept: Compaction | None = None
+        self, images: Tensor, label: Tensor, mix: MixWeights, weight: Tensor, kept: Compaction | None = None
     ) -> MixedBatch:
         """Mixed images with the pseudo labels of both their parts; of all samples, or of the kept ones."""
-        parts = (images, label, label[weights.partner], weights.lam, weights.keep)
+        parts = (images, label, label[mix.partner], mix.lam, weight)
         return MixedBatch(*(kept.select(part) for part in parts) if kept else parts)
 
     def unlabelled_loss(self, logits: Tensor, mixed: MixedBatch, count: int) -> Tensor:
@@ -169,27 +205,32 @@ class Semi(Stage):
             mixed.other,
             mixed.lam,
             smoothing=self.config.label_smoothing,
-            weight=mixed.keep.float(),
+            weight=mixed.weight,
         )
         return losses.sum() / count
 
     def pseudo_label_metrics(
-        self, label: Tensor, confidence: Tensor, keep: Tensor, truth: Tensor
+        self, pseudo: PseudoLabels, trusted: Tensor, weight: Tensor, truth: Tensor
     ) -> dict[str, Ratio]:
-        """How many samples count, and how good pseudo labels are where the truth is known; for the log."""
+        """How much samples count, and how good pseudo labels are where the truth is known; for the log."""
         known = truth >= 0
-        confident = (confidence >= self.config.threshold) & known
-        right = (confident & (label == truth)).sum()
+        confident = (trusted > 0) & known
+        right = (confident & (pseudo.label == truth)).sum()
         return {
-            "acceptance": Ratio(keep.sum(), keep.numel()),
-            "confidence": Ratio(confidence.sum(), confidence.numel()),
+            "acceptance": Ratio(weight.sum(), weight.numel()),
+            "confidence": Ratio(pseudo.confidence.sum(), weight.numel()),
             "pseudo_label_accuracy": Ratio(right, confident.sum()),
             "pseudo_label_recall": Ratio(right, known.sum()),
         }
 
-    def after_update(self) -> None:
-        """Eq. 1."""
-        self.teacher.update(self.model)
+    def after_update(self, skipped: Tensor | None = None) -> None:
+        """Eq. 1, and what the threshold rule learnt from the step."""
+        self.teacher.update(self.model, skipped)
+        self.rule.update()
+
+    def followers(self) -> list[nn.Module]:
+        """The teacher."""
+        return self.teacher.networks()
 
     def eval_models(self) -> dict[str, nn.Module]:
         """Student and teacher."""
@@ -200,9 +241,12 @@ class Semi(Stage):
         return self.teacher.model
 
     def extra_state(self) -> dict[str, Any]:
-        """The teacher."""
-        return {"teacher": self.teacher.model.state_dict()}
+        """The teacher, and the state of the threshold rule where it has one."""
+        rule = self.rule.state_dict()
+        return {"teacher": self.teacher.model.state_dict(), **({"rule": rule} if rule else {})}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take back the teacher."""
+        """Take back the teacher and the threshold rule."""
         self.teacher.model.load_state_dict(state["teacher"])
+        self.rule.load_state_dict(state.get("rule", {}))
+        self.teacher.refresh()

@@ -1,6 +1,7 @@
 #include "jpeg.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include <jerror.h>
@@ -114,6 +115,7 @@ Status JpegDecoder::fail(std::string message) {
 
 Status JpegDecoder::decode(const uint8_t* data, size_t size, const Limits& limits, const Window* windows, int count,
                            int side) {
+    resize_seconds_ = 0;
     if (size < 3 || data[0] != 0xff || data[1] != 0xd8 || data[2] != 0xff) return Status::not_jpeg;
     data_ = data;
     size_ = size;
@@ -136,7 +138,9 @@ Status JpegDecoder::decode(const uint8_t* data, size_t size, const Limits& limit
         return fail("a JPEG with " + std::to_string(info_.num_components) + " components");
     }
     if (!(cmyk ? decode_cmyk(windows, count, side) : decode_blocks(windows, count, side))) return fail(guard_.text);
+    const auto decoded = std::chrono::steady_clock::now();
     views_.finish();
+    resize_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - decoded).count();
     return Status::ok;
 }
 
@@ -187,7 +191,7 @@ bool JpegDecoder::decode_cmyk(const Window* windows, int count, int side) {
     const int width = static_cast<int>(info_.image_width), height = static_cast<int>(info_.image_height);
     layout_.assign(3, full_component(width, height));
     views_.plan(layout_, Color::rgb, windows, count, side, false);
-    row_.resize(static_cast<size_t>(width) * 7 + 3 * 8);
+    row_.resize(static_cast<size_t>(width) * 7 + kRowPadding);
     return Step::run(*this, Step::read_cmyk);
 }
 

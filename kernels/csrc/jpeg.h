@@ -32,6 +32,8 @@ public:
     // Fills the `out` of every window. On `failed`, message() says why.
     Status decode(const uint8_t* data, size_t size, const Limits& limits, const Window* windows, int count, int side);
     const std::string& message() const { return message_; }
+    // Seconds of the last `decode` in which views were resized; the rest was decoding.
+    double resize_seconds() const { return resize_seconds_; }
 
     // Off: every JPEG takes libjpeg's decoder. For tests.
     bool use_baseline = true;
@@ -61,6 +63,7 @@ private:
     std::vector<ComponentLayout> layout_;
     std::vector<uint8_t> row_;
     std::string message_;
+    double resize_seconds_ = 0;
 };
 
 }  // namespace fastsemi

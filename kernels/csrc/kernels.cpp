@@ -54,6 +54,12 @@ void planes_to_rgb(const uint8_t* r, const uint8_t* g, const uint8_t* b, int n, 
     }
 }
 
+void rgb_to_planes(const uint8_t* rgb, int n, uint8_t* const* planes) {
+    for (int c = 0; c < 3; ++c) {
+        for (int i = 0; i < n; ++i) planes[c][i] = rgb[3 * static_cast<ptrdiff_t>(i) + c];
+    }
+}
+
 // One-dimensional 8-point inverse DCT, orthonormal basis times sqrt(8), in 1/8192: even and odd coefficients
 // give the sum and the difference of mirrored outputs. 16-bit inputs cannot overflow the 32-bit sums.
 inline void idct8(const int* in, int stride, int* out) {
@@ -127,7 +133,8 @@ void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst
     }
 }
 
-const Kernels kPortableKernels = {"portable", 0, 1, 1, 0, 1, horizontal, vertical, ycc_to_rgb, planes_to_rgb, idct};
+const Kernels kPortableKernels = {"portable", 0,          1,          1,             0,             1,
+                                  horizontal, vertical,   ycc_to_rgb, planes_to_rgb, rgb_to_planes, idct};
 
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> found;

@@ -38,6 +38,8 @@ struct Kernels {
     // Planar YCbCr (JFIF) or RGB to interleaved RGB; exactly 3 n bytes are written.
     void (*ycc_to_rgb)(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int n, uint8_t* out);
     void (*planes_to_rgb)(const uint8_t* r, const uint8_t* g, const uint8_t* b, int n, uint8_t* out);
+    // The reverse: planes[c][i] = rgb[3 i + c]. n is rounded up to 16, in what is read and in what is written.
+    void (*rgb_to_planes)(const uint8_t* rgb, int n, uint8_t* const* planes);
     // 8 x 8 inverse DCT of `n` blocks that lie kBlockStep apart, each stored column by column; quant likewise.
     // dst[i] is the first of 8 rows.
     void (*idct)(const int16_t* coef, const uint16_t* quant, uint8_t* const* dst, ptrdiff_t stride, int n);

@@ -118,7 +118,7 @@ FS_TARGET void vertical(const uint8_t* const* rows, const int16_t* weight, int t
 }  // namespace
 
 const Kernels kAvx2Kernels = {"avx2",   4,    2, 8, 16, 16, horizontal, vertical, ycc_to_rgb_sse41,
-                              planes_to_rgb_sse41, idct};
+                              planes_to_rgb_sse41, rgb_to_planes_sse41, idct};
 
 }  // namespace fastsemi
 #endif

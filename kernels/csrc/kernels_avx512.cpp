@@ -1,5 +1,6 @@
 // AVX-512 with VBMI (byte permutations) and VNNI (fused 16-bit dot products): Intel since 2019, AMD since 2022.
 #include "kernels.h"
+#include "rgb_sse41.h"
 
 #ifdef FASTSEMI_X86
 #include <immintrin.h>
@@ -175,7 +176,8 @@ FS_TARGET void planes_to_rgb(const uint8_t* r, const uint8_t* g, const uint8_t* 
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512", 16, 1, 1, 64, 32, horizontal, vertical, ycc_to_rgb, planes_to_rgb, idct};
+const Kernels kAvx512Kernels = {"avx512", 16,       1,          1,             64,                  32,
+                                horizontal, vertical, ycc_to_rgb, planes_to_rgb, rgb_to_planes_sse41, idct};
 
 }  // namespace fastsemi
 #endif

@@ -92,7 +92,7 @@ FS_TARGET void vertical(const uint8_t* const* rows, const int16_t* weight, int t
 }  // namespace
 
 const Kernels kSse41Kernels = {"sse4.1",   4,    1, 4, 16, 8, horizontal, vertical, ycc_to_rgb_sse41,
-                               planes_to_rgb_sse41, idct};
+                               planes_to_rgb_sse41, rgb_to_planes_sse41, idct};
 
 }  // namespace fastsemi
 #endif

@@ -8,6 +8,7 @@
 #include <memory>
 #include <stdexcept>
 
+#include "augment_module.h"
 #include "pool.h"
 
 namespace py = pybind11;
@@ -18,6 +19,7 @@ namespace {
 using Windows = py::array_t<int32_t, py::array::c_style>;
 using Flips = py::array_t<bool, py::array::c_style>;
 using Pixels = py::array_t<uint8_t, py::array::c_style>;
+using Offsets = py::array_t<int64_t, py::array::c_style>;
 
 const Kernels& choose_kernels(const std::string& name) {
     const auto found = available_kernels();
@@ -47,40 +49,34 @@ public:
     // encoded: bytes-like objects, or file names as bytes when `files`. Arrays as in the wrapper's documentation.
     int64_t submit(const py::sequence& encoded, bool files, const Windows& windows, const Flips& flips, Pixels out,
                    int64_t max_pixels, const Windows& sizes) {
-        const auto count = static_cast<py::ssize_t>(encoded.size());
-        require(windows.ndim() == 3 && windows.shape(1) == count && windows.shape(2) == 4, "windows must be [V, B, 4]");
-        const auto views = windows.shape(0);
-        require(flips.ndim() == 2 && flips.shape(0) == views && flips.shape(1) == count, "flips must be [V, B]");
-        require(sizes.ndim() == 2 && sizes.shape(0) == count && sizes.shape(1) == 2, "sizes must be [B, 2]");
-        require(out.ndim() == 5 && out.shape(0) == views && out.shape(1) == count && out.shape(2) == out.shape(3) &&
-                    out.shape(2) > 0 && out.shape(4) == 3 && out.writeable(),
-                "out must be a writeable, contiguous [V, B, S, S, 3]");
-        Ticket ticket;
-        Batch& batch = *ticket.batch;
-        batch.views = static_cast<int>(views);
-        batch.side = static_cast<int>(out.shape(2));
-        batch.items.resize(count);
-        for (py::ssize_t b = 0; b < count; ++b) {
-            Batch::Item& item = batch.items[b];
-            item.limits = {sizes.at(b, 0), sizes.at(b, 1), max_pixels};
+        Ticket ticket = plan(static_cast<py::ssize_t>(encoded.size()), windows, flips, std::move(out), max_pixels, sizes);
+        for (size_t b = 0; b < ticket.batch->items.size(); ++b) {
+            Batch::Item& item = ticket.batch->items[b];
             if (files) {
                 item.path = encoded[b].cast<py::bytes>();
-            } else {
-                ticket.buffers.push_back(encoded[b].cast<py::buffer>().request());
-                const py::buffer_info& info = ticket.buffers.back();
-                require(PyBuffer_IsContiguous(info.view(), 'C'), "encoded images must be contiguous");
-                item.data = static_cast<const uint8_t*>(info.ptr);
-                item.size = static_cast<size_t>(info.size * info.itemsize);
+                continue;
             }
-            for (py::ssize_t v = 0; v < views; ++v) {
-                batch.windows.push_back({windows.at(v, b, 0), windows.at(v, b, 1), windows.at(v, b, 2),
-                                         windows.at(v, b, 3), flips.at(v, b), out.mutable_data(v, b)});
-            }
+            ticket.buffers.push_back(encoded[b].cast<py::buffer>().request());
+            const py::buffer_info& info = ticket.buffers.back();
+            require(PyBuffer_IsContiguous(info.view(), 'C'), "encoded images must be contiguous");
+            item.data = static_cast<const uint8_t*>(info.ptr);
+            item.size = static_cast<size_t>(info.size * info.itemsize);
         }
-        ticket.out = std::move(out);
-        pool_->submit(ticket.batch);
-        tickets_.emplace(++last_, std::move(ticket));
-        return last_;
+        return start(std::move(ticket));
+    }
+
+    // Images of the given sizes whose pixels lie at `offsets` of an open file.
+    int64_t submit_pixels(int file, const Offsets& offsets, const Windows& windows, const Flips& flips, Pixels out,
+                          int64_t max_pixels, const Windows& sizes) {
+        require(offsets.ndim() == 1 && file >= 0, "offsets must be [B], file must be open");
+        Ticket ticket = plan(offsets.shape(0), windows, flips, std::move(out), max_pixels, sizes);
+        for (py::ssize_t b = 0; b < offsets.shape(0); ++b) {
+            Batch::Item& item = ticket.batch->items[b];
+            require(item.limits.width > 0 && item.limits.height > 0, "the size of stored pixels must be known");
+            item.pixels = file;
+            item.offset = offsets.at(b);
+        }
+        return start(std::move(ticket));
     }
 
     // None when the time is over; else for each image (code, message): 0 done, 1 not a JPEG, 2 failed.
@@ -132,7 +128,7 @@ public:
         const py::gil_scoped_release release;
         Views planes(kernels_);
         planes.plan({3, full_component(width, height)}, Color::rgb, list.data(), static_cast<int>(views), side, false);
-        std::vector<uint8_t> row(3 * (static_cast<size_t>(width) + 8));
+        std::vector<uint8_t> row(3 * static_cast<size_t>(width) + kRowPadding);
         for (int y = planes.first_row(0) * 8; y < std::min(height, planes.end_row(0) * 8); ++y) {
             std::copy_n(data + static_cast<size_t>(y) * width * 3, static_cast<size_t>(width) * 3, row.data());
             planes.fill_row(y, row.data());
@@ -140,9 +136,47 @@ public:
         planes.finish();
     }
 
+    // Seconds that the threads have spent so far on (reading, decoding, resizing), summed over threads.
+    py::tuple times() const {
+        const Times t = pool_->times();
+        return py::make_tuple(t.read, t.decode, t.resize);
+    }
+
     const char* kernels() const { return kernels_.name; }
 
 private:
+    // A batch of `count` images without their content.
+    static Ticket plan(py::ssize_t count, const Windows& windows, const Flips& flips, Pixels out, int64_t max_pixels,
+                       const Windows& sizes) {
+        require(windows.ndim() == 3 && windows.shape(1) == count && windows.shape(2) == 4, "windows must be [V, B, 4]");
+        const auto views = windows.shape(0);
+        require(flips.ndim() == 2 && flips.shape(0) == views && flips.shape(1) == count, "flips must be [V, B]");
+        require(sizes.ndim() == 2 && sizes.shape(0) == count && sizes.shape(1) == 2, "sizes must be [B, 2]");
+        require(out.ndim() == 5 && out.shape(0) == views && out.shape(1) == count && out.shape(2) == out.shape(3) &&
+                    out.shape(2) > 0 && out.shape(4) == 3 && out.writeable(),
+                "out must be a writeable, contiguous [V, B, S, S, 3]");
+        Ticket ticket;
+        Batch& batch = *ticket.batch;
+        batch.views = static_cast<int>(views);
+        batch.side = static_cast<int>(out.shape(2));
+        batch.items.resize(count);
+        for (py::ssize_t b = 0; b < count; ++b) {
+            batch.items[b].limits = {sizes.at(b, 0), sizes.at(b, 1), max_pixels};
+            for (py::ssize_t v = 0; v < views; ++v) {
+                batch.windows.push_back({windows.at(v, b, 0), windows.at(v, b, 1), windows.at(v, b, 2),
+                                         windows.at(v, b, 3), flips.at(v, b), out.mutable_data(v, b)});
+            }
+        }
+        ticket.out = std::move(out);
+        return ticket;
+    }
+
+    int64_t start(Ticket ticket) {
+        pool_->submit(ticket.batch);
+        tickets_.emplace(++last_, std::move(ticket));
+        return last_;
+    }
+
     const Kernels& kernels_;
     std::map<int64_t, Ticket> tickets_;
     int64_t last_ = 0;
@@ -163,11 +197,15 @@ PYBIND11_MODULE(_native, m) {
              py::arg("use_baseline") = true)
         .def("submit", &Operator::submit, py::arg("encoded"), py::arg("files"), py::arg("windows"), py::arg("flips"),
              py::arg("out").noconvert(), py::arg("max_pixels"), py::arg("sizes"))
+        .def("submit_pixels", &Operator::submit_pixels, py::arg("file"), py::arg("offsets"), py::arg("windows"),
+             py::arg("flips"), py::arg("out").noconvert(), py::arg("max_pixels"), py::arg("sizes"))
         .def("wait", &Operator::wait)
         .def("resize", &Operator::resize, py::arg("pixels"), py::arg("windows"), py::arg("flips"),
              py::arg("out").noconvert())
         .def("close", &Operator::close)
+        .def("times", &Operator::times)
         .def_property_readonly("kernels", &Operator::kernels);
+    bind_augment(m);
 }
 
 }  // namespace fastsemi

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "file.h"
+#include "pixels.h"
 
 namespace fastsemi {
 namespace {
@@ -14,19 +15,39 @@ namespace {
 struct Worker {
     JpegDecoder decoder;
     std::vector<uint8_t> file;
+    Times times;  // of the last image
 
     Outcome run(const Batch& batch, size_t index) {
         const Batch::Item& item = batch.items[index];
         const uint8_t* data = item.data;
         size_t size = item.size;
+        auto since = [at = std::chrono::steady_clock::now()]() mutable {
+            const auto before = at;
+            at = std::chrono::steady_clock::now();
+            return std::chrono::duration<double>(at - before).count();
+        };
+        times = {};
         try {
+            if (item.pixels >= 0) {
+                std::string wrong = read_pixels(item.pixels, item.offset, item.limits,
+                                                batch.windows.data() + index * batch.views, batch.views, batch.side,
+                                                decoder.views(), file);
+                times.read = since();
+                if (!wrong.empty()) return {Status::failed, std::move(wrong)};
+                decoder.views().finish();
+                times.resize = since();
+                return {Status::ok, {}};
+            }
             if (!data) {
                 const std::string wrong = read_file(item.path, file, size);
+                times.read = since();
                 if (!wrong.empty()) return {Status::failed, wrong};
                 data = file.data();
             }
             const Status status = decoder.decode(data, size, item.limits, batch.windows.data() + index * batch.views,
                                                  batch.views, batch.side);
+            times.resize = decoder.resize_seconds();
+            times.decode = since() - times.resize;
             return {status, status == Status::failed ? decoder.message() : std::string()};
         } catch (const std::exception& error) {
             return {Status::failed, error.what()};
@@ -67,7 +88,7 @@ bool Pool::wait(const Batch& batch, std::chrono::duration<double> timeout) {
 }
 
 void Pool::work() {
-    Worker worker{JpegDecoder(kernels_), {}};
+    Worker worker{JpegDecoder(kernels_), {}, {}};
     worker.decoder.use_baseline = use_baseline_;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
@@ -80,8 +101,16 @@ void Pool::work() {
         Outcome outcome = worker.run(*batch, index);
         lock.lock();
         batch->outcomes[index] = std::move(outcome);
+        times_.read += worker.times.read;
+        times_.decode += worker.times.decode;
+        times_.resize += worker.times.resize;
         if (--batch->left == 0) done_.notify_all();
     }
+}
+
+Times Pool::times() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return times_;
 }
 
 void Pool::close() {

@@ -26,6 +26,8 @@ struct Batch {
         const uint8_t* data = nullptr;  // encoded bytes, or null: read `path`
         size_t size = 0;
         std::string path;
+        int pixels = -1;  // or an open file that holds them at `offset`
+        int64_t offset = 0;
         Limits limits;
     };
     std::vector<Item> items;
@@ -35,6 +37,11 @@ struct Batch {
 
     // Guarded by the pool's mutex.
     size_t next = 0, left = 0;
+};
+
+// Seconds spent so far, summed over threads.
+struct Times {
+    double read = 0, decode = 0, resize = 0;
 };
 
 class Pool {
@@ -49,6 +56,7 @@ public:
     bool wait(const Batch& batch, std::chrono::duration<double> timeout);
     // Drops images that no thread has begun, waits for the others and ends the threads.
     void close();
+    Times times();
     // In a forked child, which has the object but none of the threads.
     bool foreign() const;
 
@@ -63,6 +71,7 @@ private:
     std::deque<std::shared_ptr<Batch>> queue_;
     std::vector<std::thread> threads_;
     bool closed_ = false;
+    Times times_;
 };
 
 // Leaks a pool in a forked child: threads that wait in the parent would be waited for in vain.

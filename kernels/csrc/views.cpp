@@ -136,14 +136,11 @@ void Views::flush(Component& c) {
 }
 
 void Views::fill_row(int y, const uint8_t* rgb) {
-    for (int i = 0; i < 3; ++i) {
-        Plane& p = components_[i].planes[0];
-        if (y < 8 * p.row0 || y >= 8 * p.row1) continue;
-        uint8_t* out = p.at(0, y - 8 * p.row0);
-        const int width = 8 * (p.col1 - p.col0);
-        const uint8_t* in = rgb + 3 * 8 * static_cast<size_t>(p.col0) + i;
-        for (int x = 0; x < width; ++x) out[x] = in[3 * static_cast<size_t>(x)];
-    }
+    Plane& first = components_[0].planes[0];  // the three are alike
+    if (y < 8 * first.row0 || y >= 8 * first.row1) return;
+    uint8_t* planes[3];
+    for (int i = 0; i < 3; ++i) planes[i] = components_[i].planes[0].at(0, y - 8 * first.row0);
+    kernels_.rgb_to_planes(rgb + 3 * 8 * static_cast<size_t>(first.col0), 8 * (first.col1 - first.col0), planes);
 }
 
 void Views::finish() {

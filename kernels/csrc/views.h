@@ -27,6 +27,8 @@ ComponentLayout full_component(int width, int height);
 
 enum class Color { gray, rgb, ycc };
 
+constexpr int kRowPadding = 3 * 16;
+
 // Working memory and state of one image at a time; one object per thread, reused.
 class Views {
 public:
@@ -56,7 +58,7 @@ public:
         if (++c.queued == kQueue) flush(c);
     }
 
-    // Instead of blocks: the pixels of one row, 3 bytes each and 8 more pixels readable after them, for a layout of
+    // Instead of blocks: the pixels of one row, 3 bytes each and kRowPadding more readable after them, for a layout of
     // three full components planned without `shrink`.
     void fill_row(int y, const uint8_t* rgb);
 

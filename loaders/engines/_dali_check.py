@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 
-import simplejpeg
-
 _HEAD = 65_536  # bytes that hold the header of nearly every JPEG
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -44,6 +42,8 @@ def _safe(head: bytes, tail: bytes, size: tuple[int, int]) -> bool:
     if head.startswith(_JPEG):
         if not tail.endswith(_JPEG_END):
             return False
+        import simplejpeg  # only DALI needs it here; the other engines run without
+
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(head)
         except ValueError:

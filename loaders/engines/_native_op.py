@@ -6,6 +6,7 @@ WebP, GIF, BMP, 16 bits) is decoded with Pillow and resized by the same operator
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fastsemi.errors import BadImageError, UserError
 from fastsemi.loaders.engines.reference import check_size, decode_rgb
+from fastsemi.profiling.spans import record
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 CURE = (
@@ -37,6 +40,26 @@ def available() -> str | None:
     except ImportError as error:
         return f"the native operator cannot be loaded ({error}); {CURE}"
     return None
+
+
+def trial() -> str:
+    """Decode a small JPEG; returns the name of the kernels that did it, which is the CPU's SIMD level.
+
+    Raises:
+        UserError: It failed.
+    """
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "JPEG")
+    operator, out = Operator(1), np.zeros((1, 1, 8, 8, 3), np.uint8)
+    try:
+        window, flip = np.array([[[0, 0, 16, 16]]], np.int32), np.zeros((1, 1), bool)
+        ticket = operator.submit([file.getvalue()], window, flip, out, 256, np.zeros((1, 2), np.int32))
+        (reason,) = operator.wait(ticket, 30)
+        if reason is not None or not out[..., 0].all():
+            raise UserError(f"the native operator gives wrong pixels ({reason}); {CURE}")
+        return str(operator.kernels)
+    finally:
+        operator.close()
 
 
 @dataclass
@@ -121,6 +144,33 @@ class Operator:
         """As `submit`, with file names: each file is read by the thread that decodes it."""
         return self._submit(None, list(paths), windows, flips, out, max_pixels, sizes)
 
+    def submit_pixels(
+        self,
+        file: int,
+        offsets: NDArray[np.int64],
+        windows: NDArray[np.int32],
+        flips: NDArray[np.bool_],
+        out: NDArray[np.uint8],
+        max_pixels: int,
+        sizes: NDArray[np.int32],
+    ) -> Ticket:
+        """As `submit`, with images that are stored as pixels: only the rows that a window needs are read.
+
+        Args:
+            file: Descriptor of an open file, not to be closed before `wait`.
+            offsets: [B] where each image begins, `sizes` pixels of 3 bytes, row by row.
+            windows: As in `submit`; so are the others.
+        """
+        self._check(out)
+        number = self._native.submit_pixels(file, offsets, windows, flips, out, max_pixels, sizes)
+        return Ticket(number, None, None, windows, flips, out, sizes, max_pixels)
+
+    def _check(self, out: NDArray[np.uint8]) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("the operator was created before a fork; create one in each process")
+        if out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise ValueError("out must be C-contiguous uint8")
+
     def _submit(
         self,
         encoded: list[Encoded] | None,
@@ -131,10 +181,7 @@ class Operator:
         max_pixels: int,
         sizes: NDArray[np.int32],
     ) -> Ticket:
-        if os.getpid() != self._process:
-            raise RuntimeError("the operator was created before a fork; create one in each process")
-        if out.dtype != np.uint8 or not out.flags.c_contiguous:
-            raise ValueError("out must be C-contiguous uint8")
+        self._check(out)
         number = self._native.submit(
             encoded if paths is None else paths, paths is not None, windows, flips, out, max_pixels, sizes
         )
@@ -182,6 +229,15 @@ class Operator:
         """
         self._native.resize(pixels, windows, flips, list(out))
 
+    @property
+    def kernels(self) -> str:
+        """Name of the kernels that it runs."""
+        return str(self._native.kernels)
+
+    def times(self) -> dict[str, float]:
+        """Seconds that the operator's threads have spent so far on JPEGs, by stage, summed over threads."""
+        return dict(zip(("read", "decode", "resize"), self._native.times(), strict=True))
+
     def _decode(self, ticket: Ticket, b: int) -> str | None:
         """An image that is no JPEG."""
         try:
@@ -191,11 +247,13 @@ class Operator:
             else:
                 assert ticket.encoded is not None
                 data = bytes(ticket.encoded[b])
-            image = decode_rgb(data, "", ticket.max_pixels)
+            with record("decode"):
+                image = decode_rgb(data, "", ticket.max_pixels)
             if ticket.sizes[b].any():
                 check_size(image.size, (int(ticket.sizes[b, 0]), int(ticket.sizes[b, 1])), "")
             views = [ticket.out[v, b] for v in range(len(ticket.windows))]
-            self.resize(np.asarray(image), ticket.windows[:, b], ticket.flips[:, b], views)
+            with record("resize"):
+                self.resize(np.asarray(image), ticket.windows[:, b], ticket.flips[:, b], views)
         except BadImageError as error:
             return error.reason
         except (OSError, ValueError) as error:

@@ -54,6 +54,13 @@ class Engine(ABC):
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Start filling `slot`, [V, B, S, S, 3] uint8; several batches may be on their way."""
 
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds its threads have spent so far, by stage (`read`, `decode`, `resize`), summed over threads.
+
+        Empty where the engine's threads report themselves (`fastsemi.profiling.spans`) or cannot tell.
+        """
+        return {}
+
     @abstractmethod
     def close(self) -> None:
         """Stop all threads. Batches still on their way are dropped."""

@@ -9,15 +9,18 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastsemi.errors import BadImageError, UserError
 from fastsemi.loaders.batch import PlannedBatch, ViewPlan
 from fastsemi.loaders.engines._dali_check import safe_bytes, safe_file
+from fastsemi.loaders.engines._dali_options import DaliOptions as DaliOptions  # for other modules
+from fastsemi.loaders.engines._dali_options import Decode
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.sources.base import Source
@@ -31,30 +34,7 @@ logger = logging.getLogger(__name__)
 READERS = 4  # threads that look at files, and read the bytes of sources which are no plain files
 _UNSEEN, _DALI, _PILLOW = range(3)
 
-Decode = Literal["window", "whole"]
-
-
-@dataclass(frozen=True)
-class DaliOptions:
-    """Options of the `dali` engine. They change the speed, not the images."""
-
-    decode: Decode = "window"
-    """Decode the window around both views, or the whole image: some GPUs' JPEG engines take no windows."""
-    hw_load: float = 0.65
-    """Fraction of the JPEGs that go to the GPU's JPEG engine, where it has one."""
-    depth: int = 2
-    """Batches that DALI works on at the same time."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        if self.decode not in get_args(Decode):
-            raise UserError(
-                f"loader.dali.decode {self.decode!r} is unknown; use {' or '.join(get_args(Decode))}"
-            )
-        if not 0 <= self.hw_load <= 1:
-            raise UserError(f"loader.dali.hw_load is {self.hw_load}; it must lie in [0, 1]")
-        if self.depth < 1:
-            raise UserError(f"loader.dali.depth is {self.depth}; use at least 1")
+SMALL = 16  # pixels: at smaller windows the pixels around them, which DALI's filter reads too, count too much
 
 
 def available() -> str | None:
@@ -118,6 +98,9 @@ class DaliEngine(Engine):
         self._reference = ReferenceEngine(source, image_size, 1, max_pixels)
         self._stream = torch.cuda.Stream(device) if device is not None else None
         self._pipelines: dict[int, ViewPipeline] = {}  # by number of views; used by the worker only
+        self._decode: Decode | None = self.options.decode
+        if self._decode == "auto":
+            self._decode = None if device is not None else "window"  # None: not timed yet
         self._route = np.zeros(len(source), np.uint8)  # who decodes each image
         self._unfinished: set[Future[list[BadImageError | None]]] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -137,7 +120,8 @@ class DaliEngine(Engine):
         return job.done
 
     def _images(self, batch: PlannedBatch) -> list[bytes | None]:
-        return [self._image(int(i)) for i in batch.ids]
+        small = batch.windows[:, :, 2:].min(axis=(0, 2)) < SMALL
+        return [None if small[b] else self._image(int(i)) for b, i in enumerate(batch.ids)]
 
     def _image(self, i: int) -> bytes | None:
         size = self.source.size(i)
@@ -186,24 +170,46 @@ class DaliEngine(Engine):
         job.rows = [b for b, image in enumerate(images) if image is not None]
         if not job.rows:
             return
-        job.pipeline = self._pipeline(len(job.batch.views), len(job.rows))
         given = [image for image in images if image is not None]
-        job.pipeline.launch(given, job.batch.windows[:, job.rows], job.batch.flips[:, job.rows])
+        windows, flips = job.batch.windows[:, job.rows], job.batch.flips[:, job.rows]
+        if self._decode is None:
+            self._decode = self._faster(given, windows, flips)
+        job.pipeline = self._pipeline(len(windows), len(given))
+        job.pipeline.launch(given, windows, flips)
 
-    def _pipeline(self, views: int, batch: int) -> ViewPipeline:
+    def _faster(
+        self, images: list[bytes], windows: NDArray[np.int32], flips: NDArray[np.bool_]
+    ) -> Literal["window", "whole"]:
+        """Time both ways to decode on a batch."""
+        seconds: dict[str, float] = {}
+        ways: tuple[Decode, ...] = ("window", "whole")
+        for decode in ways:
+            pipeline = self._create(len(windows), len(images), decode)
+            seconds[decode] = pipeline.seconds(images, windows, flips)
+        logger.info(
+            "DALI decodes a batch of %d in %.1f ms by windows and in %.1f ms whole",
+            *(len(images), 1000 * seconds["window"], 1000 * seconds["whole"]),
+        )
+        return "window" if seconds["window"] <= seconds["whole"] else "whole"
+
+    def _create(self, views: int, capacity: int, decode: Decode) -> ViewPipeline:
         from fastsemi.loaders.engines._dali_pipeline import ViewPipeline
 
+        return ViewPipeline(
+            views,
+            capacity,
+            self.image_size,
+            self.threads,
+            self.device,
+            isinstance(self.source, FolderSource),
+            replace(self.options, decode=decode),
+        )
+
+    def _pipeline(self, views: int, batch: int) -> ViewPipeline:
         known = self._pipelines.get(views)
         if known is None or known.capacity < batch:
-            known = ViewPipeline(
-                views,
-                max(batch, known.capacity if known else 0),
-                self.image_size,
-                self.threads,
-                self.device,
-                isinstance(self.source, FolderSource),
-                self.options,
-            )
+            assert self._decode is not None
+            known = self._create(views, max(batch, known.capacity if known else 0), self._decode)
             self._pipelines[views] = known  # batches under way keep the smaller one alive
         return known
 

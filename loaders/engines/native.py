@@ -15,10 +15,12 @@ from fastsemi.errors import BadImageError
 from fastsemi.loaders.batch import PlannedBatch
 from fastsemi.loaders.engines._native_op import Operator, Ticket, available
 from fastsemi.loaders.engines.base import Engine, Pending
-from fastsemi.loaders.engines.thread_pool import Futures, ThreadPoolEngine
+from fastsemi.loaders.engines.reference import Done
+from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
+from fastsemi.profiling.spans import record
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class NativeEngine(Engine):
         super().__init__(source, image_size, threads, max_pixels)
         self.operator = Operator(threads)
         self._readers = ThreadPoolExecutor(max(READERS, threads), thread_name_prefix="fastsemi-read")
+        self._file: int | None = None  # a .beton of pixels
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Queue the batch; the operator works on batches in the order they come."""
@@ -69,32 +72,24 @@ class NativeEngine(Engine):
                 )
                 return _Submitted(self, batch.ids, ticket, lost)
         if isinstance(self.source, BetonSource) and self.source.raw[batch.ids].all():
-            return self._submit_raw(batch, slot, self.source)
+            return self._submit_pixels(batch, slot, self.source)
         return _Submitted(self, batch.ids, self._readers.submit(self._read, batch, slot, lost), lost)
 
-    def _submit_raw(self, batch: PlannedBatch, slot: torch.Tensor, source: BetonSource) -> Pending:
-        """Images stored as pixels need no decoding: cut and resize them where they lie in the file."""
-        windows, flips, out = batch.windows, batch.flips, slot.numpy()
-
-        def rows(part: range) -> list[BadImageError | None]:
-            errors: list[BadImageError | None] = []
-            for b in part:
-                try:
-                    pixels = source.pixels(int(batch.ids[b]))
-                    assert pixels is not None
-                    self.operator.resize(pixels, windows[:, b], flips[:, b], [view[b] for view in out])
-                    errors.append(None)
-                except BadImageError as error:
-                    errors.append(error)
-            return errors
-
-        count = len(batch.ids)
-        chunk = -(-count // max(1, min(2 * self.threads, count)))
-        parts = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-        return Futures([self._readers.submit(rows, part) for part in parts])
+    def _submit_pixels(self, batch: PlannedBatch, slot: torch.Tensor, source: BetonSource) -> Pending:
+        """Images stored as pixels need no decoding: the operator cuts them out of the file."""
+        if self._file is None:
+            try:
+                self._file = os.open(source.index.files[0], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                return Done([BadImageError(source.name(int(i)), reason) for i in batch.ids])
+        offsets = np.asarray(source.index.offset[batch.ids], np.int64)
+        ticket = self.operator.submit_pixels(self._file, offsets, *self._arguments(batch, slot))
+        return _Submitted(self, batch.ids, ticket, {})
 
     def _read(self, batch: PlannedBatch, slot: torch.Tensor, lost: dict[int, BadImageError]) -> Ticket:
-        contents = self.source.read(batch.ids)
+        with record("read"):
+            contents = self.source.read(batch.ids)
         lost.update((b, c) for b, c in enumerate(contents) if isinstance(c, BadImageError))
         encoded = [b"" if isinstance(c, BadImageError) else c for c in contents]
         return self.operator.submit(encoded, *self._arguments(batch, slot))
@@ -103,10 +98,17 @@ class NativeEngine(Engine):
         sizes = np.array([self.source.size(int(i)) for i in batch.ids], dtype=np.int32).reshape(-1, 2)
         return batch.windows, batch.flips, slot.numpy(), self.max_pixels, sizes
 
+    def stage_seconds(self) -> dict[str, float]:
+        """What the operator's threads have spent so far."""
+        return self.operator.times()
+
     def close(self) -> None:
         """Drop what has not started and end all threads."""
         self._readers.shutdown(wait=True, cancel_futures=True)
         self.operator.close()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def create_native(source: Source, image_size: int, threads: int, max_pixels: int) -> Engine:

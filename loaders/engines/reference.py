@@ -48,11 +48,14 @@ def check_size(size: tuple[int, int], expected: tuple[int, int], name: str) -> N
         )
 
 
-class _Done:
+class Done:
+    """A batch that needs no waiting."""
+
     def __init__(self, errors: list[BadImageError | None]):
         self._errors = errors
 
     def result(self, timeout: float) -> list[BadImageError | None]:
+        """The errors."""
         return self._errors
 
 
@@ -63,7 +66,7 @@ class ReferenceEngine(Engine):
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Fill the slot before returning."""
-        return _Done([self._sample(batch, b, slot.numpy()) for b in range(len(batch.ids))])
+        return Done([self._sample(batch, b, slot.numpy()) for b in range(len(batch.ids))])
 
     def _sample(self, batch: PlannedBatch, b: int, out: np.ndarray) -> BadImageError | None:
         image_id = int(batch.ids[b])

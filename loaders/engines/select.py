@@ -48,7 +48,7 @@ def create_engine(
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
     if name == "auto":
-        name, reason = _fastest()
+        name, reason = fastest()
         _say(name, reason)
     if name == "dali":
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
@@ -57,7 +57,8 @@ def create_engine(
     return kinds.get(name, create_native)(source, image_size, threads, max_pixels)
 
 
-def _fastest() -> tuple[EngineName, str]:
+def fastest() -> tuple[EngineName, str]:
+    """The engine that `auto` takes here, and why."""
     if not torch.cuda.is_available():
         return "native", "there is no CUDA GPU"
     missing = dali.available()

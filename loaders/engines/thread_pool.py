@@ -6,7 +6,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
-import simplejpeg
 import torch
 from torch.nn.functional import interpolate
 
@@ -15,6 +14,12 @@ from fastsemi.loaders.batch import PlannedBatch
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.engines.reference import check_size, decode_rgb
 from fastsemi.loaders.sources.base import Source
+from fastsemi.profiling.spans import record
+
+try:
+    import simplejpeg
+except ImportError:  # without it Pillow decodes everything, more slowly
+    simplejpeg = None
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -25,7 +30,7 @@ def decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
     Raises:
         BadImageError: As `decode_rgb`.
     """
-    if data.startswith(JPEG_MAGIC):
+    if simplejpeg is not None and data.startswith(JPEG_MAGIC):
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             if colorspace in ("YCbCr", "Gray", "RGB") and height * width <= max_pixels:
@@ -71,10 +76,18 @@ class ThreadPoolEngine(Engine):
         image_id = int(batch.ids[b])
         try:
             name = self.source.name(image_id)
-            pixels = decode(self.source.read_one(image_id), name, self.max_pixels)
+            with record("read"):
+                data = self.source.read_one(image_id)
+            with record("decode"):
+                pixels = decode(data, name, self.max_pixels)
             check_size((pixels.shape[1], pixels.shape[0]), self.source.size(image_id), name)
         except BadImageError as error:
             return error
+        with record("resize"):
+            self._resize(pixels, batch, b, slot)
+        return None
+
+    def _resize(self, pixels: np.ndarray, batch: PlannedBatch, b: int, slot: torch.Tensor) -> None:
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
         size = (self.image_size, self.image_size)
         for v, view in enumerate(batch.views):
@@ -85,7 +98,6 @@ class ThreadPoolEngine(Engine):
             if view.flip[b]:
                 crop = crop.flip(-1)
             slot[v, b] = crop[0].permute(1, 2, 0)
-        return None
 
     def close(self) -> None:
         """Drop what has not started and wait for what has."""

@@ -40,17 +40,15 @@ MARKERS = [
     "ff",
 ]
 FLAGS = ["-std=c++17", "-O1", "-g", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+FLAGS += ["-ffp-contract=off"]  # as in setup.py: clang fuses by default
 
 
-def build(folder: Path) -> Path:
-    """Compile the target with the operator's sources, all but the Python module."""
-    sources = [
-        p
-        for p in sorted(ROOT.glob("kernels/csrc/*.cpp"))
-        if p.name not in ("module.cpp", "pool.cpp", "file.cpp")
-    ]
-    target = folder / "fuzz_native"
-    command = ["clang++", *FLAGS, f"-I{ROOT / 'kernels/csrc'}", str(ROOT / "tests/fuzz/fuzz_native.cpp")]
+def build(folder: Path, name: str) -> Path:
+    """Compile the target with the operator's sources, all but the Python module and the threads."""
+    left_out = ("module.cpp", "augment_module.cpp", "pool.cpp", "team.cpp", "file.cpp")
+    sources = [p for p in sorted(ROOT.glob("kernels/csrc/*.cpp")) if p.name not in left_out]
+    target = folder / f"fuzz_{name}"
+    command = ["clang++", *FLAGS, f"-I{ROOT / 'kernels/csrc'}", str(ROOT / f"tests/fuzz/fuzz_{name}.cpp")]
     subprocess.run([*command, *map(str, sources), "-ljpeg", "-o", str(target)], check=True)
     return target
 
@@ -86,24 +84,42 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
+def augment_seeds() -> dict[str, bytes]:
+    """Each operation alone and each after one that waits to be looked up; see `fuzz_augment.cpp`."""
+    rng = np.random.default_rng(0)
+    found: dict[str, bytes] = {}
+    for op in range(2, 17):
+        for height, width in ((1, 1), (3, 3), (33, 64), (71, 17)):
+            for steps in (1, 2):
+                head = bytes([height - 1, width - 1, steps, 10, 120, 250])
+                before = (
+                    bytes([12]) + rng.integers(0, 256, 4, dtype=np.uint8).tobytes() if steps == 2 else b""
+                )
+                last = bytes([op]) + rng.integers(0, 256, 100, dtype=np.uint8).tobytes()
+                found[f"{op}_{height}_{width}_{steps}"] = head + before + last
+    return found
+
+
 def main() -> int:
     """Build, make the seeds, run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--target", choices=("native", "augment"), default="native", help="what to fuzz")
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs to try")
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="where to work")
     parser.add_argument("--seed", type=int, default=0, help="of the fuzzer; 0 draws one")
     args = parser.parse_args()
-    corpus = args.folder / "corpus"
+    jpeg = args.target == "native"
+    corpus = args.folder / ("corpus" if jpeg else "corpus-augment")
     corpus.mkdir(parents=True, exist_ok=True)
-    for name, data in seeds().items():
+    for name, data in (seeds() if jpeg else augment_seeds()).items():
         (corpus / name).write_bytes(data)
     words = args.folder / "markers.dict"
     words.write_text("".join(f'"\\xff\\x{code}"\n' for code in MARKERS))
-    target = build(args.folder.resolve())
+    target = build(args.folder.resolve(), args.target)
     command = [str(target), f"-runs={args.runs}", f"-seed={args.seed}", "-max_len=8192", "-timeout=20"]
-    command += [f"-dict={words.resolve()}"]
+    command += [f"-dict={words.resolve()}"] if jpeg else []
     command += ["-rss_limit_mb=4096", "-print_final_stats=1", str(corpus.resolve())]
     with open(args.folder / "fuzz.log", "wb") as log:
         code = subprocess.run(command, cwd=args.folder, stdout=log, stderr=log).returncode

@@ -20,7 +20,7 @@ import torch, triton
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
-from fastsemi.kernels import mix, pseudo_label, soft_ce
+from fastsemi.kernels import augment, mix, pseudo_label, soft_ce
 
 class Target:
     def get_current_target(self):
@@ -32,9 +32,13 @@ with FakeTensorMode():
     label, box, key = (torch.empty(s, dtype=torch.int64, device="cuda") for s in (4, (4, 4), (4, 2)))
     lam, centre = torch.empty(4, device="cuda"), torch.empty(4, 2, device="cuda")
     cutmix = torch.empty(4, dtype=torch.bool, device="cuda")
+    passes = torch.empty(6, 8, dtype=torch.int32, device="cuda")
+    op, affine = torch.empty(7, dtype=torch.int32, device="cuda"), torch.empty(1, 6, device="cuda").double()
     images = torch.empty(4, 32, 32, 3, dtype=torch.uint8, device="cuda")
 
-def step(logits, label, lam, box, key, centre, cutmix, images):
+def step(logits, label, lam, box, key, centre, cutmix, images, passes, op, affine):
+    plan = passes, op, logits[0], affine
+    images = torch.ops.fastsemi.augment(images, *plan, [4, 2, 1, 2, 0, 0], 2, [1, 2, 3], "bicubic")
     pixels = dict(erase_box=box, erase_key=key, mean=(0.5,) * 3, std=(0.5,) * 3, dtype=torch.bfloat16)
     top, confidence = pseudo_label.pseudo_label(logits)
     mixed, weights = mix.mix("prob", images, confidence, label, cutmix, centre, lam, 0.5, **pixels)
@@ -45,7 +49,7 @@ def step(logits, label, lam, box, key, centre, cutmix, images):
     return mixed, again, torch.ops.fastsemi.soft_ce_backward(loss, *rows, log_sum, 0.1)
 
 graph = aot_export_joint_simple(
-    step, [logits, label, lam, box, key, centre, cutmix, images], trace_joint=False
+    step, [logits, label, lam, box, key, centre, cutmix, images, passes, op, affine], trace_joint=False
 ).graph
 names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
 print(sum("triton_kernel_wrapper" in name for name in names), sum("fastsemi" in name for name in names))
@@ -80,4 +84,4 @@ def test_kernels_compile_for_every_gpu_without_spills_and_with_wide_loads(tmp_pa
 
 def test_a_compiled_graph_sees_the_kernels_inside_the_operators():
     kernels, opaque = map(int, run("-c", TRACE).split())
-    assert kernels == 6 and opaque == 0
+    assert kernels == 6 + 4 and opaque == 0

@@ -11,6 +11,7 @@ from timm.data import auto_augment
 from torchvision.transforms import functional
 
 from fastsemi.errors import UserError
+from fastsemi.loaders import augment
 from fastsemi.loaders.augment import augment_view
 from fastsemi.loaders.batch import RANDAUGMENT_OPS, ColorPlan, RandAugmentPlan, ViewPlan
 
@@ -36,6 +37,16 @@ STRONG = {
     "translate_x": 0.4051,  # *
     "translate_y": 0.39,  # *
 }
+
+
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def operator(request, monkeypatch):
+    """All tests run with the C++ operator and with what takes its place where it was not built."""
+    if request.param == "torch":
+        monkeypatch.setattr(augment, "_native_operator", lambda threads: None)
+    elif augment._native_operator(1) is None:
+        pytest.skip("the native operator was not built")
+    return request.param
 
 
 def crops(count, size=224, seed=0):
@@ -180,6 +191,40 @@ def test_inference_mode_reaches_the_threads():
         out = augment_view(images.clone(), plan, fill=FILL)
         assert out.is_inference()
     assert torch.equal(out, expected)
+
+
+def test_the_operator_does_the_work_where_it_was_built(operator, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("PyTorch was asked")
+
+    images, plan = crops(4, size=32), view(4, random_jitter(4), random_layers(4))
+    expected = augment_view(images, plan, fill=FILL)
+    monkeypatch.setattr(augment, "augment_in_torch", refuse)
+    if operator == "native":
+        assert torch.equal(augment_view(images, plan, fill=FILL), expected)
+    with pytest.raises(AssertionError, match="PyTorch was asked"):
+        augment_view(images, plan, fill=FILL, interpolation="bilinear")
+    if operator == "torch":
+        with pytest.raises(AssertionError, match="PyTorch was asked"):
+            augment_view(images, plan, fill=FILL)
+
+
+@pytest.mark.parametrize("size", [1, 3, 14, 97, 224])
+def test_the_pixels_do_not_depend_on_the_operator(size):
+    n = 48
+    images, plan = crops(n, size), view(n, random_jitter(n), random_layers(n, layers=3))
+    op, arg = augment.planned_layers(plan, n)
+    expected = augment.augment_in_torch(images, op, arg, fill=FILL, interpolation="bicubic")
+    difference = (augment_view(images, plan, fill=FILL).int() - expected.int()).abs()
+    # None in the versions tested; a build of PyTorch that rounds its sums otherwise may move a last bit.
+    assert (difference > 0).float().mean() <= 1e-5
+
+
+def test_a_view_that_is_not_contiguous_is_augmented_as_its_copy():
+    images, plan = crops(8, size=64)[:, :, 8:40], view(8, random_jitter(8), random_layers(8))
+    expected = augment_view(images.contiguous(), plan, fill=FILL)
+    out = augment_view(images, plan, fill=FILL)
+    assert out.is_contiguous() and torch.equal(out, expected)
 
 
 def test_wrong_input_is_refused():

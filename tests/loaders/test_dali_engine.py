@@ -58,6 +58,35 @@ def test_options_do_not_change_the_images(folder, decode, depth):
     engine.close()
 
 
+@needs_dali
+def test_ways_to_decode_are_timed_and_the_faster_is_taken(folder, caplog):
+    """What `auto` does at the first batch on a GPU, here on the CPU."""
+    engine = DaliEngine(folder, SIZE, 2, 10**7)
+    assert engine._decode == "window", "on the CPU nothing is timed"
+    plan = plan_of(folder)
+    images = [image for image in engine._images(plan) if image is not None]
+    assert len(images) == 16
+    with caplog.at_level(logging.INFO):
+        faster = engine._faster(images, plan.windows, plan.flips)
+    (line,) = [r.getMessage() for r in caplog.records if "by windows" in r.getMessage()]
+    window, whole = (float(word) for word in line.split() if word.replace(".", "").isdigit() and "." in word)
+    assert (faster == "window") == (window <= whole) or window == whole
+    engine.close()
+
+
+@needs_dali
+def test_small_windows_keep_to_themselves(folder):
+    """DALI's filter would read far beyond them."""
+    plan = plan_of(folder)
+    for view in plan.views:
+        view.window[:, 2:] = 6
+    engine = DaliEngine(folder, SIZE, 2, 10**7)
+    errors, slot = load(engine, plan)
+    assert errors == [None] * 16
+    assert torch.equal(slot.float(), expected(folder, plan))
+    engine.close()
+
+
 def damage(path, how, seed):
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(seed)
@@ -158,7 +187,7 @@ def test_without_dali_the_cure_is_named(folder, monkeypatch, caplog):
 
 @needs_dali
 @pytest.mark.gpu
-@pytest.mark.parametrize("decode", ["window", "whole"])
+@pytest.mark.parametrize("decode", ["auto", "window", "whole"])
 @pytest.mark.parametrize("slot_on", ["cpu", "cuda"])
 def test_on_a_gpu(folder, decode, slot_on):
     engine = DaliEngine(folder, SIZE, 2, 10**7, 0, DaliOptions(decode=decode))

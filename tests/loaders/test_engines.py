@@ -177,6 +177,31 @@ def test_pixels_do_not_depend_on_threads_or_batches(name, kind, sources):
 
 
 @pytest.mark.parametrize(("name", "kind"), ONE_SOURCE)
+def test_any_number_of_ranks_loads_the_same_samples_with_the_same_pixels(name, kind, sources):
+    """Four micro-batches in each of two global batches, dealt to 1, 2 and 4 ranks with an engine each."""
+    source = sources(kind)
+    stream = _stream(source.index)
+    stream = Stream(stream.index, stream.ids, 40, 4, stream.views, None, 3, SIZE, "unlabelled")
+    results = []
+    for world in (1, 2, 4):
+        seen = {}
+        for rank in range(world):
+            plans = [stream.plan(step, micro) for step in range(2) for micro in range(rank, 4, world)]
+            engine = create_engine(name, source, image_size=SIZE, threads=1 + rank % 2, max_pixels=10**7)
+            with Prefetcher(engine, plans, timeout=60) as batches:
+                for batch in batches:
+                    for b, i in enumerate(batch.plan.ids.tolist()):
+                        assert i not in seen
+                        seen[i] = batch.images[:, b].clone()
+            engine.close()
+        results.append(seen)
+    assert len(results[0]) == 80
+    for seen in results[1:]:
+        assert seen.keys() == results[0].keys()
+        assert all(torch.equal(pixels, results[0][i]) for i, pixels in seen.items())
+
+
+@pytest.mark.parametrize(("name", "kind"), ONE_SOURCE)
 def test_flips_mirror(name, kind, sources):
     source = sources(kind)
     plan = _whole(source.index)
@@ -265,20 +290,29 @@ def _resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
-@pytest.mark.parametrize(("name", "kind"), ONE_SOURCE)
+def _closing(case):
+    """One source for each engine is enough for every day."""
+    marks = [] if case.values in [c.values for c in ONE_SOURCE] else [pytest.mark.slow]
+    return pytest.param(*case.values, id=case.id, marks=[*case.marks, *marks])
+
+
+@pytest.mark.parametrize(("name", "kind"), [_closing(case) for case in CASES])
 def test_closing_leaves_nothing(name, kind, sources):
-    source = sources(kind)
-    stream = _stream(source.index)
-    cut = Stream(stream.index, stream.ids, 8, 1, stream.views, None, 0, SIZE, "unlabelled")
+    opened = sources(kind)
+    index = opened.index
+    stream = _stream(index)
+    cut = Stream(index, stream.ids, 8, 1, stream.views, None, 0, SIZE, "unlabelled")
     plans = [cut.plan(step, 0) for step in range(4)]
 
     def cycles(count):
         for cycle in range(count):
+            source = type(opened)(index)
             engine = create_engine(name, source, image_size=16, threads=4, max_pixels=10**7)
             with Prefetcher(engine, iter(plans), depth=2, timeout=60) as batches:
                 if cycle % 3:  # else closed before anything came
                     next(batches)
             engine.close()
+        del source, engine, batches
         gc.collect()
         return threading.active_count(), len(os.listdir("/proc/self/fd")), _resident()
 

@@ -16,6 +16,8 @@ from fastsemi.progress import Progress
 from fastsemi.run import Run
 from fastsemi.stages.compaction import Compaction
 from fastsemi.stages.semi import Semi
+from fastsemi.thresholds.base import PseudoLabels
+from fastsemi.thresholds.fixed import Fixed
 from fastsemi.views import Views
 
 
@@ -43,6 +45,7 @@ def build(tiny):
             o = torch.maximum(confidence, confidence[batch["unlabelled"].mix.partner])
             semi = dataclasses.replace(config.semi, threshold=float(o.quantile(threshold)) + 1e-4)
             config, stage.config = dataclasses.replace(config, semi=semi), semi
+            stage.rule = Fixed(semi.threshold)
         return stage, batch, config
 
     yield _build
@@ -183,11 +186,12 @@ def test_a_step_without_any_kept_sample_is_the_supervised_step(build):
 
 def test_pseudo_label_metrics_count_what_is_known(build):
     stage, _, _ = build("--semi.threshold", "0.5")
+    pseudo = PseudoLabels(
+        torch.tensor([0, 1, 2, 1]), torch.tensor([0.9, 0.8, 0.3, 0.7]), torch.zeros(4, 3), torch.arange(4)
+    )
+    truth = torch.tensor([0, 2, 2, -1])
     metrics = stage.pseudo_label_metrics(
-        torch.tensor([0, 1, 2, 1]),
-        torch.tensor([0.9, 0.8, 0.3, 0.7]),
-        torch.tensor([True, True, False, True]),
-        torch.tensor([0, 2, 2, -1]),
+        pseudo, stage.rule.weights(pseudo), torch.tensor([1.0, 1, 0, 1]), truth
     )
     assert float(metrics["acceptance"].total) / metrics["acceptance"].count == 0.75
     accuracy, recall = metrics["pseudo_label_accuracy"], metrics["pseudo_label_recall"]

@@ -1,0 +1,122 @@
+"""Rows of the benchmarks as Markdown tables, for the documents and for the GPU suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Rows = Sequence[dict[str, Any]]
+
+
+def machine(row: dict[str, Any]) -> str:
+    """Hardware, versions and protocol of a row, for the line above its table."""
+    hardware = row["hardware"]
+    gpu = f"{hardware['gpu']}, " if row["device"] != "cpu" and hardware["gpu"] else ""
+    return (
+        f"{gpu}{hardware['cpu']}, {hardware['cores']} cores, PyTorch {row['versions'].get('torch', '?')}; "
+        f"median of {row['n']} interleaved rounds (p20 to p80), commit {row['git'] or 'unknown'}"
+    )
+
+
+def _spread(row: dict[str, Any], form: str = ",.1f") -> str:
+    return f"{row['median']:{form}} ({row['p20']:{form}} to {row['p80']:{form}})"
+
+
+def steps(rows: Rows) -> str:
+    """The semi step of each network."""
+    first = rows[0]
+    lines = [
+        f"{machine(first)}, {first['configuration']['precision']} (the paper's step: "
+        f"{'fp16' if first['device'] == 'cuda' else 'fp32'}).",
+        "",
+        "| network, labelled + unlabelled | step | unlabelled images/s | of the paper's | TFLOP/s | of the "
+        "matmul peak | peak memory, GiB | launches | host waits |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    absent: dict[str, str] = {}
+    for row in rows:
+        settings = row["configuration"]
+        absent |= {f"{row['model']} {name}": why for name, why in settings["absent"].items()}
+        paper = f"{row['of_paper']['median']:.2f} x" if row["of_paper"] else ""
+        lines.append(
+            f"| {row['model']}, {settings['labelled']} + {settings['unlabelled']} | {row['label']} "
+            f"| {_spread(row)} | {paper} | {row['tflops']['median']:.3g} "
+            f"| {row['utilisation']['median']:.0%} of {settings['peak_tflops']['median']:.3g} "
+            f"| {row['peak_bytes'] / 2**30:.2f} | {_count(row['launches'])} | {_count(row['host_waits'])} |"
+        )
+    return "\n".join([*lines, *_not_measured(absent)])
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _not_measured(absent: dict[str, str]) -> list[str]:
+    return ["", "Not measured: " + "; ".join(f"{n} ({w})" for n, w in absent.items()) + "."] if absent else []
+
+
+def end_to_end(rows: Rows) -> str:
+    """From files to steps."""
+    first = rows[0]
+    settings = first["configuration"]
+    lines = [
+        f"{machine(first)}. {settings['model']}, {settings['labelled']} labelled and "
+        f"{settings['unlabelled']} unlabelled images a step, {settings['precision']}; {settings['images']} "
+        f"JPEGs ({settings['what']}), {settings['engine']} with {settings['decode_threads']} threads.",
+        "",
+        "| | unlabelled images/s | of the step alone | loader wait |",
+        "|---|--:|--:|--:|",
+    ]
+    for row in rows:
+        wait = f"{row['wait_percent']['median']:.1f} %" if row["name"].endswith("end to end") else ""
+        lines.append(f"| {row['label']} | {_spread(row)} | {row['of_step']['median']:.2f} | {wait} |")
+    return "\n".join(lines)
+
+
+def kernels(rows: Rows) -> str:
+    """Time, and bytes moved against a plain copy."""
+    first = rows[0]
+    settings = ", ".join(f"{name} {value}" for name, value in first["configuration"].items())
+    lines = [
+        f"{machine(first)}; {settings}.",
+        "",
+        "| kernel | ms | GB/s | of a copy |",
+        "|---|--:|--:|--:|",
+    ]
+    for row in rows:
+        rate = f"{row['gb_per_s']:,.1f}" if "gb_per_s" in row else ""
+        share = f"{row['of_copy']:.0%}" if "of_copy" in row else ""
+        lines.append(f"| {row['name']} | {_spread(row, '.3g')} | {rate} | {share} |")
+    return "\n".join(lines)
+
+
+def peaks(rows: Rows) -> str:
+    """The ceilings of a machine."""
+    lines = [f"{machine(rows[0])}.", "", "| ceiling | measured |", "|---|--:|"]
+    lines += [f"| {row['label']} | {row['rate']['median']:,.4g} {row['rate_unit']} |" for row in rows]
+    return "\n".join(lines)
+
+
+def index(rows: Rows) -> str:
+    """Building and opening the index."""
+    lines = [
+        f"{machine(rows[0])}, {rows[0]['threads']} threads.",
+        "",
+        "| | files | ms | files/s | peak memory, MiB |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['name'].replace('_', ' ')} | {row['files']:,} | {row['median']:,.1f} "
+        f"| {row['files_per_s']:,.0f} | {row['peak_mib']:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {
+    "peaks": peaks,
+    "steps": steps,
+    "end_to_end": end_to_end,
+    "kernels": kernels,
+    "index": index,
+}

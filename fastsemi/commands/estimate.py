@@ -1,0 +1,60 @@
+"""The command `fastsemi estimate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from fastsemi.errors import UserError
+from fastsemi.options import command_parser, configure
+
+GPUS_PER_NODE = 8
+
+
+def main(command: str, arguments: list[str]) -> int:
+    """Run `fastsemi estimate` with the words that follow it; returns the exit code."""
+    from fastsemi.cost.sizes import add_size_options
+
+    parser = command_parser("estimate", "Steps, memory, loader rate and hours of a run before it is started.")
+    parser.add_argument("--gpu", default="h100", help="what the run goes on: v100, a100-80, h100, ...")
+    parser.add_argument("--gpus", type=int, default=1, help="how many, on all nodes together")
+    parser.add_argument("--nodes", type=int, help="machines; default: 8 GPUs each")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="of the GPU's peak, where unmeasured")
+    parser.add_argument("--images_per_s", type=float, help="measured on one such GPU; needs a single stage")
+    parser.add_argument(
+        "--measured", type=Path, action="append", help="results of python -m benchmarks.steps --json"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_size_options(parser)
+    options, config = configure(parser, arguments)
+    if config is None:
+        return 0
+    if options.images_per_s is not None and len(config.stages) > 1:
+        raise UserError(
+            "--images_per_s is the rate of one stage, and there are several; add --stages '[semi]' or another"
+        )
+    from fastsemi.cost.hardware import find_gpu
+    from fastsemi.cost.rates import committed_results
+    from fastsemi.cost.report import show, to_json
+    from fastsemi.cost.sizes import open_data
+    from fastsemi.cost.stages import Job, cost_stage, plan_stage
+    from fastsemi.progress import QuietConsole
+
+    nodes = -(-options.gpus // GPUS_PER_NODE) if options.nodes is None else options.nodes
+    job = Job(
+        find_gpu(options.gpu),
+        options.gpus,
+        nodes,
+        options.utilisation,
+        options.images_per_s,
+        tuple(options.measured or committed_results()),
+    )
+    data, sizes = open_data(config, options)
+    plans = [plan_stage(config, name, data) for name in config.stages]
+    costs = [cost_stage(config, plan, job, len(data.classes)) for plan in plans]
+    if options.json:
+        sys.stdout.write(json.dumps(to_json(costs, job, sizes), indent=2) + "\n")
+    else:
+        show(costs, job, sizes, QuietConsole())
+    return 0

@@ -1,0 +1,46 @@
+"""The command `fastsemi profile`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fastsemi.options import command_parser, configure
+
+
+def main(command: str, arguments: list[str]) -> int:
+    """Run `fastsemi profile` with the words that follow it; returns the exit code."""
+    from fastsemi.errors import UserError
+
+    parser = command_parser(
+        "profile",
+        "Run some steps of the real job, show where time goes and what limits it. Writes profile.json and "
+        "profile.png into the output folder; nothing else there is touched.",
+    )
+    parser.add_argument("--stage", choices=("pretrain", "finetune", "semi"), help="by default the last stage")
+    parser.add_argument("--steps", type=int, default=30, help="steps to measure")
+    parser.add_argument("--warmup", type=int, default=5, help="steps before these, which do not count")
+    parser.add_argument("--trace", type=Path, help="write a Chrome trace of a few more steps to this file")
+    options, config = configure(parser, arguments)
+    if config is None:
+        return 0
+    for name, least in (("steps", 2), ("warmup", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
+    from fastsemi.profiling.profile import profile
+    from fastsemi.profiling.report import show, write
+    from fastsemi.progress import QuietConsole
+
+    console = QuietConsole()
+    result = profile(
+        config,
+        options.stage or config.stages[-1],
+        steps=options.steps,
+        warmup=options.warmup,
+        trace=options.trace,
+        say=lambda text: sys.stderr.write(f"measuring {text}\n"),  # type: ignore[arg-type,return-value]
+    )
+    show(result, console)
+    for path in (*write(result, config.output), *([options.trace] if options.trace else [])):
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return 0

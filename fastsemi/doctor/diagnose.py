@@ -1,0 +1,69 @@
+"""What works on this machine: one check for each part, and for each problem its cure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fastsemi.config import Config
+from fastsemi.doctor import machine, software
+from fastsemi.doctor.check import Check, examine
+from fastsemi.doctor.data import check_data
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def diagnose(config: Config, *, data: bool) -> Iterator[Check]:
+    """Check every part; none of the checks raises.
+
+    Args:
+        config: Its device and output folder are checked.
+        data: Whether to look at its images too.
+    """
+    device, output = config.device, config.output
+    checks: list[tuple[str, Callable[[], Check]]] = [
+        ("Python", software.python),
+        ("PyTorch", software.pytorch),
+        ("required packages", software.packages),
+        ("GPU", machine.gpu),
+        ("Triton", lambda: software.triton(device)),
+        ("native operator", software.native),
+        ("DALI", software.dali),
+        ("FFCV", software.ffcv),
+        ("Apex", software.apex),
+        ("Parquet", software.parquet),
+        ("CPU", machine.cpu),
+        ("precision auto", lambda: machine.precision(device)),
+        ("engine auto", software.engine),
+        ("shared memory", machine.shared_memory),
+        ("open files", machine.open_files),
+        ("disk", lambda: machine.disk(output)),
+    ]
+    for name, check in checks:
+        yield examine(name, check)
+    if data:
+        yield from check_data(config)
+
+
+def show(checks: Iterable[Check], console: Console) -> None:
+    """Print one table."""
+    table = Table("part", "", "found", "cure", show_lines=False)
+    for check in checks:
+        state = f"[{_STYLES[check.state]}]{check.state}[/]"
+        table.add_row(check.name, state, escape(check.found), escape(check.cure))
+    console.print(table)
+
+
+def to_json(checks: Sequence[Check]) -> str:
+    """All checks as a JSON list."""
+    return json.dumps([dataclasses.asdict(check) for check in checks], indent=2)
+
+
+def works(checks: Iterable[Check]) -> bool:
+    """Whether no required part fails."""
+    return all(check.state != "problem" for check in checks)

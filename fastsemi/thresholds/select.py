@@ -1,0 +1,61 @@
+"""The threshold rules by name, and how they go with pseudo mixup."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from fastsemi.kernels.reference.mix import MixMode, MixWeights
+from fastsemi.thresholds.base import PseudoLabels, ThresholdRule
+from fastsemi.thresholds.fixed import Fixed
+from fastsemi.thresholds.flexmatch import FlexMatch
+from fastsemi.thresholds.freematch import FreeMatch
+from fastsemi.thresholds.softmatch import SoftMatch
+
+if TYPE_CHECKING:
+    from fastsemi.stages.semi import SemiConfig
+
+RuleName = Literal["fixed", "flexmatch", "freematch", "softmatch"]
+
+
+def create_rule(config: SemiConfig, *, classes: int, images: int, highest_id: int) -> ThresholdRule:
+    """The rule that `threshold_rule` names, with its state at the start of training.
+
+    Args:
+        config: Settings of the stage.
+        classes: Number of classes.
+        images: Number of unlabelled images.
+        highest_id: The largest of their ids.
+    """
+    match config.threshold_rule:
+        case "fixed":
+            return Fixed(config.threshold)
+        case "flexmatch":
+            return FlexMatch(config.threshold, config.flexmatch, classes, images, highest_id)
+        case "freematch":
+            return FreeMatch(config.freematch, classes)
+        case "softmatch":
+            return SoftMatch(config.softmatch, classes)
+
+
+def mixing_inputs(mode: MixMode, labels: PseudoLabels, weights: Tensor) -> tuple[Tensor, float]:
+    """Confidences [B] and threshold for the mixing kernel, so that it mixes as a rule's weights ask.
+
+    In `pseudo_plus` the clean samples are those with a weight above 0; the other modes mix without regard to
+    what is kept, and only `prob` looks at the confidence (eq. 4).
+    """
+    return ((weights > 0).float(), 0.5) if mode == "pseudo_plus" else (labels.confidence, 0.0)
+
+
+def mixed_weights(mode: MixMode, labels: PseudoLabels, weights: Tensor, mixed: MixWeights) -> Tensor:
+    """How much each mixed sample counts, float32 [B].
+
+    In `prob` the weight is that of the more confident one of the two, the sample itself where they are equal:
+    with one threshold this is `max(o_i, o_j) >= tau` (eq. 5). In the other modes it is the sample's own.
+    """
+    if mode != "prob":
+        return weights
+    own, other = labels.confidence, labels.confidence[mixed.partner]
+    return torch.where(own >= other, weights, weights[mixed.partner])

@@ -1,0 +1,73 @@
+"""Compiled networks train as others do."""
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from fastsemi.compile import CompileConfig, compile_networks
+from fastsemi.errors import UserError
+from fastsemi.progress import Progress
+from fastsemi.run import Run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_run_has_the_same_losses_weights_and_teacher(tiny, tmp_path):
+    """Drop path, layer decay, the average and the sizes that skipping gives are on."""
+    curves, weights = {}, {}
+    for compiled in ("false", "true"):
+        config = tiny(
+            *(
+                "--stages",
+                "[semi]",
+                "--semi.length",
+                "8 steps",
+                "--log_every",
+                "1",
+                "--semi.drop_path",
+                "0.5",
+            ),
+            *("--semi.layer_decay", "0.5", "--semi.threshold", "0.36", "--semi.eval_every", "8 steps"),
+            *("--compile.enabled", compiled, "--precision", "fp32", "--output", str(tmp_path / compiled)),
+        )
+        run = Run(config, Progress(Console(quiet=True)))
+        run.train(["semi"])
+        rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+        curves[compiled] = [row["loss"] for row in rows if "loss" in row]
+        weights[compiled] = torch.load(run.result_path("semi"), weights_only=True)["model"]
+    assert len(set(curves["false"])) == 8, "the loss moves"
+    assert curves["true"] == pytest.approx(curves["false"], rel=1e-5)
+    assert weights["true"].keys() == weights["false"].keys(), "names do not change"
+    for name, weight in weights["false"].items():
+        torch.testing.assert_close(weights["true"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_compiled_unless_asked():
+    network = torch.nn.Linear(2, 2)
+    compile_networks([network], CompileConfig(), torch.device("cpu"))
+    assert network._compiled_call_impl is None
+
+
+def test_graphs_need_a_gpu_and_compiled_networks():
+    with pytest.raises(UserError, match=r"set compile\.enabled to true"):
+        CompileConfig(cuda_graphs=True)
+    with pytest.raises(UserError, match="needs a CUDA GPU, not cpu"):
+        compile_networks([], CompileConfig(enabled=True, cuda_graphs=True), torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", ["false", "true"])
+def test_a_compiled_run_on_a_gpu_has_about_the_same_losses(tiny, tmp_path, graphs):
+    curves = {}
+    for compiled in ("false", "true"):
+        config = tiny(
+            *("--stages", "[semi]", "--semi.length", "8 steps", "--log_every", "1", "--device", "cuda"),
+            *("--compile.enabled", compiled, "--precision", "fp32", "--output", str(tmp_path / compiled)),
+            *("--compile.cuda_graphs", graphs if compiled == "true" else "false"),
+        )
+        Run(config, Progress(Console(quiet=True))).train(["semi"])
+        rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+        curves[compiled] = [row["loss"] for row in rows if "loss" in row]
+    assert curves["true"] == pytest.approx(curves["false"], rel=1e-3)

@@ -1,0 +1,121 @@
+"""The host does not wait for the device in a step, except where it is said."""
+
+import threading
+import traceback
+from collections import Counter
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastsemi.metrics import MetricLog
+from fastsemi.progress import Progress
+from fastsemi.run import Run
+
+# Operations whose result the host needs: they wait on a GPU.
+WAITING = {
+    "aten::_local_scalar_dense",  # item(), int(), float(), bool()
+    "aten::nonzero",  # also boolean indexing
+    "aten::masked_select",
+    "aten::equal",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::bincount",
+    "aten::repeat_interleave.Tensor",
+}
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts waiting operations by the function of the project that asked for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        boolean = func._schema.name in ("aten::index", "aten::index_put_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if func._schema.name in WAITING or boolean:
+            frames = [f for f in traceback.extract_stack() if "/fastsemi/" in f.filename]
+            where = f"{frames[-1].filename.rsplit('/', 1)[1]}:{frames[-1].name}" if frames else "elsewhere"
+            self.found[f"{func._schema.name} in {where}"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def steps(run, stage_name, count):
+    """The function `go(mode)`: `count` steps of a stage through the trainer's own update, under a mode."""
+    trainer = run.trainer(run.build_stage(stage_name), stage_name, MetricLog(run.folder), threading.Event())
+
+    def go(mode):
+        with trainer._batches() as batches:
+            with mode:
+                for _ in range(count):
+                    trainer._update(batches)
+                    trainer.step += 1
+
+    return go
+
+
+def test_the_counter_sees_what_waits():
+    x = torch.arange(4)
+    with HostWaits() as waits:
+        x[0].item()
+        x[x > 1]
+        x.nonzero()
+        int(x.sum())
+        bool(x.any())
+    assert sum(waits.found.values()) >= 5
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("skip", ["true", "false"])
+@pytest.mark.parametrize("mixing", ["prob", "pseudo_plus"])
+def test_a_semi_step_reads_one_count(tiny, kernels, skip, mixing):
+    """The count of kept samples of each micro-batch; on a CPU also whether the gradient is finite."""
+    run = Run(
+        tiny(
+            *("--stages", "[semi]", "--kernels", kernels, "--semi.skip_rejected", skip),
+            *("--semi.mixing", mixing, "--semi.micro_batches", "2", "--semi.clip_grad", "1"),
+        ),
+        Progress(Console(quiet=True)),
+    )
+    waits = HostWaits()
+    try:
+        steps(run, "semi", 3)(waits)
+    finally:
+        run.data.close()
+    expected = {"aten::_local_scalar_dense in update.py:check": 3}
+    if skip == "true":
+        expected["aten::_local_scalar_dense in compaction.py:select"] = 3 * 2
+    assert dict(waits.found) == expected
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_other_stages_read_nothing(tiny, stage):
+    run = Run(tiny("--stages", f"[{stage}]"), Progress(Console(quiet=True)))
+    waits = HostWaits()
+    try:
+        steps(run, stage, 3)(waits)
+    finally:
+        run.data.close()
+    assert dict(waits.found) == {"aten::_local_scalar_dense in update.py:check": 3}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "semi"])
+def test_no_operation_waits_on_a_gpu(tiny, kernels, stage):
+    run = Run(
+        tiny("--stages", f"[{stage}]", "--kernels", kernels, "--device", "cuda"),
+        Progress(Console(quiet=True)),
+    )
+    go = steps(run, stage, 20)
+    try:
+        with torch.random.fork_rng():
+            torch.cuda.set_sync_debug_mode("error")
+            go(torch.random.fork_rng())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        run.data.close()
