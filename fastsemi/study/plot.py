@@ -33,7 +33,7 @@ def draw(study: Study, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write `plot.png` and `plot.svg`; the same rows give the same bytes.
 
     The last axis of the study runs from left to right, each combination of the others is a line. Points are
-    means over seeds with the sample standard deviation as bars.
+    means over seeds with the sample standard deviation as bars; thin lines are the seeds, whose labels differ.
     """
     columns = [column for column in paper_columns(study) if column[2] == "teacher"]
     with plt.rc_context(STYLE):
@@ -45,10 +45,10 @@ def draw(study: Study, rows: Sequence[Row], folder: Path) -> list[Path]:
         if columns:
             _paper(panels[0, 1], rows, ticks, columns)
         for panel in panels[0]:
-            panel.set_xticks(range(len(ticks)), ticks, rotation=20 if max(map(len, ticks)) > 8 else 0)
+            panel.set_xticks(range(len(ticks)), ticks)
             panel.set(xlabel=study.axes[-1], ylabel="top-1 %")
             panel.set_xlim(-0.4, len(ticks) - 0.6)
-            panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, fontsize=8)
+            panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8, ncols=2)
         figure.suptitle(study.title)
         paths = [folder / f"plot.{kind}" for kind in ("png", "svg")]
         figure.savefig(paths[0], dpi=150, bbox_inches="tight")
@@ -70,24 +70,30 @@ def _measured(panel: Axes, rows: Sequence[Row], ticks: Sequence[str]) -> None:
     seeds = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     panel.set_title(f"measured, n = {seeds} seed{'' if counts[-1] == 1 else 's'}", loc="left")
     lines = _lines(rows)
+    presets = [row.cell.preset for row in rows]
     for number, (names, members) in enumerate(lines.items()):
-        shift = SEPARATE * (number - (len(lines) - 1) / 2)
-        for quantity, style in (("finetune", ":"), ("teacher", "-")):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        for q, (quantity, style) in enumerate((("finetune", ":"), ("teacher", "-"))):
+            shift = SEPARATE * (2 * number + q - len(lines) + 0.5)
             found = [row for row in members if row.mean(quantity) is not None]
-            if found:
-                label = f"{_name(names, [row.cell.preset for row in rows])} {HEADS[quantity]}".strip()
-                panel.errorbar(
-                    [ticks.index(row.cell.values[-1]) + shift for row in found],
-                    [row.mean(quantity) or 0.0 for row in found],
-                    yerr=[row.deviation(quantity) or 0.0 for row in found],
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
-                    markersize=3 if quantity == "finetune" else 6,
-                    alpha=0.6 if quantity == "finetune" else 1.0,
-                    linestyle=style,
-                    capsize=3,
-                    label=label,
-                )
+            at = [ticks.index(row.cell.values[-1]) + shift for row in found]
+            if not found:
+                continue
+            panel.errorbar(
+                at,
+                [row.mean(quantity) or 0.0 for row in found],
+                yerr=[row.deviation(quantity) or 0.0 for row in found],
+                color=colour,
+                marker=marker,
+                markersize=3 if quantity == "finetune" else 6,
+                linestyle=style,
+                capsize=3,
+                label=f"{_name(names, presets)} {HEADS[quantity]}".strip(),
+            )
+            shared = set.intersection(*(set(row.seeds) for row in found)) if quantity == "teacher" else set()
+            for seed in sorted(shared):
+                values = [row.values[quantity][row.seeds.index(seed)] for row in found]
+                panel.plot(at, values, color=colour, alpha=0.35, linewidth=0.8)
 
 
 def _paper(
