@@ -78,11 +78,18 @@ def _mix(name: str, wide_loads: int, kind: str = "half", size: int = 224, **cons
     return Case(f"mix, {name}", mix_kernel, used, MAX_GROUPS // 32, {"out": kind}, wide_loads)
 
 
-def _augment(name: str, kernel: Any, wide_loads: int, size: int = 224, **constants: Any) -> Case:
+def _augment(
+    name: str,
+    kernel: Any,
+    wide_loads: int,
+    size: int = 224,
+    warps: int = AUGMENT_GROUPS // 32,
+    **constants: Any,
+) -> Case:
     used = {
         "HEIGHT": size, "WIDTH": size, "WIDE": size % 4 == 0, "GROUPS": AUGMENT_GROUPS, **constants,
     }  # fmt: skip
-    return Case(f"augment, {name}", kernel, used, AUGMENT_GROUPS // 32, {"out": "u8"}, wide_loads)
+    return Case(f"augment, {name}", kernel, used, warps, {"out": "u8"}, wide_loads)
 
 
 CASES = (
@@ -106,7 +113,7 @@ CASES = (
     _mix("pseudo_plus, erase, flip, side 98", 0, size=98, MODE="pseudo_plus", BLOCK_B=256, FLIP=True),
     _mix("normalise only", 3, MODE="plain", ERASE=False),
     _augment("statistics", statistics_kernel, 3),
-    _augment("statistics, side 98", statistics_kernel, 0, size=98),
+    _augment("statistics, side 98", statistics_kernel, 0, size=98, warps=AUGMENT_GROUPS // 16),
     Case("augment, tables", tables_kernel, {"PIXELS": 224 * 224, "TILES": 25}, 4, {}, 0),
     _augment("pass, bicubic", pass_kernel, 3, TAPS=4),
     _augment("pass, bilinear", pass_kernel, 3, TAPS=2),

@@ -1,4 +1,4 @@
-"""Time of the kernels: Triton, plain PyTorch, PyTorch compiled, and mixing sample by sample in Python.
+"""Time of the kernels: Triton, plain PyTorch, PyTorch compiled, and what works sample by sample in Python.
 
     python -m benchmarks.kernels --json OUT.json
 
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.augment_kernels import PEER, augment_cases
 from benchmarks.harness import Case, DeviceTimer, Timer, measure, ratio, rows, wall_seconds, write
 from fastsemi.kernels.dispatch import Kernels, select
 from fastsemi.kernels.reference.mix import MixWeights, mix_images, mix_weights
@@ -163,7 +164,13 @@ def main() -> None:
     settings = {name: getattr(args, name) for name in ("batch", "size", "classes")}
     name = torch.cuda.get_device_name() if on_gpu else "cpu"
     found = []
-    for cases in (mix_cases(args, timer, kinds), row_cases(args, timer, kinds)):
+    common = args.batch, args.size, args.device, timer, kinds
+    for cases in (
+        mix_cases(args, timer, kinds),
+        row_cases(args, timer, kinds),
+        augment_cases("weak", *common),
+        augment_cases("strong", *common),
+    ):
         measured = measure(cases, rounds=args.rounds, warmup=3)
         threads = torch.get_num_threads()
         group = rows(measured, unit="ms", threads=threads, configuration=settings, device=name)
@@ -171,7 +178,9 @@ def main() -> None:
             row["gb_per_s"] = row["bytes"] / row["ms"] / 1e6
             if group[-1]["name"] == "copy":
                 row["of_copy"] = ratio(row, group[-1])["median"]  # the copy moves as many bytes
-            print(f"{row['name']:24}{row['ms']:10.3f} ms {row['gb_per_s']:9.1f} GB/s")
+            if group[-1]["name"].endswith(PEER):
+                row["of_peer"] = ratio(row, group[-1])["median"]
+            print(f"{row['name']:32}{row['ms']:10.3f} ms {row['gb_per_s']:9.1f} GB/s")
         found += group
     if args.json:
         write(args.json, found)

@@ -60,7 +60,7 @@ def _augment(
     tiles = triton.cdiv(pixels, 16 * groups)
     images = images.contiguous()
     out = torch.empty_like(images)
-    shape = {"HEIGHT": height, "WIDTH": width, "GROUPS": groups, "num_warps": groups // 32}
+    shape = {"HEIGHT": height, "WIDTH": width, "GROUPS": groups}
     source, begin = images, 0
     for count, looks, tables in zip(rounds[0::3], rounds[1::3], rounds[2::3], strict=True):
         mine = passes[begin : begin + count]
@@ -68,8 +68,10 @@ def _augment(
         partial = passes.new_empty(max((768 * tables + looks - tables) * tiles, 1))
         table = images.new_empty(max(tables, 1), 3, 256)
         if looks:
+            # Bytes one at a time need more registers for their addresses, so more threads share a tile.
+            warps = groups // 32 if wide else groups // 16
             launchable(statistics_kernel)[(looks * tiles,)](
-                source, mine, op, arg, partial, WIDE=wide, **shape
+                source, mine, op, arg, partial, WIDE=wide, num_warps=warps, **shape
             )
         if tables:
             launchable(tables_kernel)[(3 * tables,)](
@@ -80,7 +82,7 @@ def _augment(
         scratch = images.new_empty(slots if later else 1, height, width, 3)
         launchable(pass_kernel)[(count * tiles,)](
             source, out, scratch, mine, op, arg, affine, partial, table, *map(float, fill),
-            TAPS=TAPS[interpolation], WIDE=wide, **shape,
+            TAPS=TAPS[interpolation], WIDE=wide, num_warps=groups // 32, **shape,
         )  # fmt: skip
         source, begin = scratch, begin + count
     return out

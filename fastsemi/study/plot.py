@@ -33,7 +33,7 @@ def draw(study: Study, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write `plot.png` and `plot.svg`; the same rows give the same bytes.
 
     The last axis of the study runs from left to right, each combination of the others is a line. Points are
-    means over seeds with the sample standard deviation as bars; thin lines are the seeds, whose labels differ.
+    means over seeds with the sample standard deviation as bars; thin lines are the seeds.
     """
     columns = [column for column in paper_columns(study) if column[2] == "teacher"]
     with plt.rc_context(STYLE):
@@ -113,6 +113,10 @@ def _paper(
                     marker=MARKERS[drawn // len(COLOURS) % len(MARKERS)],
                     label=_name((preset or names[0], *names[1:]), []),
                 )
+                for row, number in numbers:
+                    if isinstance(number, str):  # "fails"
+                        at, colour = ticks.index(row.cell.values[-1]), COLOURS[drawn % len(COLOURS)]
+                        panel.plot(at, 0.02, "x", color=colour, transform=panel.get_xaxis_transform())
                 drawn += 1
 
 

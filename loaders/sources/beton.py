@@ -65,17 +65,6 @@ class BetonSource(PackedSource):
         width, height = self.size(i)
         return b"P6 %d %d 255\n" % (width, height) + data
 
-    def pixels(self, i: int) -> NDArray[np.uint8] | None:
-        """[H, W, 3], read-only, of an image stored as pixels; None for one that must be decoded.
-
-        Raises:
-            BadImageError: It cannot be read.
-        """
-        if not self.raw[i]:
-            return None
-        width, height = self.size(i)
-        return np.frombuffer(self._stored(i), np.uint8).reshape(height, width, 3)
-
 
 def _scan(path: str, max_pixels: int) -> Found:
     beton = read_beton(path)

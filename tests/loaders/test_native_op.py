@@ -203,6 +203,48 @@ def test_flip_mirrors_exactly():
     np.testing.assert_array_equal(views[0::2], views[1::2, :, ::-1])
 
 
+@pytest.mark.parametrize("kernels", ["portable", "sse4.1", "avx2", "avx512"])
+def test_stored_pixels_are_cut_out_of_their_file(kernels, tmp_path):
+    """Images one behind the other, of widths around the steps of the SIMD loops."""
+    from fastsemi import _native
+
+    if kernels not in _native.available_kernels():
+        pytest.skip(f"this CPU cannot run {kernels}")
+    rng = np.random.default_rng(0)
+    shapes = [(h, w) for w in (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 150) for h in (1, 5, 90)]
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    file = tmp_path / "pixels"
+    file.write_bytes(b"head" + b"".join(image.tobytes() for image in images))
+    offsets = 4 + np.cumsum([0, *(image.size for image in images[:-1])])
+    sizes = np.array([(w, h) for h, w in shapes], np.int32)
+    windows = np.zeros((2, len(images), 4), np.int32)
+    windows[0, :, 2:] = sizes
+    corner = rng.integers(0, sizes)
+    windows[1] = np.concatenate([corner, 1 + rng.integers(0, sizes - corner)], 1)
+    flips = rng.random(windows.shape[:2]) < 0.5
+    out = np.zeros((2, len(images), 24, 24, 3), np.uint8)
+    expected = np.zeros_like(out)
+    op = _native_op.Operator(3, kernels)
+    with open(file, "rb") as opened:
+        ticket = op.submit_pixels(opened.fileno(), offsets, windows, flips, out, 10**9, sizes)
+        assert op.wait(ticket, 30) == [None] * len(images)
+        windows[0, 1, 0] = 5  # outside
+        offsets[2] = file.stat().st_size - 1  # behind the end
+        again = op.submit_pixels(opened.fileno(), offsets, windows, flips, out.copy(), 400, sizes)
+        errors = op.wait(again, 30)
+    portable = _native_op.Operator(1, "portable")
+    windows[0, 1, 0] = 0
+    for b, image in enumerate(images):
+        portable.resize(image, windows[:, b], flips[:, b], list(expected[:, b]))
+    np.testing.assert_array_equal(out, expected)
+    assert "window (5, 0" in errors[1] and "the file ends" in errors[2]
+    assert all(
+        ("max_pixels" in (error or "")) == (w * h > 400) for error, (w, h) in zip(errors, sizes, strict=True)
+    )
+    op.close()
+    portable.close()
+
+
 def test_decoded_pixels_resize_like_pillow():
     op = _native_op.Operator(1)
     out = np.zeros((4, SIDE, SIDE, 3), np.uint8)
