@@ -212,7 +212,7 @@ def _one_line(error: BaseException) -> str:
 
 def to_yaml(config: Config) -> str:
     """The configuration as YAML that `load` reads back to an equal one."""
-    return yaml.safe_dump(plain(config), sort_keys=False)
+    return yaml.safe_dump(plain(config), sort_keys=False, width=10**6)  # a path with spaces stays on its line
 
 
 def plain(value: Any) -> Any:

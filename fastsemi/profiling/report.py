@@ -79,7 +79,11 @@ def _step_table(profile: Profile) -> Table:
         if name not in job:
             continue
         ms, other = 1e3 * job[name], alone.get(name, 0.0)
-        rate = f"{profile.images / other:,.0f}" if other > 1e-3 * profile.step.wall and name not in ("wait", BETWEEN) else ""
+        rate = (
+            f"{profile.images / other:,.0f}"
+            if other > 1e-3 * profile.step.wall and name not in ("wait", BETWEEN)
+            else ""
+        )
         table.add_row(label, f"{ms:.2f}", f"{job[name] / profile.job.wall:.0%}", f"{1e3 * other:.2f}", rate)
     table.add_section()
     total = f"{profile.images / profile.step.wall:,.0f}"
