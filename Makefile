@@ -64,6 +64,7 @@ BENCH_OUT ?= benchmarks/results/$(shell $(BIN)/python -m benchmarks.environment)
 bench: env
 	$(BIN)/python -m benchmarks.loaders $(BENCH_LOADERS) --json $(BENCH_OUT)/loaders.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.kernels --json $(BENCH_OUT)/kernels.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.augment --json $(BENCH_OUT)/augment.json
 	$(BIN)/python -m benchmarks.steps $(BENCH_STEPS) --json $(BENCH_OUT)/steps.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.end_to_end --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json

@@ -25,9 +25,12 @@ def _spread(row: dict[str, Any], form: str = ",.1f") -> str:
 def steps(rows: Rows) -> str:
     """The semi step of each network."""
     first = rows[0]
+    settings = first["configuration"]
+    peer = "fp16" if first["device"] == "cuda" else "fp32"
     lines = [
-        f"{machine(first)}, {first['configuration']['precision']} (the paper's step: "
-        f"{'fp16' if first['device'] == 'cuda' else 'fp32'}).",
+        f"{machine(first)}, {settings['precision']} (the paper's step: {peer}). A large matrix product: "
+        f"{settings['peak_tflops']['median']:.3g} TFLOP/s in {settings['precision']}, "
+        f"{settings['peer_peak_tflops']['median']:.3g} in {peer}.",
         "",
         "| network, labelled + unlabelled | step | unlabelled images/s | of the paper's | TFLOP/s | of the "
         "matmul peak | peak memory, GiB | launches | host waits |",

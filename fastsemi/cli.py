@@ -37,6 +37,9 @@ COMMANDS = {
     ),
 }
 
+# Modules whose work the processes of torchrun share.
+SHARED = ("train", "evaluate", "predict")
+
 _LIST = "\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
 
 USAGE = f"""usage: fastsemi COMMAND --config FILE [--KEY VALUE ...]
@@ -87,7 +90,16 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "fastsemi --help lists the commands"
         raise UserError(f"unknown command {command}; {hint}")
-    module = importlib.import_module(f"fastsemi.commands.{COMMANDS[command][0]}")
+    name = COMMANDS[command][0]
+    if name not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1" and "LOCAL_RANK" in os.environ:
+        from fastsemi.distributed import one_report
+
+        with one_report():
+            raise UserError(
+                f"{command} runs in one process, and torchrun started {os.environ['WORLD_SIZE']}; run it "
+                "without torchrun"
+            )
+    module = importlib.import_module(f"fastsemi.commands.{name}")
     return module.main(command, arguments)
 
 

@@ -46,7 +46,7 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: PrecisionName = "auto"
-    """Number format of the networks: auto, fp32, bf16 or fp16."""
+    """Number format of the networks: auto, fp32, tf32, bf16 or fp16."""
     kernels: KernelKind = "auto"
     """Device operations: auto (Triton where it runs), triton, or torch."""
     optimizer: OptimizerBackend = "fused"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +73,11 @@ def world() -> int:
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0
+
+
+def control_group() -> dist.ProcessGroup | None:
+    """Processes on the CPU, for short messages of the training loop."""
+    return _session.control if _session else None
 
 
 def saving_group() -> dist.ProcessGroup | None:
@@ -212,6 +216,15 @@ def union(values: set[str]) -> set[str]:
     return set().union(*parts)
 
 
+def to_main(value: T) -> list[T]:
+    """The values of all processes, by rank, in rank 0; elsewhere nothing."""
+    if not _session:
+        return [value]
+    parts: list[Any] | None = [None] * world() if is_main() else None
+    dist.gather_object(value, parts, 0, _session.control)
+    return parts or []
+
+
 def from_main(value: T) -> T:
     """The value that rank 0 gives; those of others are ignored."""
     if not _session:
@@ -230,39 +243,3 @@ def one_per_node_first() -> Iterator[None]:
     yield
     if first:
         barrier()
-
-
-class StopVote:
-    """Whether a process was asked to stop, known to all after the same step.
-
-    The vote of a step is counted while the next one runs, so no process waits for another one.
-
-    Args:
-        stop: Set in a process that was asked to stop.
-    """
-
-    def __init__(self, stop: threading.Event):
-        self._stop, self._box = stop, torch.zeros((), dtype=torch.int32)
-        self._work: dist.Work | None = None
-
-    def after_step(self) -> bool:
-        """Cast the vote of a step; whether all are to stop after it."""
-        if not _session:
-            return self._stop.is_set()
-        result = self._count()
-        self._box = torch.tensor(int(self._stop.is_set()), dtype=torch.int32)
-        self._work = dist.all_reduce(self._box, dist.ReduceOp.MAX, _session.control, async_op=True)
-        return result
-
-    def _count(self) -> bool:
-        if self._work:
-            self._work.wait()
-            self._work = None
-        return bool(self._box)
-
-    def now(self) -> bool:
-        """Whether a process has been asked to stop; waits for all."""
-        if not _session:
-            return self._stop.is_set()
-        self._count()
-        return largest(self._stop.is_set()) > 0

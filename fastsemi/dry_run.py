@@ -70,7 +70,7 @@ def _format(config: Config) -> tuple[torch.dtype, bool, str]:
     """Autocast's type, whether attention is fused, and where: on a GPU, unless the CPU is asked for."""
     device = select_device(distributed.local_device(config.device))
     if device.type == "cpu" and config.device == "auto":
-        assumed = {"fp32": torch.float32, "fp16": torch.float16}
+        assumed = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
         return assumed.get(config.precision, torch.bfloat16), True, "a GPU"
     precision = Precision.select(config.precision, device)
     return precision.dtype, precision.fused_attention, "this CPU" if device.type == "cpu" else "this GPU"

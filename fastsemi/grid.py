@@ -87,7 +87,7 @@ def _teacher(run: Run) -> tuple[Semi, bool]:
     assert isinstance(stage, Semi)
     if not (run.folder / "model" / "config.json").exists():
         return stage, False
-    model, _ = load_trained(run.config, run.device)
+    model, _ = load_trained(run.config, run.precision)
     stage.teacher.model.load_state_dict(model.state_dict())
     return stage, True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,26 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from fastsemi import distributed
+from fastsemi.broken import share_broken
 from fastsemi.config import Config
 from fastsemi.data import Data
 from fastsemi.errors import UserError
 from fastsemi.files import replacing
 from fastsemi.kernels.reference.pseudo_label import pseudo_label
+from fastsemi.loaders.batch import LoadedBatch
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.models.create import use_fused_attention
 from fastsemi.precision import Precision, select_device
 from fastsemi.views import Views
 
 
-def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
+def load_trained(config: Config, precision: Precision) -> tuple[nn.Module, tuple[str, ...]]:
     """The network of a finished run and its class names.
+
+    Args:
+        config: The run.
+        precision: Where and how it will be run.
 
     Raises:
         UserError: The run has no network yet.
@@ -35,7 +43,7 @@ def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple
             f"{config.output} holds no trained model; run `fastsemi train --output {config.output}`"
         )
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(device).eval()
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(precision.device).eval()
         settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         names, size = tuple(settings["label_names"]), settings["input_size"][-1]
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
@@ -48,13 +56,14 @@ def load_trained(config: Config, device: torch.device) -> tuple[nn.Module, tuple
         raise UserError(
             f"data.image_size is {config.data.image_size}, but the model in {folder} takes {size}; use that"
         )
-    use_fused_attention(model, Precision.select(config.precision, device).fused_attention)
+    use_fused_attention(model, precision.fused_attention)
+    precision.apply()
     return model, names
 
 
 @torch.no_grad()
 def predict(config: Config, what: str | Path) -> Iterator[tuple[str, str, float]]:
-    """Classify every image of a source.
+    """Classify every image of a source; of several processes each classifies its share of every batch.
 
     Args:
         config: The run whose network is used.
@@ -62,33 +71,44 @@ def predict(config: Config, what: str | Path) -> Iterator[tuple[str, str, float]
 
     Yields:
         Path (of a packed image: file and name), class name and confidence of each readable image, in the
-        order of the source, which for a folder is sorted.
+        order of the source, which for a folder is sorted. All of them in rank 0, none in other processes,
+        which must iterate too.
 
     Raises:
         UserError: No images there, or no trained network.
     """
-    device = select_device(config.device)
+    device = select_device(distributed.local_device(config.device))
     precision = Precision.select(config.precision, device)
-    model, names = load_trained(config, device)
+    model, names = load_trained(config, precision)
     views = Views(config.data, device)
     data = Data(config.data, config.loader, device=device)
-    images = data.open_unlabelled(what)
-    index = images.index
-    plans = evaluation_batches(index, images.ids, config.eval_batch, config.data.eval_crop)
+    with distributed.one_per_node_first():  # which indexes the images
+        images = data.open_unlabelled(what)
+    index, world = images.index, distributed.world()
+    plans = evaluation_batches(
+        index, images.ids[distributed.rank() :: world], config.eval_batch, config.data.eval_crop
+    )
     try:
         with data.load(images, plans, allow_empty=True) as loader:
-            for batch in loader:
-                pixels = views.normalise(views.to_device(batch).images[0])
-                with precision.autocast():
-                    label, confidence = pseudo_label(model(pixels))
-                rows = zip(
-                    batch.plan.ids.tolist(), label.tolist(), confidence.tolist(), batch.valid, strict=True
-                )
-                for i, c, o, valid in rows:
-                    if valid:
-                        yield index.path(i), names[c], o
+            for _ in range(0, len(images.ids), world * config.eval_batch):
+                batch = next(loader, None)
+                rows = [] if batch is None else _classify(model, batch, views, precision)
+                for i, c, o in heapq.merge(*distributed.to_main(rows)):
+                    yield index.path(i), names[c], o
+        share_broken(data.bad)
     finally:
         data.close()
+
+
+def _classify(
+    model: nn.Module, batch: LoadedBatch, views: Views, precision: Precision
+) -> list[tuple[int, int, float]]:
+    """Id, class and confidence of the readable images of a batch, by id."""
+    pixels = views.normalise(views.to_device(batch).images[0])
+    with precision.autocast():
+        label, confidence = pseudo_label(model(pixels))
+    rows = zip(batch.plan.ids.tolist(), label.tolist(), confidence.tolist(), batch.valid, strict=True)
+    return [(i, c, o) for i, c, o, valid in rows if valid]
 
 
 def write_csv(rows: Iterator[tuple[str, str, float]], path: Path) -> int:

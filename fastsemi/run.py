@@ -17,7 +17,6 @@ from torch import nn
 from fastsemi import __version__, checkpoint, distributed
 from fastsemi.config import Config, StageName, to_yaml
 from fastsemi.data import Data
-from fastsemi.distributed import StopVote
 from fastsemi.errors import UserError
 from fastsemi.files import replacing
 from fastsemi.fingerprint import fingerprint, refuse_changes
@@ -30,7 +29,7 @@ from fastsemi.progress import Progress
 from fastsemi.rendezvous import require_split, wait_briefly
 from fastsemi.sharded_checkpoint import Checkpoints, read_info
 from fastsemi.sharding import whole_state
-from fastsemi.signals import Interrupted, stop_signals
+from fastsemi.signals import Interrupted, StopVote, stop_signals
 from fastsemi.stages.base import Stage, make_schedule
 from fastsemi.stages.finetune import Finetune
 from fastsemi.stages.pretrain import Pretrain
@@ -56,6 +55,7 @@ class Run:
         self.folder = config.output
         self.device = select_device(distributed.local_device(config.device))
         self.precision = Precision.select(config.precision, self.device)
+        self.precision.apply()
         self.data = Data(config.data, config.loader, device=self.device)
         kernels = select_kernels(config.kernels, self.device)
         self.views = Views(config.data, self.device, kernels, self.precision.dtype)
@@ -257,7 +257,7 @@ class Run:
     def fingerprint(self, name: StageName) -> dict[str, Any]:
         """All that the weights of a stage depend on."""
         settings = fingerprint(self.config, name, self._earlier(name))
-        return {**settings, "precision": str(self.precision.dtype), "images": self.data.digest(name)}
+        return {**settings, "precision": self.precision.label, "images": self.data.digest(name)}
 
     def _refuse_changes(self, name: StageName, wanted: Sequence[StageName]) -> None:
         """Refuse a directory that holds the stage with other settings, before anything is written to it.

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from fastsemi.distributed import launched
+import torch
+import torch.distributed as dist
+
+from fastsemi import distributed
 
 _TOGETHER = 3.0  # seconds in which signals to a process of torchrun are one request
 
@@ -37,7 +40,7 @@ def stop_signals(stop: threading.Event) -> Iterator[None]:
         if not stop.is_set():
             first = time.monotonic()
             stop.set()
-        elif not launched() or time.monotonic() - first > _TOGETHER:
+        elif not distributed.launched() or time.monotonic() - first > _TOGETHER:
             raise KeyboardInterrupt
 
     before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -46,3 +49,38 @@ def stop_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+class StopVote:
+    """Whether a process was asked to stop, known to all after the same step.
+
+    The vote of a step is counted while the next one runs, so no process waits for another one.
+
+    Args:
+        stop: Set in a process that was asked to stop.
+    """
+
+    def __init__(self, stop: threading.Event):
+        self._stop, self._box = stop, torch.zeros((), dtype=torch.int32)
+        self._work: dist.Work | None = None
+
+    def after_step(self) -> bool:
+        """Cast the vote of a step; whether all are to stop after it."""
+        group = distributed.control_group()
+        if group is None:
+            return self._stop.is_set()
+        result = self._count()
+        self._box = torch.tensor(int(self._stop.is_set()), dtype=torch.int32)
+        self._work = dist.all_reduce(self._box, dist.ReduceOp.MAX, group, async_op=True)
+        return result
+
+    def _count(self) -> bool:
+        if self._work:
+            self._work.wait()
+            self._work = None
+        return bool(self._box)
+
+    def now(self) -> bool:
+        """Whether a process has been asked to stop; waits for all."""
+        self._count()
+        return distributed.largest(self._stop.is_set()) > 0

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fastsemi import distributed
+from fastsemi.broken import share_broken
 from fastsemi.compile import CompileConfig, compile_networks, mark_step
 from fastsemi.data import Data
-from fastsemi.distributed import StopVote
 from fastsemi.errors import UserError
 from fastsemi.evaluate import evaluate
 from fastsemi.loaders.batch import PlannedBatch
@@ -30,7 +30,7 @@ from fastsemi.precision import Precision
 from fastsemi.profiling.spans import record
 from fastsemi.schedule import Duration
 from fastsemi.sharded_checkpoint import Checkpoints, read_info, read_tensors, shapes
-from fastsemi.signals import Interrupted
+from fastsemi.signals import Interrupted, StopVote
 from fastsemi.stages.base import Stage
 from fastsemi.strategy import Parallel, Strategy
 from fastsemi.training_state import TrainingState
@@ -149,7 +149,7 @@ class Trainer:
             last = self.step == self.total
             if last or self.step % self.config.log_every == 0:
                 self.updater.check()
-                self._share_bad()
+                share_broken(self.data.bad)
                 waited = distributed.largest(sum(loader.waited for loader in self._loaders))
                 speed = meter.read(self.step, waited)
                 self.seconds = before + meter.total
@@ -178,7 +178,7 @@ class Trainer:
                 with record("loss"), self.precision.autocast():
                     output = self.stage.loss(batch)
                 with record("backward"):
-                    self.updater.backward(output.loss / len(mine))
+                    self.updater.backward(output.loss / len(mine), output.losses())
             self.metrics.add(output.metrics)
         with record("optimizer"):
             norm = self.updater.step(self.step)
@@ -241,28 +241,12 @@ class Trainer:
                     plan = stream.plan(step, micro)
                 yield plan
 
-    def _share_bad(self) -> None:
-        """Bring together the broken files that the processes met.
-
-        Raises:
-            UserError: They are too many, though none of the processes met too many.
-        """
-        bad = self.data.bad
-        if not bad.limit or distributed.world() == 1:
-            return
-        bad.paths.update(distributed.union(bad.paths))
-        if len(bad.paths) > bad.limit:
-            raise UserError(
-                f"{len(bad.paths)} images cannot be decoded, such as {min(bad.paths)}, and data.max_bad is "
-                f"{bad.limit}; repair them, or raise data.max_bad"
-            )
-
     def _state(self) -> TrainingState:
         return TrainingState(self.stage.model, self.stage.extra_state(), self.optimizer)
 
     def _save(self) -> None:
         self.updater.check()  # nothing that is not finite is ever saved
-        self._share_bad()
+        share_broken(self.data.bad)
         state = self._state()
         info = {
             "stage": self.stage.name,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from fastsemi.errors import UserError
 from fastsemi.precision import Precision
-from fastsemi.sharding import whole
+from fastsemi.sharding import local, whole
 
 _LEAST_SCALE = 2.0**-14  # of the loss: it starts at 2**16 and is halved at each step that it refuses
 
@@ -35,16 +37,26 @@ class Updater:
     ):
         self.optimizer = optimizer
         self.scaler = precision.scaler()
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._clip = float("inf") if clip is None else clip
         # What PyTorch's own GradScaler goes by: an optimizer that looks at `found_inf` in its kernel.
         skips = getattr(optimizer, "_step_supports_amp_scaling", False)
         self._host_checks = precision.device.type == "cpu" or not skips
         self.skipped: Tensor | None = None
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=precision.device)
+        self._culprit = self._bad_step.clone()
+        self._losses: list[tuple[str, Tensor]] = []  # since the last step
+        self._suspects: list[str] = []  # what `_culprit` counts in
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a micro-batch."""
+    def backward(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
+        """Add the gradients of a micro-batch.
+
+        Args:
+            loss: What to differentiate, a scalar.
+            parts: Losses that it consists of, scalars by name: an error names the one that is not finite.
+        """
+        if not self.scaler.is_enabled():
+            self._losses += (parts or {}).items()
         self.scaler.scale(loss).backward()
 
     def step(self, step: int) -> Tensor:
@@ -61,26 +73,44 @@ class Updater:
                 device; elsewhere `check` raises it.
         """
         self.scaler.unscale_(self.optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self._parameters, self._clip))
+        named = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        norms = torch.stack(torch._foreach_norm(list(named.values())))  # [P]
+        total = torch.linalg.vector_norm(norms)
+        norm = whole(total)
         if self.scaler.is_enabled():
             self.skipped = ~norm.isfinite()
         else:
-            bad = ~norm.isfinite()
-            self._bad_step = torch.where(bad & (self._bad_step < 0), step, self._bad_step)
+            self._remember(step, norm, list(named), local(norms))
+        nn.utils.clip_grads_with_norm_(self._parameters.values(), self._clip, total)
+        if not self.scaler.is_enabled():
             if self._host_checks:
                 self.check()
             else:
-                self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+                self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def _remember(self, step: int, norm: Tensor, names: list[str], norms: Tensor) -> None:
+        """Note on the device the first step whose gradient is not finite, and the first suspect that is not.
+
+        Suspects are the losses, then the gradient of each parameter in the order of the network.
+        """
+        losses = [value.detach().float() for _, value in self._losses]
+        suspects = torch.cat([torch.stack(losses), norms]) if losses else norms
+        self._suspects = [name for name, _ in self._losses] + [f"the gradient of {name}" for name in names]
+        self._losses.clear()
+        first = ~norm.isfinite() & (self._bad_step < 0)
+        self._bad_step = torch.where(first, step, self._bad_step)
+        self._culprit = torch.where(first, (~suspects.isfinite()).int().argmax(), self._culprit)
+
     def check(self) -> None:
         """Raise if a step so far had a gradient that is not finite. Waits for the device.
 
         Raises:
-            UserError: Names the step, whose update was refused; or loss scaling refuses every step.
+            UserError: Names the step, whose update was refused, and what was not finite; or loss scaling
+                refuses every step.
         """
         if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
             raise UserError(
@@ -90,6 +120,6 @@ class Updater:
         bad = int(self._bad_step)
         if bad >= 0:
             raise UserError(
-                f"the gradient is not finite at step {bad}, whose update was refused; lower base_lr, set "
-                "clip_grad or use --precision fp32, then run the same command to resume"
+                f"{self._suspects[int(self._culprit)]} is not finite at step {bad}, whose update was refused; "
+                "lower base_lr, set clip_grad or use --precision fp32, then run the same command to resume"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 from pathlib import Path
 
@@ -10,17 +11,25 @@ from fastsemi.options import command_parser, configure
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi predict` with the words that follow it; returns the exit code."""
+    from fastsemi import distributed
+
     parser = command_parser("predict", "Classify images into a CSV of path, class and confidence.")
     parser.add_argument(
         "images",
         help="folder of images, sub-folders included; or .tar, .beton or .parquet files, a pattern of them",
     )
     parser.add_argument("--csv", type=Path, default=Path("predictions.csv"), help="file to write")
-    options, config = configure(parser, arguments)
+    with distributed.one_report():
+        options, config = configure(parser, arguments)
     if config is None:
         return 0
     from fastsemi.predict import predict, write_csv
 
-    count = write_csv(predict(config, options.images), options.csv)
-    sys.stdout.write(f"{count} predictions in {options.csv}\n")
+    with distributed.session(config.distributed, distributed.local_device(config.device)):
+        rows = predict(config, options.images)
+        if distributed.is_main():
+            count = write_csv(rows, options.csv)
+            sys.stdout.write(f"{count} predictions in {options.csv}\n")
+        else:
+            collections.deque(rows, maxlen=0)  # computes its images, whose rows rank 0 has
     return 0

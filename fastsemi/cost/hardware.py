@@ -8,6 +8,7 @@ import torch
 
 from fastsemi.config import Config
 from fastsemi.errors import UserError
+from fastsemi.precision import choose_dtype
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,20 @@ class Gpu:
         return self.memory_gb * 10**9
 
     def dtype(self, config: Config) -> torch.dtype:
-        """Autocast's type: what the configuration says, or for `auto` bf16 where there is hardware for it."""
-        names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        auto = torch.bfloat16 if self.bf16 else torch.float16
-        return names.get(config.precision, auto)
+        """Autocast's type in training."""
+        # As capabilities go by here: the last generation without bf16, and the first with it.
+        return choose_dtype(config.precision, (8, 0) if self.bf16 else (7, 5), False)
 
-    def peak(self, dtype: torch.dtype) -> float:
-        """FLOP/s of matrix products in a type."""
-        return 1e12 * (self.fp32_tflops if dtype == torch.float32 else self.half_tflops)
+    def precision(self, config: Config) -> str:
+        """Name of the number format: float32, tf32, bfloat16 or float16."""
+        if config.precision == "tf32" and self.bf16:
+            return "tf32"  # came with bf16
+        return str(self.dtype(config)).removeprefix("torch.")
+
+    def peak(self, config: Config) -> float:
+        """FLOP/s of matrix products; TF32 has half of bf16's on all of these."""
+        tflops = {"float32": self.fp32_tflops, "tf32": self.half_tflops / 2}
+        return 1e12 * tflops.get(self.precision(config), self.half_tflops)
 
 
 GPUS = {

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastsemi.config import Config, StageName
 from fastsemi.cost.hardware import Gpu
 from fastsemi.errors import UserError
@@ -38,9 +36,7 @@ def committed_results(root: Path = Path("benchmarks/results")) -> tuple[Path, ..
     return tuple(sorted(root.glob("*/steps*.json")))
 
 
-def find_rate(
-    config: Config, stage: StageName, gpu: Gpu, dtype: torch.dtype, files: Iterable[Path]
-) -> MeasuredRate | None:
+def find_rate(config: Config, stage: StageName, gpu: Gpu, files: Iterable[Path]) -> MeasuredRate | None:
     """The rate of a stage's step with every sample kept; None where nothing fits.
 
     Network, size of the images, precision, GPU and whether the network is compiled must be those of the
@@ -50,7 +46,6 @@ def find_rate(
         config: The run.
         stage: Only the semi step is measured.
         gpu: What the run is to go on.
-        dtype: Autocast's type there.
         files: Results to search, in this order.
 
     Raises:
@@ -66,7 +61,7 @@ def find_rate(
             ran = row.get("configuration", {})
             same = (row.get("model"), row.get("case")) == (network, case)
             same &= ran.get("image_size") == config.data.image_size
-            same &= ran.get("precision") == str(dtype).removeprefix("torch.")
+            same &= ran.get("precision") == gpu.precision(config)
             device = (row.get("hardware") or {}).get("gpu") or ""
             if same and re.search(rf"{re.escape(gpu.label)}\b", device):
                 return MeasuredRate(float(row["median"]), device, file)

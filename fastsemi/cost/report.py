@@ -98,7 +98,7 @@ def _stage(cost: StageCost) -> dict[str, Any]:
         "steps": cost.plan.steps,
         "lr": {"first": first, "peak": peak, "last": last},
         "micro_batches_per_gpu": cost.micro_batches,
-        "precision": str(cost.dtype).removeprefix("torch."),
+        "precision": cost.precision,
         "memory": {strategy: memory_json(m) for strategy, m in cost.memory.items()},
         "strategy": cost.chosen,
         "fits": cost.room >= 0,

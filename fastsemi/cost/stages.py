@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from fastsemi.config import Config, StageName
 from fastsemi.cost.flops import count_flops
 from fastsemi.cost.hardware import Gpu
@@ -113,8 +111,8 @@ class StageCost:
 
     plan: StagePlan
     gpu: Gpu
-    dtype: torch.dtype
-    """Autocast's type."""
+    precision: str
+    """Number format: float32, tf32, bfloat16 or float16."""
     memory: dict[Strategy, MemoryEstimate]
     chosen: Strategy
     """What `distributed.strategy` means here."""
@@ -152,14 +150,14 @@ def cost_stage(config: Config, plan: StagePlan, job: Job, classes: int) -> Stage
     }
     chosen = choose_strategy(config.distributed.strategy, memory["ddp"].total, job.gpu.memory)
     flops = count_flops(config, name, classes).step(config, name)
-    rate = _rate(config, plan, job, dtype, flops)
+    rate = _rate(config, plan, job, flops)
     seconds = plan.counted / rate.value
     loader = Figure(plan.loaded / seconds / job.nodes, "derived", "images of a step over its time, per node")
     hours = Figure(plan.steps * seconds / 3600, "derived", f"steps times the {rate.origin} time of a step")
     return StageCost(
         plan,
         job.gpu,
-        dtype,
+        job.gpu.precision(config),
         memory,
         chosen,
         settings.micro_batches // job.gpus,
@@ -170,14 +168,14 @@ def cost_stage(config: Config, plan: StagePlan, job: Job, classes: int) -> Stage
     )
 
 
-def _rate(config: Config, plan: StagePlan, job: Job, dtype: torch.dtype, flops: int) -> Figure:
+def _rate(config: Config, plan: StagePlan, job: Job, flops: int) -> Figure:
     if job.rate is not None:
         return Figure(job.rate * job.gpus, "given", "--images_per_s times the GPUs")
-    measured = find_rate(config, plan.name, job.gpu, dtype, job.results)
+    measured = find_rate(config, plan.name, job.gpu, job.results)
     if measured:
         how = f"{measured.images_per_s:,.0f} images/s of one {measured.gpu} ({measured.file}) times the GPUs"
         return Figure(measured.images_per_s * job.gpus, "measured", how)
-    seconds = flops / (job.gpus * job.utilisation * job.gpu.peak(dtype))
-    peak = f"{job.gpu.peak(dtype) / 1e12:g} TFLOP/s"
+    seconds = flops / (job.gpus * job.utilisation * job.gpu.peak(config))
+    peak = f"{job.gpu.peak(config) / 1e12:g} TFLOP/s"
     how = f"operations over {job.utilisation:.0%} (assumed) of the vendor's {peak}"
     return Figure(plan.counted / seconds, "derived", how)

@@ -29,9 +29,10 @@ _CACHED_STEPS = 2  # batches that the step alone goes through in turn
 
 @dataclass(frozen=True)
 class Timing:
-    """Some optimizer steps; all seconds are means per step."""
+    """Some optimizer steps; all seconds are means per step of one round of them."""
 
     steps: int
+    """In all rounds."""
     wall: float
     """Of the clock, synchronised at both ends."""
     spans: Mapping[str, float]

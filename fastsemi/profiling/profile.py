@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import torch
 
@@ -104,21 +104,13 @@ def _measure(
         for name, rates in rounds.items():
             rates.append(getattr(loader, name)(seconds))
         alone.append(job.measure_step(max(2, part // 2), 1))
-    return mean(jobs), mean(alone), {name: median(rates) for name, rates in rounds.items()}
+    return typical(jobs), typical(alone), {name: median(rates) for name, rates in rounds.items()}
 
 
-def mean(timings: Sequence[Timing]) -> Timing:
-    """Timings of several rounds as one."""
-
-    def means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: fmean(part.get(name, 0.0) for part in parts) for name in parts[0]}
-
-    return Timing(
-        sum(t.steps for t in timings),
-        fmean(t.wall for t in timings),
-        means([t.spans for t in timings]),
-        means([t.threads for t in timings]),
-    )
+def typical(timings: Sequence[Timing]) -> Timing:
+    """The round of median length, so that one which other processes disturbed does not count."""
+    middle = sorted(timings, key=lambda t: t.wall)[len(timings) // 2]
+    return replace(middle, steps=sum(t.steps for t in timings))
 
 
 def _figures(

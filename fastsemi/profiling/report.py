@@ -15,6 +15,7 @@ from fastsemi.files import replacing
 from fastsemi.hardware import hardware
 from fastsemi.profiling.profile import Profile
 from fastsemi.profiling.spans import BETWEEN, STEP
+from fastsemi.profiling.verdict import rounded
 
 # The spans of a step in their order, and what to call them.
 LABELS = {
@@ -45,6 +46,7 @@ CEILINGS = {
     "step": "step, batches in memory",
     "job": "the job",
 }
+_DISTURBED = 1.1  # nothing is slower alone than with all the others, but for other processes
 
 
 def show(profile: Profile, console: Console) -> None:
@@ -56,12 +58,14 @@ def show(profile: Profile, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(_step_table(profile))
-    console.print(_loader_table(profile))
-    table = Table("alone", "images/s")
-    for name, label in CEILINGS.items():
-        table.add_row(label, f"{getattr(f, name):,.0f}")
-    console.print(table)
+    for table in (_step_table(profile), _loader_table(profile), _ceiling_table(profile)):
+        console.print(table)
+    if profile.step.wall > _DISTURBED * profile.job.wall:
+        console.print(
+            "The step was slower with batches in memory than in the job: other processes disturbed it, so "
+            "profile again on an idle machine or with more --steps.",
+            soft_wrap=True,
+        )
     if profile.untrained:
         console.print(
             "The classifier is not trained yet, so every pseudo label was accepted; a run that rejects some "
@@ -71,36 +75,51 @@ def show(profile: Profile, console: Console) -> None:
     console.print(profile.verdict.text, style="bold", highlight=False, soft_wrap=True)
 
 
+def _table(name: str, *numbers: str) -> Table:
+    """A table of names and of numbers, which end below each other."""
+    table = Table(name)
+    for header in numbers:
+        table.add_column(header, justify="right")
+    return table
+
+
 def _step_table(profile: Profile) -> Table:
     """Where the step's time goes, in the job and without a loader beside it."""
-    table = Table("step", "ms in the job", "share", "ms alone", "images/s alone")
+    table = _table("step", "ms in the job", "share", "ms alone", "images/s alone")
     job, alone = profile.job.spans, profile.step.spans
     for name, label in LABELS.items():
         if name not in job:
             continue
-        ms, other = 1e3 * job[name], alone.get(name, 0.0)
-        rate = (
-            f"{profile.images / other:,.0f}"
-            if other > 1e-3 * profile.step.wall and name not in ("wait", BETWEEN)
-            else ""
-        )
-        table.add_row(label, f"{ms:.2f}", f"{job[name] / profile.job.wall:.0%}", f"{1e3 * other:.2f}", rate)
+        other = alone.get(name, 0.0)
+        told = other > 1e-3 * profile.step.wall and name not in ("wait", BETWEEN)
+        rate = rounded(profile.images / other) if told else ""
+        share = f"{job[name] / profile.job.wall:.0%}"
+        table.add_row(label, rounded(1e3 * job[name]), share, rounded(1e3 * other), rate)
     table.add_section()
-    total = f"{profile.images / profile.step.wall:,.0f}"
-    table.add_row("all", f"{1e3 * profile.job.wall:.2f}", "", f"{1e3 * profile.step.wall:.2f}", total)
+    total = rounded(profile.images / profile.step.wall)
+    table.add_row("all", rounded(1e3 * profile.job.wall), "", rounded(1e3 * profile.step.wall), total)
     return table
 
 
 def _loader_table(profile: Profile) -> Table:
     """What loader threads do; their time is longer than the step's as they work beside each other."""
-    table = Table("loader threads", "ms per step, all threads", "of the decoding threads' time")
+    table = _table("loader threads", "ms per step, all threads", "of the decoding threads' time")
     threads, capacity = profile.job.threads, profile.figures.threads * profile.job.wall
     for name, label in THREADS.items():
         if name in threads:
             share = "" if name in ("plan", "copy") else f"{threads[name] / capacity:.0%}"
-            table.add_row(label, f"{1e3 * threads[name]:.2f}", share)
+            table.add_row(label, rounded(1e3 * threads[name]), share)
     if not threads.keys() & {"read", "decode", "resize"}:
         table.add_row(f"the {profile.engine} engine does not tell", "", "")
+    return table
+
+
+def _ceiling_table(profile: Profile) -> Table:
+    """The most that each part gives without the others."""
+    table = _table("ceiling", "images/s", "times the job")
+    for name, label in CEILINGS.items():
+        rate = getattr(profile.figures, name)
+        table.add_row(label, rounded(rate), rounded(rate / profile.figures.job))
     return table
 
 
@@ -130,7 +149,7 @@ def _plot(profile: Profile, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=(3, 2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2), layout="constrained")
     colors = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     bottoms = [0.0, 0.0]
     for (name, label), color in zip(LABELS.items(), colors, strict=False):
@@ -140,13 +159,17 @@ def _plot(profile: Profile, path: Path) -> None:
         left.barh(["in the job", "alone"], widths, left=bottoms, label=label, color=color)
         bottoms = [b + w for b, w in zip(bottoms, widths, strict=True)]
     left.invert_yaxis()
+    left.set_xlim(0, 1.02 * max(bottoms))
+    left.locator_params(axis="x", nbins=6)
     left.set_xlabel("ms per step")
-    left.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    figure.legend(fontsize=8, ncols=6, loc="outside lower center")
     rates = [getattr(profile.figures, name) for name in CEILINGS]
     bars = right.barh(list(CEILINGS.values()), rates, color=["silver"] * (len(rates) - 1) + ["tab:blue"])
-    right.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2, fontsize=8)
-    right.set_xlim(0, 1.2 * max(rates))
-    right.set_xlabel("images/s")
+    right.bar_label(bars, [rounded(rate) for rate in rates], padding=2, fontsize=8)
+    right.set_xscale("log")  # reading may be a thousand times as fast as the step
+    right.set_xlim(min(rates) / 3, 5 * max(rates))
+    right.tick_params(axis="y", labelsize=8)
+    right.set_xlabel("images/s, logarithmic")
     figure.suptitle(
         profile.verdict.text.split(":")[0] + f" ({profile.stage} on {profile.device})", fontsize=10
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -78,6 +78,11 @@ class Verdict:
     advice: tuple[Advice, ...]
 
 
+def rounded(value: float) -> str:
+    """A number of three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 def predicted_loader(f: Figures) -> float:
     """The loader's rate as its parts allow; parts that share threads take turns, others overlap."""
     if f.shared_threads:
@@ -121,27 +126,31 @@ def judge(f: Figures) -> Verdict:
     if f.step * _APART < f.loader:
         return _compute_bound(f)
     text = (
-        f"balanced: {_device(f)} could take {f.step:,.0f} images/s, the loader gives {f.loader:,.0f}; "
-        "a gain needs both to be faster"
+        f"balanced: {_device(f)} could take {rounded(f.step)} images/s, the loader gives {rounded(f.loader)}"
     )
-    return Verdict("balanced", text + _uneven(f), ())
+    advice = _worth([_more_threads(f), *_storage(f, slow_reads=False)], f)
+    rest = _listed(advice) if advice else "a gain needs both to be faster"
+    return Verdict("balanced", f"balanced: {_rates(f)}; {rest}{_uneven(f)}", advice)
+
+
+def _worth(advice: Iterable[Advice | None], f: Figures) -> tuple[Advice, ...]:
+    """The advice that would be noticed, or whose gain cannot be told."""
+    return tuple(a for a in advice if a and (a.images_per_s is None or a.images_per_s >= _WORTH * f.job))
+
+
+def _listed(advice: Iterable[Advice]) -> str:
+    return ", or ".join(a.what + _prediction(a) for a in advice)
 
 
 def _loader_bound(f: Figures) -> Verdict:
     slow_reads = f.read * _APART < f.decode
-    advice = [
-        a for a in (_more_readers(f) if slow_reads else _more_threads(f), *_storage(f, slow_reads)) if a
-    ]
-    advice = [a for a in advice if a.images_per_s is None or a.images_per_s >= _WORTH * f.job]
+    more = _more_readers(f) if slow_reads else _more_threads(f)
+    advice = _worth([more, *_storage(f, slow_reads)], f)
     cause = ""
     if slow_reads:
-        cause = f" because reading gives {f.read:,.0f} (decoding could give {f.decode:,.0f})"
-    head = f"loader-bound: {_device(f)} could take {f.step:,.0f} images/s, the loader gives {f.loader:,.0f}"
-    head += cause
-    rest = "; " + ", or ".join(a.what + _prediction(a) for a in advice) if advice else ""
-    if not advice:
-        rest = "; no setting measured here feeds it, so more or faster cores are needed"
-    return Verdict("loader", head + rest, tuple(advice))
+        cause = f" because reading gives {rounded(f.read)} (decoding could give {rounded(f.decode)})"
+    rest = _listed(advice) or "no setting measured here feeds it, so more or faster cores are needed"
+    return Verdict("loader", f"loader-bound: {_rates(f)}{cause}; {rest}", advice)
 
 
 def _more_threads(f: Figures) -> Advice | None:
@@ -184,8 +193,8 @@ def _compute_bound(f: Figures) -> Verdict:
     parts = sorted(((f.spans.get(name, 0.0), name) for name in COMPUTE), reverse=True)
     total = sum(seconds for seconds, _ in parts)
     shares = ", ".join(f"{s / total:.0%} {name}" for s, name in parts[:3] if s) if total else ""
-    head = f"compute-bound: {_device(f)} takes {f.step:,.0f} images/s at most, the loader could give "
-    head += f"{f.loader:,.0f}" + (f"; the step's time is {shares}" if shares else "")
+    head = f"compute-bound: {_device(f)} takes {rounded(f.step)} images/s at most, the loader could give "
+    head += f"{rounded(f.loader)}" + (f"; the step's time is {shares}" if shares else "")
     advice = []
     if f.wasted > 0 and total:
         student = (f.spans.get("student", 0.0) + f.spans.get("backward", 0.0)) / total
@@ -194,10 +203,12 @@ def _compute_bound(f: Figures) -> Verdict:
         advice.append(Advice(f"precision {f.precision_advice}", None))
     if not f.compiled:
         advice.append(Advice("compile.enabled true", None))
-    advice = [a for a in advice if a.images_per_s is None or a.images_per_s >= _WORTH * f.job]
-    limit = f"; a faster loader could bring at most {f.step:,.0f}" if f.step > _WORTH * f.job else ""
-    rest = "; try " + ", or ".join(a.what + _prediction(a) for a in advice) if advice else ""
-    return Verdict("compute", head + rest + limit + _uneven(f), tuple(advice))
+    if not f.on_gpu:  # decoding takes the step's cores
+        advice += _storage(f, slow_reads=False)
+    found = _worth(advice, f)
+    rest = f"; try {_listed(found)}" if found else ""
+    gain = f"bring at most {rounded(f.step)}" if f.step > _WORTH * f.job else "bring nothing"
+    return Verdict("compute", f"{head}{rest}; a faster loader could {gain}{_uneven(f)}", found)
 
 
 def _uneven(f: Figures) -> str:
@@ -211,9 +222,13 @@ def _uneven(f: Figures) -> str:
     )
 
 
+def _rates(f: Figures) -> str:
+    return f"{_device(f)} could take {rounded(f.step)} images/s, the loader gives {rounded(f.loader)}"
+
+
 def _device(f: Figures) -> str:
     return "the GPU" if f.on_gpu else "the step"
 
 
 def _prediction(advice: Advice) -> str:
-    return "" if advice.images_per_s is None else f" would give about {advice.images_per_s:,.0f}"
+    return "" if advice.images_per_s is None else f" would give about {rounded(advice.images_per_s)}"

@@ -96,6 +96,11 @@ class StepOutput:
     loss: Tensor  # scalar, to minimise
     metrics: dict[str, Ratio] = field(default_factory=dict)
 
+    def losses(self) -> dict[str, Tensor]:
+        """The parts of the loss that are logged, and the loss itself last; scalars by name."""
+        parts = {name: ratio.total for name, ratio in self.metrics.items() if name.startswith("loss_")}
+        return {**parts, "the loss": self.loss.detach()}
+
 
 @dataclass(frozen=True, eq=False)
 class Role:

@@ -128,4 +128,4 @@ def rows(folder, stage, key="loss"):
 @pytest.fixture
 def processes():
     """The functions above."""
-    return SimpleNamespace(start=start, wait=wait, run=run, rows=rows)
+    return SimpleNamespace(free_port=free_port, start=start, wait=wait, run=run, rows=rows)

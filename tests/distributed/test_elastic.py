@@ -1,10 +1,12 @@
 """Runs that lose processes, and go on with more or fewer of them."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,38 +114,104 @@ def test_one_two_one_processes_killed_within_an_epoch(preset, processes, tmp_pat
     assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
 
 
+# What torchrun starts. Each worker notes the images of its micro-batches; then, by LOSE:
+# worker  the second of two dies once;
+# node    alone, a worker waits for a second node, whose arrival torchrun tells it by SIGTERM; the second node
+#         dies whole, torchrun and worker.
 SCRIPT = """
-import os, signal, sys
+import json, os, signal, sys, time
 from fastsemi import cli
 from fastsemi.trainer import Trainer
+from fastsemi.views import Views
 
-update = Trainer._update
+to_device, update, seen = Views.to_device, Trainer._update, []
+rank, world, lose = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["LOSE"]
+
+def watched(self, batch):
+    seen.append(batch.plan.ids.tolist())
+    return to_device(self, batch)
 
 def step(self, batches):
-    if (self.step, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (5, "1", "0"):
+    if lose == "worker" and (self.step, rank, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (5, 1, "0"):
         os.kill(os.getpid(), signal.SIGKILL)
+    while lose != "worker" and self.step == 2 and world == 1 and not self._stop.now():
+        time.sleep(0.05)
+    if lose == "me" and self.step == 7:
+        self.checkpoints.finish()
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    seen.clear()
     update(self, batches)
+    with open(os.environ["IDS"], "a") as file:
+        for i, micro in enumerate(self._micro_batches()):
+            row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2], "world": world}
+            file.write(json.dumps(row) + "\\n")
 
-Trainer._update = step
+Views.to_device, Trainer._update = watched, step
 sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
-def test_torchrun_starts_a_run_again_that_lost_a_worker(preset, tmp_path, processes, uninterrupted):
-    folder, words = preset("elastic", *OPTIONS)
-    script = tmp_path / "killed_once.py"
+@pytest.fixture
+def torchrun(tmp_path):
+    """The function `torchrun(name, lose, options, words)` starts one; its output goes to `name`.log."""
+    script, started = tmp_path / "worker.py", []
     script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "--max-restarts=2", str(script), *words],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "resumes at step 3 of 10" in done.stdout
+
+    def start(name, lose, options, words):
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "LOSE": lose,
+            "IDS": str(tmp_path / f"{name}.ids"),
+        }
+        command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *words]
+        with open(tmp_path / f"{name}.log", "w") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()  # ends its workers too
+            process.wait(60)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_again_that_lost_a_worker(preset, tmp_path, processes, torchrun, uninterrupted):
+    folder, words = preset("elastic", *OPTIONS)
+    options = ["--standalone", "--nproc-per-node=2", "--monitor-interval=0.1", "--max-restarts=2"]
+    code = torchrun("one", "worker", options, words).wait(200)
+    said = (tmp_path / "one.log").read_text()
+    assert code == 0, said
+    assert "resumes at step 3 of 10" in said
+    assert sequence(tmp_path / "one.ids") == uninterrupted["sequence"]
+    assert_close(weights(folder), uninterrupted["weights"])
+    assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
+
+
+@pytest.mark.slow
+def test_a_second_node_comes_and_is_lost(preset, tmp_path, processes, torchrun, uninterrupted):
+    """`--nnodes=1:2`: one node, two, and one again take the steps of a run that nothing happened to."""
+    folder, words = preset("nodes", *OPTIONS)
+    endpoint = f"--rdzv-endpoint=127.0.0.1:{processes.free_port()}"
+    # How long a node waits for a second one, and for a sign of life from it: by default 30 s and 15 s.
+    patience = "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5"
+    options = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=2", "--monitor-interval=0.1"]
+    options += ["--rdzv-backend=c10d", "--rdzv-id=nodes", endpoint, patience]
+    log, ids = tmp_path / "first.log", tmp_path / "first.ids"
+
+    first, deadline = torchrun("first", "node", options, words), time.monotonic() + 100
+    while not ids.exists() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second = torchrun("second", "me", options, words)
+    assert first.wait(200) == 0, log.read_text()
+    assert second.wait(10) == -signal.SIGKILL, (tmp_path / "second.log").read_text()
+
+    rows = [json.loads(line) for line in ids.read_text().splitlines()]
+    worlds = [world for world, _ in itertools.groupby(row["world"] for row in rows)]
+    assert worlds == [1, 2, 1], log.read_text()
+    assert sequence(ids, tmp_path / "second.ids") == uninterrupted["sequence"]
     assert_close(weights(folder), uninterrupted["weights"])
     assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
 
