@@ -247,15 +247,5 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> int:
-    """Run; wrong input ends with one line."""
-    try:
-        run()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.exit_code(run))

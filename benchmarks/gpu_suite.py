@@ -20,30 +20,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.gpu_lists import FULL_SECONDS, QUICK_SECONDS, TINY_SECONDS, Part, full, quick, tiny
 from benchmarks.gpu_parts import SKIPPED, has
 from fastsemi.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-FULL_SECONDS, QUICK_SECONDS = 525, 172
-TINY_SECONDS = 900  # it takes a minute; a machine may have other work
-
-
-@dataclass(frozen=True)
-class Part:
-    """A process of the suite."""
-
-    name: str
-    command: tuple[str, ...]
-    """Module and options; `{out}` stands for the folder of results."""
-    seconds: float
-    """Time limit."""
-    needs: tuple[str, ...] = ()
-    """Modules without which it is skipped."""
-    gpu: bool = False
-    """Whether it is skipped without a CUDA GPU."""
+_BAD_RESULT = (UserError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
 @dataclass
@@ -57,81 +42,6 @@ class Outcome:
     seconds: float
     tail: list[str] = field(default_factory=list)
     """Last lines of what a failed part printed."""
-
-
-def _part(name: str, seconds: float, tiny: bool) -> Part:
-    options = ("--out", "{out}", *(("--tiny",) if tiny else ()))
-    return Part(name, ("benchmarks.gpu_parts", name, *options), seconds)
-
-
-def _steps(size: str, seconds: float, options: Sequence[str]) -> Part:
-    command = ("benchmarks.steps", "--models", size, "--json", f"{{out}}/steps_{size}.json", *options)
-    return Part(f"steps {size}", command, seconds, ("timm",))
-
-
-def _whole(seconds: float, options: Sequence[str]) -> Part:
-    command = ("benchmarks.end_to_end", "--json", "{out}/end_to_end.json", *options)
-    return Part("end to end", command, seconds, ("timm", "PIL"))
-
-
-def full() -> list[Part]:
-    """The parts of nine minutes, the most wanted first."""
-    return [
-        _part("environment", 40, False),
-        _part("peaks", 40, False),
-        _steps("B", 60, ("--no-compile", "--peer-fused")),
-        _steps("L", 60, ("--no-compile",)),
-        _steps("H", 80, ("--no-compile", "--rounds", "7")),
-        _steps("S", 50, ("--no-compile",)),
-        Part("kernels", ("benchmarks.kernels", "--json", "{out}/kernels.json"), 80, ("triton",)),
-        _part("waits", 50, False),
-        _part("native", 70, False),
-        _whole(110, ("--count", "1024", "--steps", "8")),
-        _part("tests", 90, False),
-        _dali(60),
-        # All cases again with the compiled ones; where that takes too long, what is above stays.
-        replace(_steps("B", 150, ("--compile", "--peer-fused")), name="steps B, compiled too"),
-        replace(_steps("L", 170, ("--compile",)), name="steps L, compiled too"),
-    ]
-
-
-def quick() -> list[Part]:
-    """The parts of three minutes."""
-    few = ("--quick", "--rounds", "5", "--steps", "3")
-    kernels = ("benchmarks.kernels", "--json", "{out}/kernels.json", "--no-compile", "--rounds", "9")
-    return [
-        _part("environment", 30, False),
-        _part("peaks", 30, False),
-        *(_steps(size, 40, few) for size in "BLHS"),
-        Part("kernels", kernels, 40, ("triton",)),
-        _part("waits", 30, False),
-        _part("native", 60, False),
-        _whole(45, ("--count", "512", "--steps", "6")),
-    ]
-
-
-def tiny() -> list[Part]:
-    """Every part, on a CPU, in seconds."""
-    kernels = ("--batch", "2", "--size", "16", "--classes", "10", "--rounds", "5", "--no-compile")
-    whole = ("--model", "tiny", "--batch", "2", "--count", "48", "--steps", "1")
-    return [
-        _part("environment", 300, True),
-        _part("peaks", 300, True),
-        _steps("tiny", 300, ("--no-compile", "--rounds", "5")),
-        Part("kernels", ("benchmarks.kernels", "--json", "{out}/kernels.json", *kernels), 300, ("triton",)),
-        _part("waits", 300, True),
-        _part("native", 300, True),
-        _whole(300, whole),
-        replace(_part("tests", 300, True), gpu=True),
-        _dali(300),
-    ]
-
-
-def _dali(seconds: float) -> Part:
-    """Two views from one decode against the stock pipeline's two decodes."""
-    options = ("--only", "dali", "--parts", "views", "--rounds", "5", "--count", "1024")
-    command = ("benchmarks.loaders", *options, "--json", "{out}/loaders.json")
-    return Part("dali", command, seconds, ("nvidia.dali", "simplejpeg"), gpu=True)
 
 
 def run_part(part: Part, out: Path, seconds: float, gpu: bool) -> Outcome:
@@ -151,12 +61,15 @@ def run_part(part: Part, out: Path, seconds: float, gpu: bool) -> Outcome:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
+        code: int | None = None
         try:
-            code: int | None = process.wait(seconds)
+            code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
-            process.wait()
-            code = None
+            pass
+        finally:  # Ctrl-C too, which does not reach another session
+            if code is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+                process.wait()
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     last = lines[-1] if lines else "it printed nothing"
     took = time.monotonic() - start
@@ -197,7 +110,7 @@ def write(out: Path, outcomes: Sequence[Outcome], title: str) -> None:
         if path.exists():
             try:
                 text = table(harness.read(path))
-            except (UserError, LookupError, TypeError) as error:  # one bad file costs no other table
+            except _BAD_RESULT as error:  # one bad file costs no other table
                 text = f"{path.name} makes no table: {type(error).__name__}: {error}"
             lines += ["", f"## {name.replace('_', ' ')}", "", text]
     (out / "README.md").write_text("\n".join(lines) + "\n")
@@ -217,7 +130,7 @@ def draw(out: Path) -> Outcome:
         if path.exists():
             try:
                 drawn += drawer(harness.read(path), out)
-            except (UserError, LookupError, TypeError, ValueError) as error:
+            except _BAD_RESULT as error:
                 reason = f"{path.name} makes no plot: {type(error).__name__}: {error}"
                 return Outcome("plots", "failed", reason, time.monotonic() - start)
     names = ", ".join(sorted({path.stem for path in drawn}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -254,3 +255,13 @@ def compare(
     if not result:
         raise UserError("the two results have no case in common; compare files of the same benchmark")
     return result
+
+
+def exit_code(run: Callable[[], object]) -> int:
+    """Run a benchmark's command; wrong input ends with one line and 2, like that of `fastsemi`."""
+    try:
+        run()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

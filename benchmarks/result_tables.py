@@ -116,10 +116,36 @@ def index(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def profile_overhead(rows: Rows) -> str:
+    """Steps without spans and with them, by the clock and by the processors' time."""
+    first, recorded = rows[0], rows[2:]
+    settings = first["configuration"]
+    lines = [
+        f"{machine(first)}, each {settings['steps']} steps without spans and as many with them; network "
+        f"{settings['model']}, {settings['labelled']} labelled and {settings['unlabelled']} unlabelled "
+        "images a step.",
+        "",
+        "| a step | without spans, ms | with spans, ms | overhead, median (95 %) |",
+        "|---|--:|--:|--:|",
+    ]
+    for bare, row in zip(rows, recorded, strict=False):
+        o = row["overhead"]
+        lines.append(
+            f"| {row['label']} | {bare['median']:.2f} | {row['median']:.2f} "
+            f"| {o['median']:+.1%} ({o['low']:+.1%} to {o['high']:+.1%}) |"
+        )
+    row = recorded[0]
+    lines.append(
+        f"| {row['spans']:.0f} spans of {row['us_per_span']:.1f} µs, counted | | | {row['counted']:.2%} |"
+    )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "peaks": peaks,
     "steps": steps,
     "end_to_end": end_to_end,
     "kernels": kernels,
     "index": index,
+    "profile_overhead": profile_overhead,
 }

@@ -13,6 +13,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,12 @@ def measured(name: str) -> str:
     return "\n\n".join(tables) or "Not measured yet: `make bench`, or `make gpu` on a machine with a GPU."
 
 
+def study(folder: str) -> str:
+    """The table that a study wrote."""
+    text = (ROOT / "docs" / "studies" / folder / "table.md").read_text()
+    return text[text.index("| ") :].strip()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
@@ -146,6 +153,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": lambda: measured("kernels"),
     "peaks": lambda: measured("peaks"),
     "index": lambda: measured("index"),
+    **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
+    "profile-overhead": lambda: measured("profile_overhead"),
 }
 
 

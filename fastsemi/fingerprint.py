@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -38,6 +39,8 @@ FREE_PRETRAIN_KEYS = (
     "model.keep_head",
 )
 FREE_STAGE_KEYS = ("eval_every", "checkpoint_every")
+# What may differ between the nodes of a run.
+NODE_KEYS = ("device", "loader", "data.root", "data.reindex")
 
 
 def fingerprint(config: Config, stage: StageName, earlier: Sequence[StageName]) -> dict[str, Any]:
@@ -53,10 +56,28 @@ def fingerprint(config: Config, stage: StageName, earlier: Sequence[StageName]) 
     kept = {
         key: value
         for key, value in _flatten(plain(config)).items()
-        if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in (*free, *others))
-        and key.rsplit(".", 1)[-1] not in FREE_STAGE_KEYS
+        if not _is_below(key, (*free, *others)) and key.rsplit(".", 1)[-1] not in FREE_STAGE_KEYS
     }
     return {**kept, "start": list(earlier)}
+
+
+def node_settings(config: Config) -> dict[str, Any]:
+    """The settings that all processes of a run must have alike, by dotted key."""
+    return {key: value for key, value in _flatten(plain(config)).items() if not _is_below(key, NODE_KEYS)}
+
+
+def refuse_differences(first: dict[str, Any], mine: dict[str, Any]) -> None:
+    """Refuse to train with a process that has other settings or images.
+
+    Raises:
+        UserError: Names the machine of this process, and the first thing that differs.
+    """
+    for key in {**first, **mine}:
+        if first.get(key) != mine.get(key):
+            raise UserError(
+                f"{key} is {mine.get(key)} on {socket.gethostname()} and {first.get(key)} in the first process "
+                "of the run; give all nodes the same command and the same data"
+            )
 
 
 def refuse_changes(then: dict[str, Any], now: dict[str, Any], stage: str, folder: Path) -> None:
@@ -74,6 +95,10 @@ def refuse_changes(then: dict[str, Any], now: dict[str, Any], stage: str, folder
             f"{folder} holds stage {stage} with other settings ({change}{more}); "
             "give another --output, or delete the directory"
         )
+
+
+def _is_below(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fastsemi.config import Config, StageName, to_yaml
 from fastsemi.data import Data
 from fastsemi.errors import UserError
 from fastsemi.files import replacing
-from fastsemi.fingerprint import fingerprint, refuse_changes
+from fastsemi.fingerprint import fingerprint, node_settings, refuse_changes, refuse_differences
 from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.metrics import MetricLog
 from fastsemi.models.create import checkpoint_activations, create_model, export_timm, scale_head
@@ -78,6 +78,7 @@ class Run:
                 with distributed.one_per_node_first():  # which indexes the images
                     for name in todo:
                         self._check(name)
+                self._refuse_differences(todo)
                 for name in STAGES:
                     self._refuse_changes(name, stages)
                 if distributed.is_main():
@@ -108,6 +109,13 @@ class Run:
         require_split(name, config.micro_batches, config.batch, distributed.world())
         if name != "pretrain" and not len(self.data.val.ids):
             raise UserError(f"{self.data.val.index.root} holds no images to evaluate on; add some")
+
+    def _refuse_differences(self, stages: Sequence[StageName]) -> None:
+        """Refuse processes that would train on other images or with other settings than the first one."""
+        mine = {f"the list of images of {name}": self.data.digest(name) for name in stages}
+        mine |= {"the number of evaluation images": len(self.data.val.ids), "precision": self.precision.label}
+        mine |= node_settings(self.config)
+        refuse_differences(distributed.from_main(mine), mine)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

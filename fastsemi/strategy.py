@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from fastsemi import distributed
@@ -37,10 +36,10 @@ def choose_strategy(name: distributed.StrategyName, bytes_needed: int, bytes_ava
     return "ddp" if bytes_needed <= (1 - _SPARE) * bytes_available else "fsdp"
 
 
-def _sync_buffers(wanted: bool) -> dict[str, Any]:
-    """DDP's option to bring buffers in line before each pass; only batch norm has any that a step changes."""
+def _leave_buffers() -> dict[str, Any]:
+    """DDP's option to leave buffers alone: of those that a step changes, `RunningStatistics` takes care."""
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # PyTorch 2.14
-    return {"forward_sync_buffers" if new else "broadcast_buffers": wanted}
+    return {"forward_sync_buffers" if new else "broadcast_buffers": False}
 
 
 class Parallel:
@@ -71,7 +70,7 @@ class Parallel:
                 device_ids=[precision.device] if precision.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
                 static_graph=True,
-                **_sync_buffers(any(isinstance(module, _BatchNorm) for module in stage.model.modules())),
+                **_leave_buffers(),
             )
             stage.network = self._ddp
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastsemi import distributed
+from fastsemi.batch_norm import RunningStatistics
 from fastsemi.broken import share_broken
 from fastsemi.compile import CompileConfig, compile_networks, mark_step
 from fastsemi.data import Data
@@ -92,6 +93,7 @@ class Trainer:
         for network in networks:
             use_fused_attention(network, precision.fused_attention)
         self.parallel = Parallel(stage, config.strategy, precision)
+        self.statistics = RunningStatistics(stage.model)
         compile_networks(self.parallel.units(networks), config.compile, views.device)
         self.checkpoints = Checkpoints(folder, stage.name)
         settings = stage.config
@@ -167,6 +169,7 @@ class Trainer:
 
     def _update(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
         mine = self._micro_batches()
+        self.statistics.start_step()
         for micro in mine:
             with record("wait"):
                 batch = next(batches)
@@ -179,7 +182,9 @@ class Trainer:
                     output = self.stage.loss(batch)
                 with record("backward"):
                     self.updater.backward(output.loss / len(mine), output.losses())
+            self.statistics.after_micro_batch()
             self.metrics.add(output.metrics)
+        self.statistics.end_step(self.stage.config.micro_batches)
         with record("optimizer"):
             norm = self.updater.step(self.step)
         skipped = self.updater.skipped

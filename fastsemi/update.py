@@ -119,7 +119,8 @@ class Updater:
             )
         bad = int(self._bad_step)
         if bad >= 0:
+            culprit = self._suspects[int(self._culprit)]
             raise UserError(
-                f"{self._suspects[int(self._culprit)]} is not finite at step {bad}, whose update was refused; "
+                f"{culprit} is not finite at step {bad}, whose update was refused; "
                 "lower base_lr, set clip_grad or use --precision fp32, then run the same command to resume"
             )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -150,14 +151,15 @@ def write_beton(
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             writer = _Writer(file, len(index))
-            pending = _encoded(source, encoding, max_pixels, threads)
-            for i, (future, label) in enumerate(zip(pending, index.labels.tolist(), strict=True)):
-                try:
-                    writer.add(future.result(), label, index.relative_path(i))
-                except BadImageError as error:
-                    bad.record(error)
-                if progress:
-                    progress(i + 1, len(index))
+            # Closed here: one that an error leaves to the garbage collector may end in a thread of its pool.
+            with closing(_encoded(source, encoding, max_pixels, threads)) as pending:
+                for i, (future, label) in enumerate(zip(pending, index.labels.tolist(), strict=True)):
+                    try:
+                        writer.add(future.result(), label, index.relative_path(i))
+                    except BadImageError as error:
+                        bad.record(error)
+                    if progress:
+                        progress(i + 1, len(index))
             if not writer.names:
                 raise UserError(f"no image of {index.root} can be decoded; nothing was written")
             writer.finish(index.classes)
@@ -169,7 +171,9 @@ def write_beton(
     return len(writer.names)
 
 
-def _encoded(source: Source, encoding: Encoding, max_pixels: int, threads: int) -> Iterator[Future[Entry]]:
+def _encoded(
+    source: Source, encoding: Encoding, max_pixels: int, threads: int
+) -> Generator[Future[Entry], None, None]:
     """Entries in order, encoded a little ahead."""
 
     def one(i: int) -> Entry:

@@ -66,6 +66,8 @@ def read_beton(path: str) -> Beton:
 
 def _read(path: str) -> Beton:
     end = os.path.getsize(path)
+    if end < HEADER.itemsize:
+        raise ValueError("it is cut short")
     header = np.fromfile(path, HEADER, 1)[0]
     if header["version"] != VERSION:
         raise ValueError(f"its version is {header['version']}, {VERSION} is known")

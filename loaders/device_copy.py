@@ -17,7 +17,7 @@ from fastsemi.errors import UserError
 from fastsemi.loaders.batch import LoadedBatch, PlannedBatch
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.packing import pack, planned_arrays, unpack
-from fastsemi.loaders.prefetch import BadImages, Loader, Prefetcher
+from fastsemi.loaders.prefetch import BadImages, Loader, Prefetcher, put_unless
 from fastsemi.loaders.slots import Copy, DeviceSlots, SlotRing, Slots
 from fastsemi.profiling.spans import record
 
@@ -126,14 +126,7 @@ class DeviceLoader(Loader):
         return replace(batch, images=tensors[0], tensors=unpack(tensors[1], layout)), tensors, copy
 
     def _put(self, item: tuple[LoadedBatch, list[Tensor], Copy] | BaseException) -> bool:
-        """Queue an item; False when the loader was closed meanwhile."""
-        while not self._stop.is_set():
-            try:
-                self._ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+        return put_unless(self._stop, self._ready, item)
 
     def __next__(self) -> LoadedBatch:
         """Wait for the next batch. Its tensors may be used in the stream that is current now.

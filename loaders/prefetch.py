@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from fastsemi.errors import BadImageError, UserError
 from fastsemi.loaders.batch import LoadedBatch, PlannedBatch
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.slots import RecycledSlots, Slots
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,17 @@ class Loader(Iterator[LoadedBatch]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def put_unless(stop: threading.Event, items: queue.Queue[T], item: T) -> bool:
+    """Queue an item once there is room; False when `stop` was set meanwhile."""
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
 
 
 class Prefetcher(Loader):
@@ -135,14 +148,7 @@ class Prefetcher(Loader):
             self._put(error)
 
     def _put(self, item: tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None) -> bool:
-        """Queue an item; False when the loader was closed meanwhile."""
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+        return put_unless(self._stop, self._queue, item)
 
     def __next__(self) -> LoadedBatch:
         """Wait for the next batch.

@@ -125,9 +125,6 @@ def judge(f: Figures) -> Verdict:
         return _loader_bound(f)
     if f.step * _APART < f.loader:
         return _compute_bound(f)
-    text = (
-        f"balanced: {_device(f)} could take {rounded(f.step)} images/s, the loader gives {rounded(f.loader)}"
-    )
     advice = _worth([_more_threads(f), *_storage(f, slow_reads=False)], f)
     rest = _listed(advice) if advice else "a gain needs both to be faster"
     return Verdict("balanced", f"balanced: {_rates(f)}; {rest}{_uneven(f)}", advice)

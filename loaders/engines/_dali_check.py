@@ -8,9 +8,59 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsemi.errors import BadImageError
+from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.loaders.sources.base import Source
+from fastsemi.loaders.sources.folder import FolderSource
+
+SMALL = 16  # pixels: at smaller windows the pixels around them, which DALI's filter reads too, count too much
+
+_UNSEEN, _DALI, _PILLOW = range(3)
 _HEAD = 65_536  # bytes that hold the header of nearly every JPEG
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
+
+class Router:
+    """Decides who decodes each image, DALI or Pillow. Several threads may ask at once.
+
+    Args:
+        source: The images; DALI reads the files of a folder itself.
+        max_pixels: Larger images go to Pillow, which says why it refuses them.
+    """
+
+    def __init__(self, source: Source, max_pixels: int):
+        self._source, self._max_pixels = source, max_pixels
+        self._route = np.zeros(len(source), np.uint8)
+
+    def images(self, batch: PlannedBatch) -> list[bytes | None]:
+        """For each sample what DALI gets, the name of its file or its bytes; None where Pillow decodes it."""
+        small = batch.windows[:, :, 2:].min(axis=(0, 2)) < SMALL
+        return [None if small[b] else self._image(int(i)) for b, i in enumerate(batch.ids)]
+
+    def _image(self, i: int) -> bytes | None:
+        size = self._source.size(i)
+        if self._route[i] == _PILLOW or not 0 < size[0] * size[1] <= self._max_pixels:
+            return None
+        if isinstance(self._source, FolderSource):
+            path = self._source.path(i)
+            if self._route[i] == _UNSEEN:
+                self._route[i] = _DALI if safe_file(path, size) else _PILLOW
+            given = os.fsencode(path)
+        else:
+            try:
+                given = self._source.read_one(i)
+            except BadImageError:
+                return None  # Pillow's turn gives the error
+            self._route[i] = _DALI if safe_bytes(given, size) else _PILLOW
+        return given if self._route[i] == _DALI else None
+
+    def refuse(self, ids: NDArray[np.int64]) -> None:
+        """Send images to Pillow from now on."""
+        self._route[ids] = _PILLOW
 
 
 def safe_file(path: str, size: tuple[int, int]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections import deque
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastsemi.errors import BadImageError, UserError
 from fastsemi.loaders.batch import PlannedBatch, ViewPlan
-from fastsemi.loaders.engines._dali_check import safe_bytes, safe_file
+from fastsemi.loaders.engines._dali_check import Router
 from fastsemi.loaders.engines._dali_options import DaliOptions as DaliOptions  # for other modules
 from fastsemi.loaders.engines._dali_options import Decode
 from fastsemi.loaders.engines.base import Engine, Pending
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READERS = 4  # threads that look at files, and read the bytes of sources which are no plain files
-_UNSEEN, _DALI, _PILLOW = range(3)
-
-SMALL = 16  # pixels: at smaller windows the pixels around them, which DALI's filter reads too, count too much
 
 
 def available() -> str | None:
@@ -101,7 +97,7 @@ class DaliEngine(Engine):
         self._decode: Decode | None = self.options.decode
         if self._decode == "auto":
             self._decode = None if device is not None else "window"  # None: not timed yet
-        self._route = np.zeros(len(source), np.uint8)  # who decodes each image
+        self._router = Router(source, max_pixels)
         self._unfinished: set[Future[list[BadImageError | None]]] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -111,34 +107,13 @@ class DaliEngine(Engine):
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Queue the batch. `slot` may lie on the CPU or on the engine's device."""
-        job = _Job(batch, slot, self._pool.submit(self._images, batch))
+        job = _Job(batch, slot, self._pool.submit(self._router.images, batch))
         if slot.is_cuda:
             job.ready = torch.cuda.current_stream(slot.device).record_event()
         self._unfinished.add(job.done)
         job.done.add_done_callback(self._unfinished.discard)
         self._jobs.put(job)
         return job.done
-
-    def _images(self, batch: PlannedBatch) -> list[bytes | None]:
-        small = batch.windows[:, :, 2:].min(axis=(0, 2)) < SMALL
-        return [None if small[b] else self._image(int(i)) for b, i in enumerate(batch.ids)]
-
-    def _image(self, i: int) -> bytes | None:
-        size = self.source.size(i)
-        if self._route[i] == _PILLOW or not 0 < size[0] * size[1] <= self.max_pixels:
-            return None
-        if isinstance(self.source, FolderSource):
-            path = self.source.path(i)
-            if self._route[i] == _UNSEEN:
-                self._route[i] = _DALI if safe_file(path, size) else _PILLOW
-            given = os.fsencode(path)
-        else:
-            try:
-                given = self.source.read_one(i)
-            except BadImageError:
-                return None  # Pillow's turn gives the error
-            self._route[i] = _DALI if safe_bytes(given, size) else _PILLOW
-        return given if self._route[i] == _DALI else None
 
     def _work(self) -> None:
         """Keep DALI as full as its depth allows; hand out batches in their order."""
@@ -272,7 +247,7 @@ class DaliEngine(Engine):
         broken = [row for row in rows if errors[row] is not None]
         if not broken:
             logger.warning("DALI cannot decode a batch that Pillow can, which is slow: %s", reason)
-        self._route[job.batch.ids[broken or rows]] = _PILLOW
+        self._router.refuse(job.batch.ids[broken or rows])
 
     def close(self) -> None:
         """Stop all threads and let DALI go. Batches under way are dropped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from numpy.typing import NDArray
@@ -40,3 +40,14 @@ class Source(Protocol):
     def size(self, i: int) -> tuple[int, int]:
         """Width and height of image `i` in pixels, before any EXIF rotation; (0, 0) if broken."""
         ...
+
+
+def read_each(read_one: Callable[[int], bytes], ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
+    """`Source.read` by way of `read_one`, with errors in the places of the images that have them."""
+    result: list[bytes | BadImageError] = []
+    for i in ids:
+        try:
+            result.append(read_one(int(i)))
+        except BadImageError as error:
+            result.append(error)
+    return result

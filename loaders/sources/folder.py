@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastsemi.errors import BadImageError
 from fastsemi.loaders.index import Index
+from fastsemi.loaders.sources.base import read_each
 
 
 def _open_now(path: str, flags: int) -> int:
@@ -34,13 +35,7 @@ class FolderSource:
 
     def read(self, ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
         """The bytes of each file, or in its place the error that says why it cannot be read."""
-        result: list[bytes | BadImageError] = []
-        for i in ids:
-            try:
-                result.append(self.read_one(int(i)))
-            except BadImageError as error:
-                result.append(error)
-        return result
+        return read_each(self.read_one, ids)
 
     def read_one(self, i: int) -> bytes:
         """The bytes of one file.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastsemi.errors import BadImageError
 from fastsemi.loaders.packed import PackedIndex
+from fastsemi.loaders.sources.base import read_each
 
 _OPEN_FILES = 128  # a set of more files opens the rest anew for each read
 
@@ -74,13 +75,7 @@ class PackedSource:
 
     def read(self, ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
         """The bytes of each image, or in its place the error that says why it cannot be read."""
-        result: list[bytes | BadImageError] = []
-        for i in ids:
-            try:
-                result.append(self.read_one(int(i)))
-            except BadImageError as error:
-                result.append(error)
-        return result
+        return read_each(self.read_one, ids)
 
     def read_one(self, i: int) -> bytes:
         """The encoded bytes of one image.

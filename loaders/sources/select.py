@@ -84,9 +84,14 @@ def _files(root: Path, what: str) -> list[str]:
             return []
         return sorted(file for file, _ in found if _suffix(file) in _PACKED)
     if os.path.exists(path) or not any(c in what for c in "*?[{"):
-        if _suffix(path) not in _PACKED:
-            return []
-        return [path]
+        if _suffix(path) in _PACKED:
+            return [path]
+        if os.path.isfile(path):
+            raise UserError(
+                f"{path} is neither a folder nor a file of the kinds {', '.join(_PACKED)}; name one of "
+                "those, or unpack it"
+            )
+        return []
     inside = "" if os.path.isabs(what) else glob.escape(str(root))
     files = list(
         itertools.chain.from_iterable(

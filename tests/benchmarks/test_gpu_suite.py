@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import gpu_parts, gpu_suite, photos
-from benchmarks.gpu_suite import Part
+from benchmarks import gpu_lists, gpu_parts, gpu_suite, photos
+from benchmarks.gpu_lists import Part
 
 ROOT = Path(__file__).parents[2]
 SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
@@ -62,8 +62,8 @@ def test_a_result_that_makes_no_table_is_named(tmp_path):
 
 def test_the_full_suites_fit_their_time():
     for parts, budget, promised in (
-        (gpu_suite.full(), gpu_suite.FULL_SECONDS, 9 * 60),
-        (gpu_suite.quick(), gpu_suite.QUICK_SECONDS, 3 * 60),
+        (gpu_lists.full(), gpu_lists.FULL_SECONDS, 9 * 60),
+        (gpu_lists.quick(), gpu_lists.QUICK_SECONDS, 3 * 60),
     ):
         assert budget < promised  # `run` stops a part that would pass it
         names = [part.name for part in parts]
@@ -128,12 +128,12 @@ def test_the_whole_suite_runs_on_a_cpu(tmp_path):
     )
     outcomes = json.loads((tmp_path / "out" / "suite.json").read_text())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [o["name"] for o in outcomes] == [part.name for part in gpu_suite.tiny()] + ["plots"]
+    assert [o["name"] for o in outcomes] == [part.name for part in gpu_lists.tiny()] + ["plots"]
     for o in outcomes:
         assert o["status"] == "ok" or (o["status"] == "skipped" and o["reason"]), o
     ran = {o["name"] for o in outcomes if o["status"] == "ok"}
-    assert {"environment", "peaks", "steps tiny", "kernels", "waits", "end to end"} <= ran
+    assert {"environment", "peaks", "steps tiny", "kernels", "waits", "end to end", "profile overhead"} <= ran
     text = (tmp_path / "out" / "README.md").read_text()
     assert "mix triton" in text and "fastsemi, 35 % rejected" in text and "| copy |" in text
-    for name in ("peaks", "steps", "kernels", "end_to_end", "environment"):
+    for name in ("peaks", "steps", "kernels", "end_to_end", "environment", "profile_overhead"):
         assert json.loads((tmp_path / "out" / f"{name}.json").read_text())

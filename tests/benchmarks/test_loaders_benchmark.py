@@ -118,7 +118,7 @@ def test_wrong_options_end_with_one_line(options, message, run, monkeypatch, cap
     with pytest.raises(UserError, match=message):
         run(*options)
     monkeypatch.setattr(sys, "argv", ["loaders", "--images", str(pictures), *options])
-    assert loaders.main() == 2
+    assert harness.exit_code(loaders.run) == 2
     assert message in (text := capsys.readouterr().err) and text.count("\n") == 1
 
 

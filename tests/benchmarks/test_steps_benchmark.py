@@ -162,7 +162,7 @@ def test_wrong_options_end_with_one_line(module, options, message, monkeypatch, 
     with pytest.raises(UserError, match=message):
         module.run(options)
     monkeypatch.setattr(sys, "argv", ["benchmark", *options])
-    assert module.main() == 2
+    assert harness.exit_code(module.run) == 2
     assert message in (text := capsys.readouterr().err) and text.count("\n") == 1
 
 

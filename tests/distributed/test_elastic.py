@@ -164,6 +164,7 @@ def torchrun(tmp_path):
             "OMP_NUM_THREADS": "1",
             "LOSE": lose,
             "IDS": str(tmp_path / f"{name}.ids"),
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else PyTorch 2.14 lets no node join a running one
         }
         command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *words]
         with open(tmp_path / f"{name}.log", "w") as log:

@@ -46,3 +46,26 @@ def test_two_processes_equal_one_that_accumulates(preset, processes, tmp_path, s
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5, msg=f"{stage} {name}")
     assert len(single["rows"]["semi"]) == 10
     assert processes.rows(folder, "semi", "teacher_top1") == single["scores"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_batch_norm_of_two_processes_is_that_of_one(preset, processes, tmp_path, strategy):
+    """Weights, and the running statistics of student and teacher, which evaluation goes by."""
+    found = {}
+    for world in (1, 2):
+        folder, words = preset(
+            f"norm{world}",
+            *("--stages", "[semi]", "--semi.length", "4 steps", "--distributed.strategy", strategy),
+            *("--model.name", "resnet18", "--model.args", "{channels: [8, 8, 8, 8], stem_width: 8}"),
+            *("--model.pool", "default", "--semi.drop_path", "0"),
+        )
+        codes, said = processes.run(world, words, tmp_path / f"{world}.log")
+        assert codes == [0] * world, said
+        teacher = checkpoint.load(folder / "checkpoints" / "semi_result.pt")["model"]
+        (student,) = processes.rows(folder, "semi", "student_top1")
+        found[world] = teacher, student
+    one, two = found[1][0], found[2][0]
+    assert any("running_var" in name for name in one) and one["bn1.num_batches_tracked"] == 4
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-4, msg=name)
+    assert found[1][1] == found[2][1]

@@ -64,7 +64,7 @@ def test_ways_to_decode_are_timed_and_the_faster_is_taken(folder, caplog):
     engine = DaliEngine(folder, SIZE, 2, 10**7)
     assert engine._decode == "window", "on the CPU nothing is timed"
     plan = plan_of(folder)
-    images = [image for image in engine._images(plan) if image is not None]
+    images = [image for image in engine._router.images(plan) if image is not None]
     assert len(images) == 16
     with caplog.at_level(logging.INFO):
         faster = engine._faster(images, plan.windows, plan.flips)

@@ -1,8 +1,5 @@
 """Each threshold rule against its paper's equations, written slowly in NumPy, over several steps."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -310,51 +307,3 @@ def test_no_rule_waits_for_the_device(name):
         rule.loss(labels.logits, keep)
         rule.update()
     assert not reads.found
-
-
-PROCESS = """
-import sys
-import torch
-from fastsemi import distributed
-from fastsemi.thresholds.base import PseudoLabels
-from fastsemi.thresholds.flexmatch import FlexMatch, FlexMatchConfig
-from fastsemi.thresholds.freematch import FreeMatch, FreeMatchConfig
-from fastsemi.thresholds.softmatch import SoftMatch, SoftMatchConfig
-
-batches, out = torch.load(sys.argv[1]), sys.argv[2]
-rules = [
-    FlexMatch(0.5, FlexMatchConfig(), 4, 40, 39),
-    FreeMatch(FreeMatchConfig(momentum=0.5), 4),
-    SoftMatch(SoftMatchConfig(momentum=0.5), 4),
-]
-with distributed.session(distributed.DistributedConfig(), "cpu"):
-    for step in batches:
-        for logits, ids in step[distributed.rank() :: distributed.world()]:
-            confidence, label = torch.softmax(logits, 1).max(1)
-            for rule in rules:
-                rule.observe(PseudoLabels(label, confidence, logits, ids))
-        for rule in rules:
-            rule.update()
-    torch.save([rule.state_dict() for rule in rules], f"{out}/{distributed.world()}-{distributed.rank()}.pt")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path):
-    rng = torch.Generator().manual_seed(0)
-    batches = [
-        [(3 * torch.randn(8, 4, generator=rng), torch.randint(40, (8,), generator=rng)) for _ in range(4)]
-        for _ in range(3)
-    ]
-    torch.save(batches, tmp_path / "batches.pt")
-    (tmp_path / "process.py").write_text(PROCESS)
-    words = [str(tmp_path / "process.py"), str(tmp_path / "batches.pt"), str(tmp_path)]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for command in ([], launcher):
-        subprocess.run([sys.executable, *command, *words], check=True, capture_output=True, timeout=250)
-    one = torch.load(tmp_path / "1-0.pt")
-    for rank in (0, 1):
-        for mine, theirs in zip(one, torch.load(tmp_path / f"2-{rank}.pt"), strict=True):
-            assert mine.keys() == theirs.keys() and mine
-            for name in mine:
-                torch.testing.assert_close(mine[name], theirs[name], rtol=1e-6, atol=0)
