@@ -75,8 +75,8 @@ def refuse_differences(first: dict[str, Any], mine: dict[str, Any]) -> None:
     for key in {**first, **mine}:
         if first.get(key) != mine.get(key):
             raise UserError(
-                f"{key} is {mine.get(key)} on {socket.gethostname()} and {first.get(key)} in the first process "
-                "of the run; give all nodes the same command and the same data"
+                f"{key} is {mine.get(key)} on {socket.gethostname()} and {first.get(key)} in the first "
+                "process; give all nodes the same command and the same data"
             )
 
 

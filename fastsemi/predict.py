@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import heapq
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,42 @@ def load_trained(config: Config, precision: Precision) -> tuple[nn.Module, tuple
     use_fused_attention(model, precision.fused_attention)
     precision.apply()
     return model, names
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The network of a finished run beside its evaluation images."""
+
+    model: nn.Module
+    data: Data
+    views: Views
+    precision: Precision
+
+
+@contextmanager
+def trained_run(config: Config) -> Iterator[Trained]:
+    """Open the network of a finished run and the images to evaluate it on within the block.
+
+    Raises:
+        UserError: No trained network, other classes than it knows, or no images.
+    """
+    device = select_device(distributed.local_device(config.device))
+    precision = Precision.select(config.precision, device)
+    model, names = load_trained(config, precision)
+    data = Data(config.data, config.loader, device=device)
+    try:
+        with distributed.one_per_node_first():  # which indexes the images
+            images = data.val
+        if names != data.classes:
+            raise UserError(
+                f"the model of {config.output} knows other classes than {data.config.root} "
+                f"({len(names)} and {len(data.classes)}); give the data it was trained for"
+            )
+        if not len(images.ids):
+            raise UserError(f"{images.index.root} holds no images to evaluate on; add some")
+        yield Trained(model, data, Views(config.data, device), precision)
+    finally:
+        data.close()
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import platform
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import timm
 import torch
 from torch import nn
 
@@ -20,6 +22,7 @@ from fastsemi.data import Data
 from fastsemi.errors import UserError
 from fastsemi.files import replacing
 from fastsemi.fingerprint import fingerprint, node_settings, refuse_changes, refuse_differences
+from fastsemi.hardware import hardware
 from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.metrics import MetricLog
 from fastsemi.models.create import checkpoint_activations, create_model, export_timm, scale_head
@@ -35,6 +38,7 @@ from fastsemi.stages.finetune import Finetune
 from fastsemi.stages.pretrain import Pretrain
 from fastsemi.stages.semi import Semi
 from fastsemi.strategy import Strategy, choose_strategy
+from fastsemi.summary import read_summary
 from fastsemi.trainer import LoopConfig, Trainer
 from fastsemi.views import Views
 
@@ -112,9 +116,13 @@ class Run:
 
     def _refuse_differences(self, stages: Sequence[StageName]) -> None:
         """Refuse processes that would train on other images or with other settings than the first one."""
-        mine = {f"the list of images of {name}": self.data.digest(name) for name in stages}
-        mine |= {"the number of evaluation images": len(self.data.val.ids), "precision": self.precision.label}
-        mine |= node_settings(self.config)
+        if distributed.world() == 1:
+            return
+        mine: dict[str, Any] = {**node_settings(self.config), "precision": self.precision.label}
+        for name in stages:
+            mine[f"the list of images of {name}"] = self.data.digest(name)
+            if name != "pretrain":
+                mine["the number of evaluation images"] = len(self.data.val.ids)
         refuse_differences(distributed.from_main(mine), mine)
 
     @contextmanager
@@ -317,17 +325,7 @@ class Run:
         Raises:
             UserError: The file is damaged.
         """
-        path = self.folder / "summary.json"
-        if not path.exists():
-            return {"stages": {}}
-        try:
-            summary = json.loads(path.read_text())
-            summary["stages"].keys()
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise UserError(
-                f"{path} is damaged; delete it (the figures of finished stages are lost)"
-            ) from None
-        return summary
+        return read_summary(self.folder)
 
     def _write_summary(self, name: StageName, entry: dict[str, Any]) -> None:
         summary = self.summary()
@@ -336,13 +334,24 @@ class Run:
             "seed": self.config.seed,
             "classes": len(self.data.classes),
             "skipped_images": sorted({*summary.get("skipped_images", []), *self.data.bad.paths}),
-            "versions": {"fastsemi": __version__, "torch": torch.__version__},
+            "versions": {
+                "fastsemi": __version__,
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "python": platform.python_version(),
+            },
+            "hardware": hardware(),
             "device": str(self.device),
+            "precision": self.precision.label,
             "processes": distributed.world(),
             "threads": torch.get_num_threads(),
         }
-        if name != "pretrain":
-            summary["labelled"] = len(self.data.labelled.ids)
+        if name == "pretrain":
+            summary["pretraining"] = len(self.data.pretraining.ids)
+        else:
+            summary |= {"labelled": len(self.data.labelled.ids), "evaluation": len(self.data.val.ids)}
+        if name == "semi":
+            summary["unlabelled"] = len(self.data.unlabelled.ids)
         self._save_summary(summary)
 
     def _save_summary(self, summary: dict[str, Any]) -> None:

@@ -1,10 +1,36 @@
-"""The table that a finished run prints."""
+"""The figures of a run's finished stages, and the table that a finished run prints."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+from fastsemi.errors import UserError
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The content of a run's `summary.json`; `{"stages": {}}` where no stage has finished.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return {"stages": {}}
+    try:
+        summary = json.loads(path.read_text())
+        summary["stages"].keys()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{path} is damaged; delete it (the figures of finished stages are lost)") from None
+    return summary
+
+
+def networks(entry: dict[str, Any]) -> list[str]:
+    """The networks that a stage was evaluated with, such as student and teacher; "" is its only one."""
+    return [key[: -len("top1")].rstrip("_") for key in entry if key.endswith("top1")]
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
@@ -14,7 +40,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         table.add_column(column, justify="left" if column in ("stage", "network") else "right")
     for stage, entry in summary["stages"].items():
         speed, time = f"{entry['images_per_s']:,.0f}", f"{entry['seconds']:.0f} s"
-        names = [key[: -len("top1")].rstrip("_") for key in entry if key.endswith("top1")]
+        names = networks(entry)
         if not names:
             table.add_row(stage, "encoder", "-", "-", speed, time)
         for network in names:

@@ -161,6 +161,8 @@ def search(
         left = begun + (1 - _FINAL_PART) * budget - clock()
         share = left / (len(changes) - number)
         alive = list(dict.fromkeys([best, *(change(best) for change in values)]))
+        if len(alive) == 1:
+            continue
         say(f"{len(alive)} settings, {number + 1} of {len(changes)}")
         best = _halve(alive, rate, share, clock)
     if best != default:
@@ -225,8 +227,15 @@ def to_yaml(result: Result, hardware: str) -> str:
 
 
 def table_rows(result: Result) -> Iterator[tuple[str, ...]]:
-    """Engine, threads, prefetch, DALI's options, images/s, remark; the fastest first."""
-    for loader, rates in sorted(result.rates.items(), key=lambda item: -median(item[1])):
+    """Engine, threads, prefetch, DALI's options, images/s, how often measured, remark.
+
+    The best first and the default next, then the fastest: rates of different minutes say less than the final
+    check.
+    """
+    rank = {result.default: 1} | {result.best: 0}
+    for loader, rates in sorted(
+        result.rates.items(), key=lambda item: (rank.get(item[0], 2), -median(item[1]))
+    ):
         options = loader.dali
         is_dali = loader.engine == "dali"
         marks = [

@@ -10,7 +10,7 @@ from fastsemi import config as configuration
 from fastsemi.cli import main
 from fastsemi.commands.tune import seconds
 from fastsemi.data import LoaderConfig
-from fastsemi.tuning import search, to_yaml
+from fastsemi.tuning import search, table_rows, to_yaml
 
 DEFAULT = LoaderConfig(threads=2)
 CHANGES = [
@@ -97,3 +97,25 @@ def test_wrong_budgets(budget, tiny, tmp_path, capsys):
     tiny()
     assert main(["tune", "loader", "--config", str(tmp_path / "tiny.yaml"), f"--budget={budget}"]) == 2
     assert "write 60s or 2m" in capsys.readouterr().err
+
+
+def test_the_table_begins_with_what_was_compared_in_turn():
+    rows = list(table_rows(_search(Machine(lambda c: 100 * min(c.threads, 8)))))
+    assert [row[-1] for row in rows] == ["best", "default", *[""] * (len(rows) - 2)]
+    others = [float(row[4].replace(",", "")) for row in rows[2:]]
+    assert others == sorted(others, reverse=True)
+
+
+def test_what_is_chosen_was_faster_in_the_final_check():
+    kept = 0
+    for seed in range(30):
+        machine = Machine(lambda c: 100 if c == DEFAULT else 103, noise=0.05)
+        machine._random = np.random.default_rng(seed)
+        result = _search(machine)
+        if result.best == DEFAULT:
+            kept += 1
+            continue
+        best, default = (np.array(result.rates[loader][-7:]) for loader in (result.best, DEFAULT))
+        assert np.median(best / default) >= 1.02
+        assert np.percentile(best / default, 20) > 1
+    assert 0 < kept < 30

@@ -22,6 +22,7 @@ GPU = Figures(
     decode_share=0.7,
     spans={"student": 0.03, "backward": 0.06, "teacher": 0.02, "augment": 0.005},
 )
+LATE = "; the step still waited for data 40% of the time: loader.prefetch 8 instead of 4 would even out slow"
 
 
 def test_a_gpu_that_waits_for_few_threads():
@@ -81,7 +82,24 @@ def test_a_late_loader_that_is_fast_enough():
 
 
 def test_balanced():
-    assert judge(replace(GPU, step=2000)).bound == "balanced"
+    verdict = judge(replace(GPU, step=2100, job=1500))
+    assert verdict.bound == "balanced"
+    assert "loader.threads 10 instead of 8 would give about" in verdict.text
+    assert verdict.advice[0].images_per_s == pytest.approx(1500 * 2100 / 1900, rel=0.01)
+    assert judge(replace(GPU, step=1950)).text.endswith("a gain needs both to be faster" + LATE + " batches")
+
+
+def test_a_step_on_the_cpu_is_told_what_decoding_takes_from_it():
+    figures = replace(
+        GPU, on_gpu=False, threads=2, cores=2, readers=2, step=1000, loader=4000, decode=4000, job=800
+    )
+    verdict = judge(figures)
+    assert verdict.bound == "compute" and [a.what[:10] for a in verdict.advice] == ["raw beton "]
+    # decoding takes a fifth of the cores' time; the 30 % of it that resizes stays
+    assert verdict.advice[0].images_per_s == pytest.approx(800 * 1.25 / 1.075, rel=0.01)
+    assert verdict.text.endswith("a faster loader could bring at most 1,000")
+    alone = judge(replace(figures, raw=True, job=990))
+    assert alone.text.endswith("a faster loader could bring nothing") and not alone.advice
 
 
 def test_on_a_cpu_loader_and_step_share_the_cores():
@@ -98,3 +116,11 @@ def test_one_thread_of_two_cores():
     advice = judge(figures).advice[0]
     assert advice.what == "loader.threads 2 instead of 1"
     assert advice.images_per_s == pytest.approx(2 * 480, rel=0.2)
+
+
+def test_no_prediction_passes_what_the_step_takes():
+    figures = replace(
+        GPU, on_gpu=False, threads=2, cores=2, readers=2, step=1400, loader=1300, decode=1300, job=1290
+    )
+    (raw,) = judge(figures).advice
+    assert raw.images_per_s == 1400

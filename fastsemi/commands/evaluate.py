@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from fastsemi.errors import UserError
 from fastsemi.options import command_parser, configure
 
 if TYPE_CHECKING:
@@ -31,32 +30,12 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _evaluate(config: Config) -> Accuracy:
     """The accuracy of a finished run; its images are dealt out to the processes."""
-    from fastsemi import distributed
     from fastsemi.broken import share_broken
-    from fastsemi.data import Data
     from fastsemi.evaluate import evaluate
-    from fastsemi.precision import Precision, select_device
-    from fastsemi.predict import load_trained
-    from fastsemi.views import Views
+    from fastsemi.predict import trained_run
 
-    device = select_device(distributed.local_device(config.device))
-    precision = Precision.select(config.precision, device)
-    model, names = load_trained(config, precision)
-    data = Data(config.data, config.loader, device=device)
-    try:
-        with distributed.one_per_node_first():  # which indexes the images
-            images = data.val
-        if names != data.classes:
-            raise UserError(
-                f"the model of {config.output} knows other classes than {data.config.root} "
-                f"({len(names)} and {len(data.classes)}); give the data it was trained for"
-            )
-        if not len(images.ids):
-            raise UserError(f"{images.index.root} holds no images to evaluate on; add some")
-        scores = evaluate(
-            {"model": model}, data, Views(config.data, device), precision, batch=config.eval_batch
-        )
-        share_broken(data.bad)
-    finally:
-        data.close()
+    with trained_run(config) as run:
+        models, batch = {"model": run.model}, config.eval_batch
+        scores = evaluate(models, run.data, run.views, run.precision, batch=batch)
+        share_broken(run.data.bad)
     return scores["model"]

@@ -53,7 +53,10 @@ def main(command: str, arguments: list[str]) -> int:
     finally:
         bench.close()
     console = QuietConsole()
-    table = Table("engine", "threads", "prefetch", "DALI", "images/s", "n", "")
+    table = Table("engine", "threads", "prefetch", "DALI", title="medians of n measurements at any time")
+    table.add_column("images/s", justify="right")
+    table.add_column("n", justify="right")
+    table.add_column("")
     for row in table_rows(result):
         table.add_row(*row)
     console.print(table)

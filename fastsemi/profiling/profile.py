@@ -108,9 +108,16 @@ def _measure(
 
 
 def typical(timings: Sequence[Timing]) -> Timing:
-    """The round of median length, so that one which other processes disturbed does not count."""
+    """The round of median length, so that one which other processes disturbed does not count.
+
+    What loader threads do is not bound to a round's steps, as they work ahead: their part of the time is that
+    of all rounds.
+    """
     middle = sorted(timings, key=lambda t: t.wall)[len(timings) // 2]
-    return replace(middle, steps=sum(t.steps for t in timings))
+    total = sum(t.wall for t in timings)
+    names = dict.fromkeys(name for t in timings for name in t.threads)
+    threads = {name: sum(t.threads.get(name, 0.0) for t in timings) / total * middle.wall for name in names}
+    return replace(middle, steps=sum(t.steps for t in timings), threads=threads)
 
 
 def _figures(
@@ -125,13 +132,14 @@ def _figures(
     rejected = 1 - acceptance if computed and skips_rejected(None, job.stage.model) else 0.0
     ratio = config.semi.unlabelled_ratio
     rate = job.images / timing.wall
+    # No part is slower alone than with the others: where it looks so, another process has slowed it down.
+    whole = max(rate, rates["loader"])
     return Figures(
         job=rate,
-        # no part is slower alone than with all the others: what looks so, another process has slowed down
         step=max(rate, job.images / step.wall),
-        loader=max(rate, rates["loader"]),
-        decode=rates["decode"],
-        read=rates["read"],
+        loader=whole,
+        decode=max(whole, rates["decode"]),
+        read=max(whole, rates["read"]),
         threads=loader.thread_count,
         cores=len(os.sched_getaffinity(0)),
         readers=readers(main.source, engine, loader),

@@ -52,8 +52,9 @@ _DISTURBED = 1.1  # nothing is slower alone than with all the others, but for ot
 def show(profile: Profile, console: Console) -> None:
     """Print tables and verdict."""
     f = profile.figures
+    plural = "s" if f.threads > 1 else ""
     console.print(
-        f"{profile.stage} on {profile.device}, engine {profile.engine}, {f.threads} decoding threads, "
+        f"{profile.stage} on {profile.device}, engine {profile.engine}, {f.threads} decoding thread{plural}, "
         f"{f.cores} cores, {profile.images} images a step, {profile.job.steps} steps",
         highlight=False,
         soft_wrap=True,

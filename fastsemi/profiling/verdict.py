@@ -116,7 +116,12 @@ def _changed(
     if f.shared_threads and threads != f.threads:
         new = replace(new, read=f.read * threads / f.threads)
     new = replace(new, loader=f.loader * predicted_loader(new) / predicted_loader(f))
-    return replace(new, job=f.job * predicted_job(new) / predicted_job(f))
+    return replace(new, job=_job(f, new))
+
+
+def _job(f: Figures, new: Figures) -> float:
+    """The measured rate, moved on as far as other figures predict, and no further than a part gives."""
+    return min(f.job * predicted_job(new) / predicted_job(f), new.step, new.loader)
 
 
 def judge(f: Figures) -> Verdict:
@@ -178,8 +183,8 @@ def _storage(f: Figures, slow_reads: bool) -> list[Advice]:
     """Other ways to store the images."""
     if slow_reads:
         new = replace(f, read=math.inf, loader=f.loader * f.decode / predicted_loader(f))
-        job = f.job * predicted_job(new) / predicted_job(f)
-        return [Advice("the images on a disk that keeps up, or packed (fastsemi data beton)", job)]
+        what = "the images on a disk that keeps up, or packed (fastsemi data beton)"
+        return [Advice(what, _job(f, new))]
     if f.raw or f.decode_share is None or f.decode_share >= 1:
         return []
     new = _changed(f, faster=1 / (1 - f.decode_share))
@@ -203,7 +208,7 @@ def _compute_bound(f: Figures) -> Verdict:
     if not f.on_gpu:  # decoding takes the step's cores
         advice += _storage(f, slow_reads=False)
     found = _worth(advice, f)
-    rest = f"; try {_listed(found)}" if found else ""
+    rest = f"; {_listed(found)}" if found else ""
     gain = f"bring at most {rounded(f.step)}" if f.step > _WORTH * f.job else "bring nothing"
     return Verdict("compute", f"{head}{rest}; a faster loader could {gain}{_uneven(f)}", found)
 
@@ -228,4 +233,6 @@ def _device(f: Figures) -> str:
 
 
 def _prediction(advice: Advice) -> str:
-    return "" if advice.images_per_s is None else f" would give about {rounded(advice.images_per_s)}"
+    if advice.images_per_s is None:
+        return " may be faster"
+    return f" would give about {rounded(advice.images_per_s)}"

@@ -109,18 +109,18 @@ def test_a_measured_rate_replaces_the_assumption(capsys, tmp_path):
         {"case": "kept, compiled"},
         {"configuration": {"image_size": 224, "precision": "float16"}},
         {"configuration": {"image_size": 32, "precision": "bfloat16"}},
+        {"configuration": {"image_size": 224, "precision": "float32"}},
     ],
 )
 def test_a_rate_of_something_else_is_not_taken(changes, capsys, tmp_path):
-    assert (
-        estimate(capsys, *rows(tmp_path, **changes))["stages"]["semi"]["images_per_s"]["origin"] == "derived"
-    )
+    got = estimate(capsys, "--stages", "[semi]", *rows(tmp_path, **changes))["stages"]["semi"]
+    assert got["images_per_s"]["origin"] == "derived"
 
 
 def test_a_gpu_is_not_taken_for_one_whose_name_begins_alike(capsys, tmp_path):
     options = rows(tmp_path, hardware={"gpu": "NVIDIA L40S"})
     for gpu, origin in (("l4", "derived"), ("l40s", "measured")):
-        got = estimate(capsys, *options, "--gpu", gpu)["stages"]["semi"]
+        got = estimate(capsys, "--stages", "[semi]", *options, "--gpu", gpu)["stages"]["semi"]
         assert got["images_per_s"]["origin"] == origin
 
 
@@ -131,10 +131,19 @@ def test_committed_results_are_found(tmp_path):
     assert committed_results(tmp_path) == (tmp_path / "a/steps.json", tmp_path / "b/steps.json")
 
 
-def test_precision_follows_the_gpu(capsys):
-    assert estimate(capsys, "--gpu", "v100")["stages"]["semi"]["precision"] == "float16"
-    got = estimate(capsys, "--gpu", "v100", "--precision", "fp32")["stages"]["semi"]
-    assert got["precision"] == "float32" and "15.7 TFLOP/s" in got["images_per_s"]["how"]
+@pytest.mark.parametrize(
+    ("gpu", "wanted", "precision", "peak"),
+    [
+        ("v100", "auto", "float16", "125 TFLOP/s"),
+        ("v100", "tf32", "float32", "15.7 TFLOP/s"),
+        ("a100-40", "auto", "bfloat16", "312 TFLOP/s"),
+        ("a100-40", "tf32", "tf32", "156 TFLOP/s"),
+        ("a100-40", "fp32", "float32", "19.5 TFLOP/s"),
+    ],
+)
+def test_precision_follows_the_gpu(capsys, gpu, wanted, precision, peak):
+    got = estimate(capsys, "--stages", "[semi]", "--gpu", gpu, "--precision", wanted)["stages"]["semi"]
+    assert got["precision"] == precision and peak in got["images_per_s"]["how"]
 
 
 def test_strategy_is_what_fits(capsys):

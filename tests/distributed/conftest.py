@@ -12,6 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+# Imported here so that each process need not: that would take longer than what most of the tests train.
+import torch.distributed.fsdp
+import torch.distributed.tensor
+
+import fastsemi.predict
+import fastsemi.run  # noqa: F401
 from fastsemi import cli
 
 # Sets that no batch divides: 15 labelled images in batches of 8, 105 unlabelled ones in batches of 40.

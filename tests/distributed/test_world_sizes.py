@@ -21,7 +21,10 @@ def results(folder):
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_equal_one_that_accumulates(preset, processes, tmp_path, single, strategy):
-    """All three stages with mixing, drop path and rejected samples: every logged value, every weight."""
+    """All three stages with mixing, drop path and rejected samples: every logged value, every weight.
+
+    The two also compute activations again, which must change nothing, and draw the same drop path.
+    """
     if not single:
         folder, words = preset("one")
         codes, said = processes.run(1, words, tmp_path / "one.log")
@@ -29,7 +32,8 @@ def test_two_processes_equal_one_that_accumulates(preset, processes, tmp_path, s
         single["rows"] = {stage: processes.rows(folder, stage) for stage in STAGES}
         single["scores"] = processes.rows(folder, "semi", "teacher_top1")
         single["weights"] = results(folder)
-    folder, words = preset(strategy, "--distributed.strategy", strategy)
+    options = ("--distributed.strategy", strategy, "--model.activation_checkpointing", "true")
+    folder, words = preset(strategy, *options)
     codes, said = processes.run(2, words, tmp_path / "two.log")
     assert codes == [0, 0], said
     assert "semi: step 10/10" in said[0] and not said[1]

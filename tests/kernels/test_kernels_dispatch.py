@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from fastsemi.errors import UserError
 from fastsemi.kernels import dispatch
 from fastsemi.kernels.reference import pseudo_label
+from fastsemi.loaders.batch import RANDAUGMENT_OPS, RandAugmentPlan, ViewPlan
 
 NEEDS_INTERPRETER = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1"
@@ -45,8 +47,12 @@ def test_triton_runs_interpreted_on_a_cpu_and_agrees_through_every_function():
     drawn = torch.tensor([1, 2, 0]), torch.tensor([True, False, False]), torch.rand(3, 2), torch.rand(3)
     images = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8)
     pixels = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "dtype": torch.float16}
+    op = np.array([[RANDAUGMENT_OPS.index(name)] for name in ("color", "equalize", "rotate")])
+    plan = RandAugmentPlan(op, np.full(op.shape, 0.5, np.float32))
+    view = ViewPlan(np.zeros((3, 4), np.int32), np.zeros(3, bool), randaugment=plan)
     results = []
     for kernels in (triton, torch_kernels):
+        augmented = kernels.augment(images, view, fill=(1, 2, 3))
         label, confidence = kernels.pseudo_label(logits)
         mixed, weights = kernels.mix("prob", images, confidence, *drawn, 0.3, **pixels)
         labelled, labelled_weights = kernels.labelled_mix(images, *drawn, **pixels)
@@ -56,8 +62,9 @@ def test_triton_runs_interpreted_on_a_cpu_and_agrees_through_every_function():
             logits, label, label[weights.partner], weights.lam, smoothing=0.1, weight=weights.keep.float()
         )
         results.append([label, confidence, mixed, labelled, labelled_weights.lam, again, other.lam, loss])
+        results[-1].append(augmented.float() / 255)
     for got, expected in zip(*results, strict=True):
-        assert got.dtype == expected.dtype and torch.allclose(got, expected, atol=2e-3)
+        assert got.dtype == expected.dtype and torch.allclose(got, expected, atol=4e-3)
 
 
 @NEEDS_INTERPRETER
@@ -101,6 +108,17 @@ def test_other_devices_take_the_reference(device, caplog):
     assert device in caplog.text
     with pytest.raises(UserError, match=device):
         dispatch.select("triton", device)
+
+
+def test_a_gpu_too_old_for_triton_takes_the_reference(caplog, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P40")
+    with caplog.at_level(logging.WARNING, logger="fastsemi"):
+        assert dispatch.select("auto", "cuda").name == "torch"
+    assert "Tesla P40 has a compute capability below 7.0" in caplog.text
+    with pytest.raises(UserError, match=r"below 7\.0; set kernels to auto or torch"):
+        dispatch.select("triton", "cuda")
 
 
 def test_unknown_kind_names_the_known_ones():

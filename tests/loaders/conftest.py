@@ -126,7 +126,7 @@ def contract():
     return SimpleNamespace(SIZE=SIZE, **{f.__name__: f for f in helpers})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def every_kind(tmp_path_factory, photo):
     """A folder source with every kind of file that ImageNet and its like hold, five of each."""
     simplejpeg = pytest.importorskip("simplejpeg")
@@ -158,7 +158,7 @@ def every_kind(tmp_path_factory, photo):
         return open_images(root)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sources(every_kind, tmp_path_factory):
     """The function `sources(kind)`: the files of `every_kind` in a kind of source, packed once."""
     packed = {}

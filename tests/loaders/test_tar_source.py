@@ -224,3 +224,9 @@ def test_mixed_kinds_are_refused(tmp_path):
     (tmp_path / "b.beton").touch()
     with pytest.raises(UserError, match=r"\.beton, \.tar"):
         open_source(tmp_path, "", has_classes=True, max_pixels=1)
+
+
+def test_a_file_of_no_known_kind_is_refused(tmp_path):
+    (tmp_path / "train.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(UserError, match=r"train\.tar\.gz is neither a folder nor a file.*\.tar.*unpack it"):
+        open_source(tmp_path, "train.tar.gz", has_classes=True, max_pixels=10**6)
