@@ -67,6 +67,7 @@ bench: env
 	$(BIN)/python -m benchmarks.augment --json $(BENCH_OUT)/augment.json
 	$(BIN)/python -m benchmarks.steps $(BENCH_STEPS) --json $(BENCH_OUT)/steps.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.end_to_end --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.profile_overhead --json $(BENCH_OUT)/profile_overhead.json
 	$(BIN)/python -m benchmarks.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json
 	$(BIN)/python -m benchmarks.compare --record $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.tables

@@ -110,7 +110,8 @@ def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> 
     device, dtype = precision.device, precision.dtype
     labelled = args.batch or (size.gpu_batch if device.type == "cuda" else size.cpu_batch)
     cases, absent = build(size, labelled, precision, args)
-    peaks = [_peak(device, dtype), _peak(device, torch.float32 if device.type == "cpu" else torch.float16)]
+    peer_dtype = torch.float32 if device.type == "cpu" else torch.float16
+    peaks = [_peak("fastsemi", device, dtype), _peak(PAPER, device, peer_dtype)]
     timed = [
         harness.Case(case.name, partial(case.run, args.steps), args.steps * RATIO * labelled, waiting(device))
         for case in cases
@@ -143,8 +144,8 @@ def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> 
     return found
 
 
-def _peak(device: torch.device, dtype: torch.dtype) -> harness.Case:
-    """A large matrix product in the product's format or the paper's; its items are operations."""
+def _peak(whose: str, device: torch.device, dtype: torch.dtype) -> harness.Case:
+    """A large matrix product in the format of one side, maybe the other's too; its items are operations."""
     product, operations = matmul(device, dtype)
     count = 10 if device.type == "cuda" else 2
 
@@ -152,7 +153,7 @@ def _peak(device: torch.device, dtype: torch.dtype) -> harness.Case:
         for _ in range(count):
             product()
 
-    name = f"matmul {str(dtype).removeprefix('torch.')}"
+    name = f"matmul {str(dtype).removeprefix('torch.')}, {whose}"
     return harness.Case(name, run, round(count * operations), waiting(device), details={})
 
 

@@ -25,6 +25,8 @@ COMMANDS = {
     "semi": ("train", "only the semi-supervised stage"),
     "evaluate": ("evaluate", "accuracy of a run's model on the evaluation images"),
     "predict": ("predict", "classify a folder of images into a CSV"),
+    "export": ("export", "write a run's model as ONNX, as a torch.export program or as a timm folder"),
+    "report": ("report", "write report.html, a page about a run"),
     "study": ("study", "a table of the paper as a grid of runs over seeds"),
     "estimate": ("estimate", "steps, memory and hours of a run before it is started"),
     "views": ("views", "draw weak, strong and mixed views with pseudo labels"),

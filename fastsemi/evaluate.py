@@ -56,6 +56,7 @@ def evaluate(
             with precision.autocast():
                 logits = model(pixels)
             ranked = logits.float().topk(min(5, logits.shape[1])).indices  # [B, 5]
+            del logits  # while they are in use, a CUDA graph of the next network is recorded, not replayed
             hit = (ranked == on_device.labels[:, None]) & on_device.valid[:, None]
             hits[name] += torch.stack([hit[:, 0].sum(), hit.sum()])
     if _passes(len(mine), batch) < _passes(-(-len(data.val.ids) // distributed.world()), batch):

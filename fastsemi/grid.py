@@ -78,8 +78,9 @@ def make_examples(config: Config, *, count: int, step: int) -> Examples:
         with run.data.load(role.images, [role.stream.plan(step, 0)]) as loader:
             loaded = next(loader)
         batch = run.views.to_device(loaded)
-        pseudo = stage.pseudo_label(batch)
-        mixed, weights, counts = stage.mix(batch, pseudo, stage.rule.weights(pseudo))
+        with run.precision.autocast():
+            pseudo = stage.pseudo_label(batch)
+            mixed, weights, counts = stage.mix(batch, pseudo, stage.rule.weights(pseudo))
         pictures = {
             "weak": run.views.augment(batch, 0).cpu().numpy(),
             "strong": run.views.augment(batch, 1).cpu().numpy(),

@@ -32,13 +32,14 @@ class Accumulator:
     def add(self, metrics: dict[str, Ratio]) -> None:
         """Add the metrics of a micro-batch."""
         for name, ratio in metrics.items():
-            pair = torch.stack(
-                [
-                    torch.as_tensor(x, dtype=torch.float32, device=self._device)
-                    for x in (ratio.total, ratio.count)
-                ]
-            )
+            pair = torch.stack([self._scalar(ratio.total), self._scalar(ratio.count)])
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def _scalar(self, value: Tensor | int) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(self._device, torch.float32)
+        # A fill: to copy a number of the host's to a GPU waits for all that was launched before.
+        return torch.full((), value, dtype=torch.float32, device=self._device)
 
     def read(self) -> dict[str, float]:
         """Ratios since the last read over all processes, in one transfer; NaN where nothing was counted."""

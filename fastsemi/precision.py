@@ -17,7 +17,7 @@ _AMPERE: Capability = (8, 0)  # the first that multiplies bf16 and TF32
 
 
 def select_device(name: str) -> torch.device:
-    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`.
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`; a GPU given by its number becomes the current one.
 
     Raises:
         UserError: A CUDA device that is not there.
@@ -32,6 +32,8 @@ def select_device(name: str) -> torch.device:
         raise UserError(
             f"device {name} is not there ({torch.cuda.device_count()} CUDA devices found); use --device auto"
         )
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # where Triton launches kernels and events are recorded
     return device
 
 

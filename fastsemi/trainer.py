@@ -106,7 +106,13 @@ class Trainer:
             betas=settings.betas,
             backend=config.optimizer,
         )
-        self.updater = Updater(stage.model, self.optimizer, precision, settings.clip_grad)
+        self.updater = Updater(
+            stage.model,
+            self.optimizer,
+            precision,
+            settings.clip_grad,
+            replayed=config.compile.cuda_graphs and len(self._micro_batches()) > 1,
+        )
         self.metrics = Accumulator(views.device)
         self.step = 0
         self.seconds = 0.0

@@ -54,7 +54,9 @@ class TrainingState:
                 continue
             parameter = parameters[name]
             like = shape == parameter.shape and key != "step"
-            room = torch.zeros_like(parameter) if like else torch.zeros(shape, device=parameter.device)
+            room = (
+                torch.zeros_like(parameter) if like else torch.zeros(shape, device=self._counts_on(parameter))
+            )
             self._optimizer.state[parameter][key] = room.detach()
 
     def restore(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +64,10 @@ class TrainingState:
         for group, saved in zip(self._optimizer.param_groups, values["groups"], strict=True):
             group.update(saved)
         return _replaced(self._extra, values["extra"], "extra")
+
+    def _counts_on(self, parameter: Tensor) -> torch.device | str:
+        """Where the optimizer counts a parameter's steps: unless it is fused, the host reads them."""
+        return parameter.device if self._optimizer.defaults.get("fused") else "cpu"
 
     def _parameters(self) -> Iterator[tuple[str, Tensor]]:
         for group in self._optimizer.param_groups:

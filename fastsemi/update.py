@@ -26,6 +26,7 @@ class Updater:
         optimizer: What updates the weights.
         precision: Number format.
         clip: Largest gradient norm; None for no clipping.
+        replayed: Whether `backward` replays CUDA graphs several times a step.
 
     Attributes:
         skipped: [] bool on the device, whether loss scaling refused the last step, as it does while it looks
@@ -33,9 +34,15 @@ class Updater:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, clip: float | None
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        clip: float | None,
+        *,
+        replayed: bool = False,
     ):
-        self.optimizer = optimizer
+        self.optimizer, self._replayed, self._moved = optimizer, replayed, False
         self.scaler = precision.scaler()
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._clip = float("inf") if clip is None else clip
@@ -56,8 +63,20 @@ class Updater:
             parts: Losses that it consists of, scalars by name: an error names the one that is not finite.
         """
         if not self.scaler.is_enabled():
-            self._losses += (parts or {}).items()
+            self._losses += [(k, v.clone() if self._replayed else v) for k, v in (parts or {}).items()]
         self.scaler.scale(loss).backward()
+        if self._replayed and not self._moved:
+            self._move_gradients()
+
+    def _move_gradients(self) -> None:
+        """Out of the memory of a graph, which its next replay overwrites; later gradients are added to these.
+
+        PyTorch makes the first gradient of a parameter its `grad` without a copy.
+        """
+        for parameter in self._parameters.values():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
+        self._moved = True
 
     def step(self, step: int) -> Tensor:
         """Update the weights and clear the gradients.
@@ -89,7 +108,8 @@ class Updater:
                 self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()  # to None; Apex takes no argument
+        self._moved = False
         return norm
 
     def _remember(self, step: int, norm: Tensor, names: list[str], norms: Tensor) -> None:

@@ -92,7 +92,6 @@ def _split(position, TAPS: tl.constexpr):
     whole = tl.floor(position)
     d = (position - whole).to(tl.float32)
     whole = whole.to(tl.int32)
-    if TAPS == 2:
-        return whole, (d,)
     product = d * (1.0 - d)
-    return whole, (product * (1.0 - d), d, product * -d)
+    # One return: Triton 3.6 wants all that a function has to be of one type.
+    return whole, (d,) if TAPS == 2 else (product * (1.0 - d), d, product * -d)

@@ -87,6 +87,16 @@ def test_an_apex_of_pypi_is_told_apart(tmp_path, monkeypatch):
     assert check.state == "note" and "PyPI" in check.found and "github.com/NVIDIA/apex" in check.cure
 
 
+def test_the_table_cuts_nothing_off(tiny, shapes, tmp_path, capsys):
+    tiny()
+    long = tmp_path / ("a-folder-of-images-with-a-long-name" * 3)
+    assert main(["doctor", "--config", str(tmp_path / "tiny.yaml"), "--data.root", str(long)]) == 1
+    printed = capsys.readouterr().out
+    table, _, cures = printed.rpartition("┘\n")
+    assert max(map(len, table.splitlines())) <= 80 and "…" not in table
+    assert "problem, labelled images: correct the path" in cures
+
+
 def test_an_old_pytorch(monkeypatch):
     monkeypatch.setattr("torch.__version__", "2.6.0+cpu")
     check = software.pytorch()

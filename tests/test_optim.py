@@ -10,6 +10,7 @@ from timm.models import group_parameters
 from fastsemi.errors import UserError
 from fastsemi.models.mae import MaskedAutoencoder
 from fastsemi.optim import create_optimizer, layer_ids, parameter_groups, set_lr
+from fastsemi.training_state import TrainingState
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "num_classes": 5}
@@ -212,3 +213,22 @@ def test_apex_equals_fused():
             optimizer.zero_grad()
         weights[backend] = torch.cat([p.detach().flatten() for p in model.parameters()])
     torch.testing.assert_close(weights["apex"], weights["fused"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_resumed_optimizer_counts_steps_where_a_new_one_does():
+    """On the host unless it is fused: PyTorch reads the count of each parameter in each step."""
+    with torch.device("meta"):  # stands for a GPU
+        network = torch.nn.Linear(2, 3, bias=False)
+        network.weight.grad = torch.zeros(3, 2)
+    optimizers = []
+    for _ in range(2):
+        groups = [{"params": [network.weight], "names": ["weight"]}]
+        optimizers.append(torch.optim.AdamW(groups, foreach=True))
+    new, resumed = optimizers
+    new.step()
+    state = new.state[network.weight]
+    names = {f"optimizer.{key}.weight": value.shape for key, value in state.items()}
+    TrainingState(network, {}, resumed).prepare(names)
+    again = resumed.state[network.weight]
+    assert {key: value.device for key, value in again.items()} == {k: v.device for k, v in state.items()}
+    assert again["step"].device.type == "cpu"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastsemi.errors import UserError
-from fastsemi.precision import Precision, choose_dtype
+from fastsemi.precision import Precision, choose_dtype, select_device
 from fastsemi.run import Run
 
 V100, T4, A100, H100, B200 = (7, 0), (7, 5), (8, 0), (9, 0), (10, 0)
@@ -43,6 +43,17 @@ def test_an_explicit_format_is_taken_everywhere(capability):
     else:
         with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
             choose_dtype("fp16", capability, cpu_bf16=False)
+
+
+@pytest.mark.gpu
+def test_a_gpu_given_by_its_number_is_the_current_one():
+    last = torch.cuda.device_count() - 1
+    before = torch.cuda.current_device()
+    try:
+        assert select_device(f"cuda:{last}") == torch.device("cuda", last)
+        assert torch.cuda.current_device() == last
+    finally:
+        torch.cuda.set_device(before)
 
 
 def switches():

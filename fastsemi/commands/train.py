@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastsemi.options import command_parser, configure
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fastsemi.config import Config
 
 
@@ -34,18 +36,33 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.summary import summary_table
 
     with distributed.session(config.distributed, distributed.local_device(config.device)):
-        console = QuietConsole(quiet=not distributed.is_main())
+        is_main = distributed.is_main()
+        console = QuietConsole(quiet=not is_main)
         run = Run(config, Progress(console))
         try:
             summary = run.train([stage] if stage else list(config.stages))  # type: ignore[list-item]
         except Interrupted as stop:
-            if distributed.is_main():
+            if is_main:
                 sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
             return 130
     console.print(summary_table(summary))
     for path in summary.get("skipped_images", []):
         console.print(f"skipped broken image {path}", highlight=False, markup=False)
+    if is_main:
+        _report(config, console)
     return 0
+
+
+def _report(config: Config, console: Console) -> None:
+    """Write the page about the run, whose weights and figures are safe by now."""
+    try:
+        from fastsemi.report.page import write_report
+
+        text = f"report: {write_report(config, evaluate=False)}"
+    except Exception as error:  # whatever a library for drawing raises: it must not fail the run
+        reason = " ".join(str(error).split()) or type(error).__name__
+        text = f"report: not written ({reason}); `fastsemi report --output {config.output}` tries again"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _dry_run(config: Config, stages: Any, options: Namespace) -> int:

@@ -51,12 +51,17 @@ def diagnose(config: Config, *, data: bool) -> Iterator[Check]:
 
 
 def show(checks: Iterable[Check], console: Console) -> None:
-    """Print one table."""
-    table = Table("part", "", "found", "cure", show_lines=False)
+    """Print what was found as a table, and below it the cure of what is wrong, one line each."""
+    table, cures = Table("part", ""), []
+    table.add_column("found", overflow="fold")  # of a path nothing is cut off
     for check in checks:
         state = f"[{_STYLES[check.state]}]{check.state}[/]"
-        table.add_row(check.name, state, escape(check.found), escape(check.cure))
+        table.add_row(check.name, state, escape(check.found))
+        if check.cure:
+            cures.append(f"{state}, {check.name}: {escape(check.cure)}")
     console.print(table)
+    for cure in cures:
+        console.print(cure, highlight=False, soft_wrap=True)
 
 
 def to_json(checks: Sequence[Check]) -> str:

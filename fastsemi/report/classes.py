@@ -49,7 +49,7 @@ def describe(counts: NDArray[np.int64], names: Sequence[str]) -> Classes:
     """
     images, right = counts.sum(1), counts.diagonal()
     wrong = counts - np.diag(right)
-    most = wrong.argmax(1)
+    most = wrong.argmax(1).tolist()
     lines = [
         ClassLine(
             names[c],
@@ -58,13 +58,12 @@ def describe(counts: NDArray[np.int64], names: Sequence[str]) -> Classes:
             names[most[c]] if wrong[c, most[c]] else "",
             int(wrong[c, most[c]]),
         )
-        for c in np.flatnonzero(images)
+        for c in np.flatnonzero(images).tolist()
     ]
     lines.sort(key=lambda line: line.accuracy)
-    largest = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_PAIRS]
-    pairs = [
-        (names[t], names[p], int(wrong[t, p])) for t, p in zip(*np.unravel_index(largest, wrong.shape), strict=True)
-    ]
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_PAIRS].tolist()
+    cells = [divmod(cell, len(names)) for cell in largest]
+    pairs = [(names[truth], names[taken], int(wrong[truth, taken])) for truth, taken in cells]
     return Classes(
         images=int(counts.sum()),
         top1=100 * int(right.sum()) / max(1, int(counts.sum())),

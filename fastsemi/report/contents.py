@@ -135,7 +135,9 @@ def deviations(files: RunFiles, config: Config) -> list[str]:
                 refused += (row["skipped_steps"] or 0.0) * (row["step"] - before)
                 before = row["step"]
         if refused:
-            found.append(f"{stage}: {round(refused):,} steps changed nothing, as their gradients overflowed fp16.")
+            found.append(
+                f"{stage}: {round(refused):,} steps changed nothing, as their gradients overflowed fp16."
+            )
     states = dict.fromkeys((line.stage, line.state) for line in stage_lines(files, config))
     found += [f"{stage}: {state}." for stage, state in states if state != "finished"]
     return found

@@ -58,23 +58,25 @@ PANELS = (
 
 def draw_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
     """One picture for each panel that the rows of a stage have finite values for."""
-    curves = []
+    curves, last = [], max((row["step"] for row in rows), default=0)
     for panel in PANELS:
         lines = {name: _points(rows, key, panel.factor) for key, name in panel.names.items()}
         lines = {name: points for name, points in lines.items() if points}
         if lines:
-            curves.append(Curve(_draw(panel, lines), _describe(panel, lines)))
+            curves.append(Curve(_draw(panel, lines, last), _describe(panel, lines)))
     return curves
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str, factor: float) -> list[tuple[int, float]]:
     values = [(row["step"], row.get(key)) for row in rows]
     return [
-        (step, factor * value) for step, value in values if isinstance(value, int | float) and math.isfinite(value)
+        (step, factor * value)
+        for step, value in values
+        if isinstance(value, int | float) and math.isfinite(value)
     ]
 
 
-def _draw(panel: _Panel, lines: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
+def _draw(panel: _Panel, lines: Mapping[str, Sequence[tuple[int, float]]], last: int) -> bytes:
     with matplotlib.rc_context({**STYLE, "svg.fonttype": "none"}):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
@@ -90,8 +92,9 @@ def _draw(panel: _Panel, lines: Mapping[str, Sequence[tuple[int, float]]]) -> by
             )
         axes.set_title(panel.title, loc="left", fontweight="bold")
         axes.set_xlabel("step")
+        axes.set_xlim(0, 1.02 * last)  # the same in all pictures of a stage
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=False)
+        axes.yaxis.set_major_formatter("{x:,g}")
         top = max(value for points in lines.values() for _, value in points)
         axes.set_ylim(panel.low, panel.high if panel.high or panel.low is None else 1.08 * top or 1)
         if len(lines) > 1:

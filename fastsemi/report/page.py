@@ -50,6 +50,7 @@ def write_report(config: Config, *, evaluate: bool) -> Path:
     page = _template().render(
         name=run_name(files.folder),
         network=config.model.name,
+        size=config.data.image_size,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=__version__,
         figures=_figures(files, _counts(config, files, notes)),
@@ -79,7 +80,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"picture": _picture, "data_uri": _data_uri}
+    environment.filters |= {"picture": _picture, "data_uri": _data_uri, "duration": duration}
     return environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
 
 
@@ -105,7 +106,11 @@ def _attempt(part: str, notes: dict[str, str], make: Callable[[], T | None]) -> 
 
 def _counts(config: Config, files: RunFiles, notes: dict[str, str]) -> dict[str, int]:
     """Numbers of classes and images: as the run noted them, else from the images."""
-    names = ["classes", "pretraining"] if config.stages == ("pretrain",) else ["classes", "labelled", "evaluation"]
+    names = (
+        ["classes", "pretraining"]
+        if config.stages == ("pretrain",)
+        else ["classes", "labelled", "evaluation"]
+    )
     names += ["unlabelled"] if "semi" in config.stages else []
     counts = {name: files.summary[name] for name in names if name in files.summary}
     if len(counts) < len(names):

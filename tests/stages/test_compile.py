@@ -58,16 +58,19 @@ def test_graphs_need_a_gpu_and_compiled_networks():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("stage", ["pretrain", "semi"])
+@pytest.mark.parametrize("micro_batches", ["1", "2"])
 @pytest.mark.parametrize("graphs", ["false", "true"])
-def test_a_compiled_run_on_a_gpu_has_about_the_same_losses(tiny, tmp_path, graphs):
+def test_a_compiled_run_on_a_gpu_has_about_the_same_losses(tiny, tmp_path, graphs, micro_batches, stage):
     curves = {}
     for compiled in ("false", "true"):
         config = tiny(
-            *("--stages", "[semi]", "--semi.length", "8 steps", "--log_every", "1", "--device", "cuda"),
+            *("--stages", f"[{stage}]", f"--{stage}.length", "8 steps", "--log_every", "1"),
             *("--compile.enabled", compiled, "--precision", "fp32", "--output", str(tmp_path / compiled)),
-            *("--compile.cuda_graphs", graphs if compiled == "true" else "false"),
+            *("--compile.cuda_graphs", graphs if compiled == "true" else "false", "--device", "cuda"),
+            *(f"--{stage}.micro_batches", micro_batches),
         )
-        Run(config, Progress(Console(quiet=True))).train(["semi"])
+        Run(config, Progress(Console(quiet=True))).train([stage])
         rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
         curves[compiled] = [row["loss"] for row in rows if "loss" in row]
     assert curves["true"] == pytest.approx(curves["false"], rel=1e-3)
