@@ -30,7 +30,7 @@ format: env
 
 env: $(VENV)/.installed
 
-# DALI, FFCV and pyarrow where they can be installed, for the tests of the engines and sources that use them.
+# DALI, FFCV, pyarrow and ONNX where they can be installed, for the tests of what uses them.
 optional: $(VENV)/.optional
 $(VENV)/.optional: pyproject.toml scripts/optional_packages.sh | env
 	bash scripts/optional_packages.sh $(BIN)/pip
@@ -55,8 +55,8 @@ clean:
 	rm -rf runs data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The tables and plots of the docs, measured here: under ten minutes on two idle cores.
-BENCH_LOADERS ?= --count 320 --rounds 5 --scaling 1
-BENCH_STEPS ?= --batch 4
+BENCH_LOADERS ?= --count 256 --rounds 5 --scaling 1
+BENCH_STEPS ?= --batch 4 --no-compile
 BENCH_INDEX ?= --files 50000
 BENCH_OUT ?= benchmarks/results/$(shell $(BIN)/python -m benchmarks.environment)
 

@@ -43,7 +43,7 @@ def v2_loop(kind: Kind, images: Tensor) -> Callable[[], object] | None:
     """torchvision v2, which draws one operation for a whole batch, called for one image at a time."""
     try:
         from torchvision.transforms import v2
-    except ImportError:
+    except (ImportError, RuntimeError):  # the latter beside a PyTorch that it was not built for
         return None
     weak, strong = (v2.Compose(transforms) for transforms in v2_transforms())
     transform = weak if kind == "weak" else strong

@@ -40,13 +40,16 @@ class EngineLoader:
         setup: The comparison.
         engine: Name of the engine.
         source: `folder`, or the form in which a .beton holds the images.
+        max_side: Longer images are made smaller when the .beton is written; 0 keeps all sizes.
         options: Of the `dali` engine.
     """
 
-    def __init__(self, setup: Setup, engine: str, source: str, options: DaliOptions | None = None):
+    def __init__(
+        self, setup: Setup, engine: str, source: str, *, max_side: int = 0, options: DaliOptions | None = None
+    ):
         if engine == "native" and (reason := available()) is not None:
             raise AbsentError(reason)
-        opened = _folder(setup) if source == "folder" else _beton(setup, cast(Mode, source))
+        opened = _folder(setup) if source == "folder" else _beton(setup, cast(Mode, source), max_side)
         views = {
             View.WEAK: AugmentConfig(color_jitter=JITTER * setup.augment, randaugment="", erase=0),
             View.STRONG: AugmentConfig(randaugment=RANDAUGMENT * setup.augment, erase=0),
@@ -67,10 +70,10 @@ class EngineLoader:
         except UserError as error:
             raise AbsentError(str(error)) from None
 
-    def run_pass(self) -> int:
-        """The next pass of the stream."""
+    def run_pass(self, times: int = 1) -> int:
+        """The next passes of the stream."""
         first, count = self._step, 0
-        self._step += len(self._setup.files) // self._setup.batch
+        self._step += times * (len(self._setup.files) // self._setup.batch)
         plans = (self._stream.plan(step, 0) for step in range(first, self._step))
         gpu = torch.cuda.is_available()
         create: Callable[..., Loaded] = partial(Prefetcher, slots=self._slots)
@@ -95,12 +98,12 @@ def _folder(setup: Setup) -> FolderSource:
     return FolderSource(build_index(Path(setup.files[0]).parent, has_classes=False))
 
 
-def _beton(setup: Setup, mode: Mode) -> BetonSource:
+def _beton(setup: Setup, mode: Mode, max_side: int) -> BetonSource:
     """The same images in a .beton, written once: JPEGs byte for byte, or their pixels."""
-    path = setup.work / f"{mode}.beton"
+    path = setup.work / f"{mode}-{max_side}.beton"
     if not path.exists():
         source = _folder(setup)
-        encoding = Encoding(mode=mode, max_side=0)
+        encoding = Encoding(mode=mode, max_side=max_side)
         write_beton(
             path, source, source.index, encoding=encoding, max_pixels=MAX_PIXELS, threads=setup.threads
         )
@@ -115,9 +118,9 @@ class FullDecode:
             raise AbsentError("it has no views to augment")
         self._setup, self._pool = setup, ThreadPoolExecutor(setup.threads)
 
-    def run_pass(self) -> int:
-        """Every image once."""
-        files = self._setup.files
+    def run_pass(self, times: int = 1) -> int:
+        """Every image so many times."""
+        files = self._setup.files * times
         parts = [files[start : start + 16] for start in range(0, len(files), 16)]
         return sum(self._pool.map(_decode, parts))
 
@@ -133,11 +136,13 @@ def _decode(files: tuple[str, ...]) -> int:
     return len(files)
 
 
-def _engine(engine: str, source: str = "folder", augments: bool = True) -> Callable[[Setup], Loader]:
+def _engine(
+    engine: str, source: str = "folder", *, augments: bool = True, max_side: int = 0
+) -> Callable[[Setup], Loader]:
     def create(setup: Setup) -> Loader:
         if setup.augment and not augments:
             raise AbsentError("augmentation does not depend on the source")
-        return EngineLoader(setup, engine, source)
+        return EngineLoader(setup, engine, source, max_side=max_side)
 
     return create
 
@@ -148,7 +153,7 @@ def _dali(decode: Decode) -> Callable[[Setup], Loader]:
     def create(setup: Setup) -> Loader:
         if setup.augment or not torch.cuda.is_available():
             raise AbsentError("measured on a GPU, views only")
-        return EngineLoader(setup, "dali", "folder", DaliOptions(decode=decode))
+        return EngineLoader(setup, "dali", "folder", options=DaliOptions(decode=decode))
 
     return create
 
@@ -156,6 +161,7 @@ def _dali(decode: Decode) -> Callable[[Setup], Loader]:
 ENGINES: dict[str, Callable[[Setup], Loader]] = {
     "fastsemi native": _engine("native"),
     "fastsemi native, raw .beton": _engine("native", "raw", augments=False),
+    "fastsemi native, raw .beton, 400 px": _engine("native", "raw", augments=False, max_side=400),
     "fastsemi native, JPEG .beton": _engine("native", "jpeg", augments=False),
     "fastsemi thread_pool": _engine("thread_pool"),
     "fastsemi dali": _engine("dali"),

@@ -17,6 +17,7 @@ GOALS = (
     (NATIVE, "fastsemi thread_pool", 1.6),
     (NATIVE, "full decode alone", 0.7),
     (RAW, NATIVE, 2.5),
+    (f"{RAW}, 400 px", NATIVE, 2.5),
     (DALI, "DALI stock, GPU, two decodes", 1.6),
 )
 

@@ -30,18 +30,19 @@ class DaliPeer:
         self._pipeline = _dali_pipeline(setup, device_id, two_decodes)
         self._pipeline.build()
 
-    def run_pass(self) -> int:
+    def run_pass(self, times: int = 1) -> int:
         """As many batches as the files fill."""
-        count, ahead = 0, min(DALI_AHEAD, self._batches)
+        batches = times * self._batches
+        count, ahead = 0, min(DALI_AHEAD, batches)
         for _ in range(ahead):
             self._pipeline.schedule_run()
-        for done in range(self._batches):
+        for done in range(batches):
             weak, strong = self._pipeline.share_outputs()
             if not self._gpu:  # into PyTorch's memory, as its own iterator does; DALI reuses its buffers
                 weak, strong = (torch.from_numpy(view.as_array()) for view in (weak, strong))
             count += len(weak)
             self._pipeline.release_outputs()
-            if done + ahead < self._batches:
+            if done + ahead < batches:
                 self._pipeline.schedule_run()
         if self._gpu:
             torch.cuda.synchronize()
@@ -144,9 +145,9 @@ class FfcvPeer:
             drop_last=True,
         )
 
-    def run_pass(self) -> int:
-        """One epoch."""
-        return sum(len(weak) for weak, strong in self._loader)
+    def run_pass(self, times: int = 1) -> int:
+        """Epochs."""
+        return sum(len(weak) for _ in range(times) for weak, strong in self._loader)
 
     def close(self) -> None:
         """FFCV's threads end with each epoch."""
@@ -192,10 +193,10 @@ class SpdlPeer:
     def __init__(self, setup: Setup):
         self._setup, self._rng = setup, np.random.default_rng(0)
 
-    def run_pass(self) -> int:
+    def run_pass(self, times: int = 1) -> int:
         """One pipeline from the list of files to batches."""
         setup = self._setup
-        order = self._rng.permutation(len(setup.files))
+        order = np.concatenate([self._rng.permutation(len(setup.files)) for _ in range(times)])
         draws = self._rng.random((2, len(order), 2 * TRIES + 3))
         windows = [random_resized_crop(u, setup.sizes[order], AREA, RATIO).tolist() for u in draws]
         flips = (draws[:, :, -1] < 0.5).tolist()

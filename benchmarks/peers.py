@@ -54,8 +54,8 @@ class Setup:
 class Loader(Protocol):
     """An open loader; its workers persist between passes."""
 
-    def run_pass(self) -> int:
-        """Load every image once and let go of all batches.
+    def run_pass(self, times: int = 1) -> int:
+        """Load every image so many times, without a pause where the loader can, and let go of all batches.
 
         Returns:
             Number of images delivered, each with two views.
@@ -99,9 +99,9 @@ class DataLoaderPeer:
             worker_init_fn=_start_worker,
         )
 
-    def run_pass(self) -> int:
-        """One epoch."""
-        return sum(len(weak) for weak, strong in self._loader)
+    def run_pass(self, times: int = 1) -> int:
+        """Epochs."""
+        return sum(len(weak) for _ in range(times) for weak, strong in self._loader)
 
     def close(self) -> None:
         """End the workers."""

@@ -55,7 +55,7 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     bars = axes.barh(
         labels, medians, xerr=[below, above], color=[_colour(label) for label in labels], capsize=2
     )
-    axes.bar_label(bars, [f" {m:,.0f}" for m in medians], padding=3)
+    axes.bar_label(bars, [f" {m:,.0f}" if m >= 20 else f" {m:.1f}" for m in medians], padding=3)
     axes.margins(x=0.12)
     axes.set_xlabel("images/s")
 
@@ -181,20 +181,28 @@ def roofline(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
         return []
     bandwidth = copies[0]["bytes"] / copies[0]["median"]  # bytes per ms
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+        figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
         low, high = (f(row["bytes"] for row in rows) for f in (min, max))
         ends = [low / 2, high * 2]
         label = f"copy: {bandwidth / 1e6:,.0f} GB/s"
         axes.plot([b / 1e6 for b in ends], [b / bandwidth for b in ends], color=BOUND, label=label)
-        for row in rows:
+        for number, row in enumerate(sorted(rows, key=lambda row: -row["median"]), start=1):
             colour = MINE if "triton" in row["name"] or "native" in row["name"] else OTHERS
-            axes.plot(row["bytes"] / 1e6, row["median"], "o", color=colour)
             share = row["bytes"] / row["median"] / bandwidth
-            text = f"{row['name']} ({share:.0%})"
             place = (row["bytes"] / 1e6, row["median"])
-            axes.annotate(text, place, fontsize=7, xytext=(4, 2), textcoords="offset points")
+            axes.plot(*place, "o", color=colour, label=f"{number}  {row['name']} ({share:.0%})")
+            aside = 5 if number % 2 else -5  # names would hide each other
+            axes.annotate(
+                str(number),
+                place,
+                fontsize=7,
+                xytext=(aside, 0),
+                textcoords="offset points",
+                ha="left" if aside > 0 else "right",
+                va="center",
+            )
         axes.set(xscale="log", yscale="log", xlabel="MB that must be moved", ylabel="ms")
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=7)
         axes.margins(x=0.25)
         figure.supxlabel(caption(rows[0]), fontsize=7, color="#555555")
         return save(figure, folder, "kernels_roofline")
@@ -205,6 +213,8 @@ def end_to_end(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 2), layout="constrained")
         _bars(axes, rows)
+        if max(row["median"] for row in rows) > 20 * min(row["median"] for row in rows):
+            axes.set_xscale("log")
         axes.set_xlabel("unlabelled images/s")
         axes.set_title(f"{rows[0]['configuration']['model']}, from JPEG files", loc="left")
         figure.supxlabel(caption(rows[0]), fontsize=7, color="#555555")

@@ -149,6 +149,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,
     "steps": lambda: measured("steps"),
+    "steps-compiled": lambda: measured("steps_compiled"),
     "end-to-end": lambda: measured("end_to_end"),
     "kernels": lambda: measured("kernels"),
     "peaks": lambda: measured("peaks"),

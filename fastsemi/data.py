@@ -262,6 +262,12 @@ class Data:
             )
         return self._engines[key]
 
+    @cached_property
+    def _copier(self) -> CudaCopier:
+        """One for all loaders: PyTorch keeps each stream its own memory, and evaluations load anew."""
+        assert self._device is not None
+        return CudaCopier(self._device)
+
     @contextmanager
     def load(
         self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
@@ -274,7 +280,7 @@ class Data:
         """
         create: Callable[..., Loader] = Prefetcher
         if self._device is not None:
-            create = partial(load_to_device, copier=CudaCopier(self._device))
+            create = partial(load_to_device, copier=self._copier)
         with create(
             self.engine(images),
             plans,

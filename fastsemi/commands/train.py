@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _report(config: Config, console: Console) -> None:
     """Write the page about the run, whose weights and figures are safe by now."""
+    logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # which engine runs has been said
     try:
         from fastsemi.report.page import write_report
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -164,11 +164,11 @@ def _load_onnx(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return lambda images: session.run(None, {"images": images})[0]
+        return lambda images: np.asarray(session.run(["logits"], {"images": images})[0])
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(str(path))
-    return lambda images: np.asarray(evaluator.run(["logits"], {"images": images})[0])
+    return lambda images: cast(list[Any], evaluator.run(["logits"], {"images": images}))[0]
 
 
 def _load_pt2(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

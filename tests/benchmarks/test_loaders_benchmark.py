@@ -85,15 +85,15 @@ def test_peers_deliver_every_image_each_pass(name, augment, pictures, tmp_path):
     except AbsentError as error:
         pytest.skip(str(error))
     try:
-        assert [loader.run_pass() for _ in range(2)] == [16, 16]
+        assert [loader.run_pass(), loader.run_pass(2)] == [16, 32]
     finally:
         loader.close()
 
 
 def test_a_loader_that_loses_images_stops_the_run(run, monkeypatch):
     class Lossy:
-        def run_pass(self):
-            return 15
+        def run_pass(self, times):
+            return 15 * times
 
         def close(self):
             pass
