@@ -90,19 +90,23 @@ def build(size: Size, labelled: int, precision: Precision, args: argparse.Namesp
     absent: dict[str, str] = {}
     for name, make in makers.items():
         try:
-            step = make()
-            found = [StepCase(name, step)]
-            if isinstance(step, ProductStep):
-                found.append(StepCase(name.replace(KEPT, SKIPPED), step, REJECTED))
-            for case in found:
-                case.run(2)
+            cases += _warmed_up(name, make)
         except RuntimeError as error:  # out of memory, no compiler
             absent[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             print(f"absent: {size.name} {name}: {absent[name]}", file=sys.stderr)
-            gc.collect()
-            continue
-        cases += found
+        if name in absent:
+            gc.collect()  # the error is gone by now, and with it all that held the network
     return cases, absent
+
+
+def _warmed_up(name: str, make: Callable[[], ProductStep | PeerStep]) -> list[StepCase]:
+    step = make()
+    found = [StepCase(name, step)]
+    if isinstance(step, ProductStep):
+        found.append(StepCase(name.replace(KEPT, SKIPPED), step, REJECTED))
+    for case in found:
+        case.run(2)
+    return found
 
 
 def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -75,6 +75,11 @@ class Config:
             raise UserError(f"seed is {self.seed}; it must lie in [0, 2**63)")
         if self.log_every < 1 or self.eval_batch < 1:
             raise UserError("log_every and eval_batch must be at least 1")
+        if self.compile.cuda_graphs and self.distributed.strategy == "fsdp":
+            raise UserError(
+                "compile.cuda_graphs replays weights at fixed addresses, and fsdp gathers them anew; "
+                "set compile.cuda_graphs to false or distributed.strategy to ddp"
+            )
 
 
 def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:

@@ -259,8 +259,14 @@ class Data:
                 threads=self.loader.thread_count,
                 max_pixels=self.config.max_pixels,
                 options=self.loader.dali,
+                device=self._device or torch.device("cpu"),
             )
         return self._engines[key]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether batches come on a CUDA device."""
+        return self._device is not None
 
     @cached_property
     def _copier(self) -> CudaCopier:

@@ -185,6 +185,8 @@ class Run:
     def _strategy(self, name: StageName) -> Strategy:
         """How the processes share the networks of a stage; says what `auto` goes by."""
         wanted = self.config.distributed.strategy
+        if self.config.compile.cuda_graphs:
+            return "ddp"  # graphs replay fixed addresses
         if distributed.world() == 1 or wanted != "auto" or self.device.type != "cuda":
             return "fsdp" if wanted == "fsdp" else "ddp"
         from fastsemi.cost.memory import estimate

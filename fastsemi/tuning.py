@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from fastsemi.config import Config, StageName, plain
@@ -84,10 +83,10 @@ class Bench:
     def changes(self) -> list[list[Change]]:
         """What to vary, one setting after another; values that mean the same as the default are left out."""
         default = self.data.loader
-        usual = fastest()[0] if default.engine == "auto" else default.engine
+        on_gpu = self.data.on_gpu
+        usual = fastest(on_gpu)[0] if default.engine == "auto" else default.engine
         cores = len(os.sched_getaffinity(0))
         threads = sorted({1, 2, max(1, cores // 2), cores, math.ceil(1.5 * cores), 2 * cores})
-        on_gpu = torch.cuda.is_available()
         source = next(iter(self.roles.values())).images.source
         engines = ["native", *(["dali"] if on_gpu else [])]
         engines += ["ffcv"] if isinstance(source, BetonSource) else []

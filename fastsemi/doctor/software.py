@@ -141,5 +141,5 @@ def parquet() -> Check:
 
 def engine() -> Check:
     """What `loader.engine` auto takes, and why."""
-    name, reason = fastest()
+    name, reason = fastest(torch.cuda.is_available())
     return Check("engine auto", "ok", f"{name}: {reason.partition('; ')[0]}")

@@ -31,6 +31,7 @@ def create_engine(
     threads: int,
     max_pixels: int,
     options: DaliOptions | None = None,
+    device: torch.device | None = None,
 ) -> Engine:
     """Build the engine called `name` for a source.
 
@@ -41,26 +42,28 @@ def create_engine(
         threads: Decoding threads.
         max_pixels: Larger images are refused.
         options: Options of the `dali` engine.
+        device: Where the batches are wanted; by default on the current CUDA device where there is one.
 
     Raises:
         UserError: Unknown name, or an engine that cannot run here or with this source.
     """
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
+    gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
     if name == "auto":
-        name, reason = fastest()
+        name, reason = fastest(gpu)
         _say(name, reason)
     if name == "dali":
-        device = torch.cuda.current_device() if torch.cuda.is_available() else None
-        return DaliEngine(source, image_size, threads, max_pixels, device, options)
+        number = torch.cuda.current_device() if gpu else None
+        return DaliEngine(source, image_size, threads, max_pixels, number, options)
     kinds = {"reference": ReferenceEngine, "thread_pool": ThreadPoolEngine, "ffcv": FfcvEngine}
     return kinds.get(name, create_native)(source, image_size, threads, max_pixels)
 
 
-def fastest() -> tuple[EngineName, str]:
-    """The engine that `auto` takes here, and why."""
-    if not torch.cuda.is_available():
-        return "native", "there is no CUDA GPU"
+def fastest(gpu: bool) -> tuple[EngineName, str]:
+    """The engine that `auto` takes here, and why; `gpu`: batches are wanted on a CUDA device."""
+    if not gpu:
+        return "native", "no CUDA GPU is used"
     missing = dali.available()
     if missing is not None:
         return "native", missing

@@ -125,5 +125,5 @@ def test_auto_says_what_it_chose_and_why(every_kind, caplog, monkeypatch):
             engine = create_engine("auto", every_kind, image_size=8, threads=1, max_pixels=10**6)
             engine.close()
     assert [r.getMessage() for r in caplog.records if "loader's engine" in r.getMessage()] == [
-        "the loader's engine is native: there is no CUDA GPU"
+        "the loader's engine is native: no CUDA GPU is used"
     ]

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from fastsemi.compile import CompileConfig, compile_networks
+from fastsemi.config import load
 from fastsemi.errors import UserError
 from fastsemi.progress import Progress
 from fastsemi.run import Run
@@ -55,6 +56,9 @@ def test_graphs_need_a_gpu_and_compiled_networks():
         CompileConfig(cuda_graphs=True)
     with pytest.raises(UserError, match="needs a CUDA GPU, not cpu"):
         compile_networks([], CompileConfig(enabled=True, cuda_graphs=True), torch.device("cpu"))
+    graphs = ["--compile.enabled", "true", "--compile.cuda_graphs", "true"]
+    with pytest.raises(UserError, match=r"set compile\.cuda_graphs to false or distributed\.strategy to ddp"):
+        load([], [*graphs, "--distributed.strategy", "fsdp", "--data.root", "x"])
 
 
 @pytest.mark.gpu
