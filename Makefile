@@ -55,8 +55,9 @@ clean:
 	rm -rf runs data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The tables and plots of the docs, measured here: under ten minutes on two idle cores.
-BENCH_LOADERS ?= --count 256 --rounds 5 --scaling 1
-BENCH_STEPS ?= --batch 4 --no-compile
+BENCH_LOADERS ?= --count 192 --rounds 5 --scaling 1
+BENCH_STEPS ?= --batch 3 --no-compile
+BENCH_END ?= --batch 1 --steps 1
 BENCH_INDEX ?= --files 50000
 BENCH_OUT ?= benchmarks/results/$(shell $(BIN)/python -m benchmarks.environment)
 
@@ -66,7 +67,7 @@ bench: env
 	$(BIN)/python -m benchmarks.kernels --json $(BENCH_OUT)/kernels.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.augment --json $(BENCH_OUT)/augment.json
 	$(BIN)/python -m benchmarks.steps $(BENCH_STEPS) --json $(BENCH_OUT)/steps.json --plots $(BENCH_OUT)
-	$(BIN)/python -m benchmarks.end_to_end --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.end_to_end $(BENCH_END) --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.profile_overhead --json $(BENCH_OUT)/profile_overhead.json
 	$(BIN)/python -m benchmarks.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json
 	$(BIN)/python -m benchmarks.compare --record $(BENCH_OUT)

@@ -5,7 +5,7 @@
 Part `views` only cuts and resizes; part `augmented` adds the weak view's colour jitter and the strong view's
 RandAugment (peers: in their workers; fastsemi: on the GPU where there is one, else on the same CPU cores).
 The process is held to as many cores as it has threads. Every round starts and ends with idle workers and
-empty queues, with all files in the page cache, and is so many passes that it lasts 0.8 seconds, 24 at the
+empty queues, with all files in the page cache, and is so many passes that it lasts half a second, 24 at the
 most. What is not installed is named and left out.
 """
 
@@ -39,7 +39,7 @@ PARTS = ("views", "augmented")
 LOADERS: dict[str, Callable[[Setup], Loader]] = {**ENGINES, **PEERS}
 NATIVE = "fastsemi native"
 # A round of a fast loader is several passes, which start up once.
-MIN_SECONDS, MAX_PASSES = 0.8, 24
+MIN_SECONDS, MAX_PASSES = 0.5, 24
 SLOW = ("fastsemi reference",)  # one thread by design: measured when asked for by name
 
 

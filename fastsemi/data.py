@@ -97,7 +97,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How images are read and decoded. Nothing here changes a pixel."""
+    """How images are read and decoded. Nothing here changes which ones are read or how they are cut."""
 
     engine: EngineName = "auto"
     """Engine that decodes and crops."""

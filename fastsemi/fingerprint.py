@@ -11,7 +11,7 @@ from fastsemi.config import Config, StageName, plain
 from fastsemi.errors import UserError
 
 # What may change between two calls of the same run: where it runs and what it reports, not what it learns.
-# (Another device or kernel rounds differently; another loader does not change a bit.)
+# (Another device, kernel or engine rounds differently.)
 FREE_KEYS = (
     "output",
     "precision",  # compared as the type it resolves to

@@ -125,7 +125,7 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
     mixing, threshold = config.semi.mixing, config.semi.threshold
     figure.suptitle(f"mixing {mixing}, threshold {threshold:g}; teacher: {teacher}", fontsize=8)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
     plt.close(figure)
 
 

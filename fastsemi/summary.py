@@ -22,7 +22,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
         return {"stages": {}}
     try:
         summary = json.loads(path.read_text())
-        summary["stages"].keys()
+        for entry in summary["stages"].values():
+            if not all(isinstance(entry[key], int | float) for key in ("seconds", "images_per_s")):
+                raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{path} is damaged; delete it (the figures of finished stages are lost)") from None
     return summary

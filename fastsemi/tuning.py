@@ -236,7 +236,7 @@ def table_rows(result: Result) -> Iterator[tuple[str, ...]]:
         result.rates.items(), key=lambda item: (rank.get(item[0], 2), -median(item[1]))
     ):
         options = loader.dali
-        is_dali = loader.engine == "dali"
+        is_dali = loader.engine == "dali" or options != DaliOptions()
         marks = [
             name for name, other in (("default", result.default), ("best", result.best)) if loader == other
         ]

@@ -115,11 +115,13 @@ class Updater:
     def _remember(self, step: int, norm: Tensor, names: list[str], norms: Tensor) -> None:
         """Note on the device the first step whose gradient is not finite, and the first suspect that is not.
 
-        Suspects are the losses, then the gradient of each parameter in the order of the network.
+        Suspects are the losses, then the gradient of each parameter in the order of the network, then the norm
+        of them all: parts may be finite whose sum is not, or what is not finite lies in another process's shard.
         """
         losses = [value.detach().float() for _, value in self._losses]
-        suspects = torch.cat([torch.stack(losses), norms]) if losses else norms
+        suspects = torch.cat([*(loss[None] for loss in losses), norms, norm[None]])
         self._suspects = [name for name, _ in self._losses] + [f"the gradient of {name}" for name in names]
+        self._suspects.append("the gradient's norm")
         self._losses.clear()
         first = ~norm.isfinite() & (self._bad_step < 0)
         self._bad_step = torch.where(first, step, self._bad_step)

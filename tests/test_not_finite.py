@@ -9,9 +9,11 @@ from rich.console import Console
 
 from fastsemi.errors import UserError
 from fastsemi.metrics import MetricLog
+from fastsemi.precision import Precision
 from fastsemi.progress import Progress
 from fastsemi.run import Run
 from fastsemi.stages.base import Ratio
+from fastsemi.update import Updater
 
 BAD_STEP = 2
 
@@ -78,3 +80,14 @@ def test_a_loss_is_named_before_the_gradients_that_it_spoils(trainer, part):
 
     trainer.stage.loss = spoiled
     assert stopped(trainer).startswith(f"{part} is not finite at step {BAD_STEP},")
+
+
+def test_a_norm_that_overflows_though_its_parts_are_finite_is_named():
+    """As are the parts of a process whose shards are finite while those of another one are not."""
+    network = torch.nn.ParameterList([torch.zeros(1), torch.zeros(1)])
+    optimizer = torch.optim.SGD(network.parameters())
+    updater = Updater(network, optimizer, Precision(torch.device("cpu"), torch.float32), None)
+    loss = 3e38 * (network[0] + network[1]).sum()
+    updater.backward(loss, {"the loss": loss.detach()})
+    with pytest.raises(UserError, match="the gradient's norm is not finite at step 3"):
+        updater.step(3)

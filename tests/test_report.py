@@ -10,12 +10,14 @@ import pytest
 from rich.console import Console
 
 from fastsemi.cli import main
+from fastsemi.errors import UserError
 from fastsemi.progress import Progress
 from fastsemi.report.classes import MATRIX_CLASSES, describe
 from fastsemi.report.contents import deviations, read_run, stage_lines
 from fastsemi.report.curves import draw_curves
-from fastsemi.report.page import duration
+from fastsemi.report.page import _figures, duration
 from fastsemi.run import Run
+from fastsemi.summary import read_summary
 
 
 def _train(config):
@@ -124,6 +126,25 @@ def test_a_drawing_that_fails_does_not_fail_the_run(tiny, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "report: not written (" in out and "fastsemi report --output" in out
     assert (config.output / "model" / "config.json").exists()
+
+
+def test_the_gain_is_over_what_the_semi_stage_starts_from(tiny):
+    config, speed = tiny("--stages", "[finetune, semi]"), {"seconds": 1.0, "images_per_s": 2.0}
+    config.output.mkdir()
+    (config.output / "config.yaml").write_text("seed: 0\n")
+    stages = {"finetune": {"top1": 10.0, "ema_top1": 30.0, **speed}, "semi": {"teacher_top1": 34.5, **speed}}
+    (config.output / "summary.json").write_text(json.dumps({"stages": stages}))
+    assert _figures(read_run(config.output), {})[:2] == [
+        ("34.5 %", "top-1 of the teacher"),
+        ("+4.5", "points over fine-tuning alone"),
+    ]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"stages": {"semi": 1}}', '{"stages": {"semi": {}}}'])
+def test_a_damaged_summary_is_named(content, tmp_path):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=r"summary\.json is damaged; delete it"):
+        read_summary(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,14 @@ def test_the_command_writes_a_preset(tiny, tmp_path, capsys):
     assert tuned.loader.prefetch == yaml.safe_load(out.read_text())["loader"]["prefetch"]
 
 
+def test_a_preset_that_cannot_be_written_is_refused_before_measuring(tiny, tmp_path, capsys):
+    tiny()
+    words = ["tune", "loader", "--config", str(tmp_path / "tiny.yaml"), "--budget", "1s"]
+    assert main([*words, "--out", str(tmp_path / "no" / "tuned.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "no does not exist; make it" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("budget", ["0s", "soon", "-5"])
 def test_wrong_budgets(budget, tiny, tmp_path, capsys):
     tiny()

@@ -37,6 +37,8 @@ def main(command: str, arguments: list[str]) -> int:
     if config is None:
         return 0
     budget = seconds(options.budget)
+    if not options.out.parent.is_dir():  # before a minute of measurements
+        raise UserError(f"--out {options.out}: the folder {options.out.parent} does not exist; make it")
     from rich.table import Table
 
     from fastsemi.files import replacing

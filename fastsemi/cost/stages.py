@@ -148,7 +148,8 @@ def cost_stage(config: Config, plan: StagePlan, job: Job, classes: int) -> Stage
         strategy: estimate(config, name, classes=classes, strategy=strategy, world=job.gpus, dtype=dtype)
         for strategy in strategies
     }
-    chosen = choose_strategy(config.distributed.strategy, memory["ddp"].total, job.gpu.memory)
+    wanted = "ddp" if config.compile.cuda_graphs else config.distributed.strategy  # as in training
+    chosen = choose_strategy(wanted, memory["ddp"].total, job.gpu.memory)
     flops = count_flops(config, name, classes).step(config, name)
     rate = _rate(config, plan, job, flops)
     seconds = plan.counted / rate.value

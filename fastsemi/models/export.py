@@ -95,9 +95,14 @@ def export(model: nn.Module, path: Path, form: Format, *, with_normalisation: bo
     # In a folder of its own, as ONNX may write two files, of which one names the other.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder, path.name)
-        program = _trace(network, size)
-        write(program, fresh, texts)
-        difference = _difference(network, load(fresh), size)
+        try:
+            write(_trace(network, size), fresh, texts)
+            difference = _difference(network, load(fresh), size)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # whatever the exporters meet in a network that they do not understand
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"cannot export this network as {form} ({reason}); use --format timm") from error
         if not difference <= TOLERANCE:
             raise UserError(
                 f"the exported network differs from PyTorch's by {difference:.1e} of the largest logit, and "
@@ -136,13 +141,9 @@ def require_onnx() -> None:
 
 def _trace(network: nn.Module, size: int) -> torch.export.ExportedProgram:
     """The network as a graph for any batch size."""
-    try:
-        return torch.export.export(
-            network, (torch.zeros(2, 3, size, size),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
-        )
-    except Exception as error:  # whatever the tracer meets in a network that it does not understand
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"torch.export cannot trace this network ({reason}); use --format timm") from error
+    return torch.export.export(
+        network, (torch.zeros(2, 3, size, size),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+    )
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, texts: dict[str, str]) -> None:

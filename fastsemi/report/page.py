@@ -128,9 +128,9 @@ def _count(data: Data, name: str) -> int:
 def _figures(files: RunFiles, counts: dict[str, int]) -> list[tuple[str, str]]:
     """The figures on top: number and what it is."""
     stages = files.summary["stages"]
-    finetuned, teacher = (
-        stages.get(stage, {}).get(key) for stage, key in (("finetune", "top1"), ("semi", "teacher_top1"))
-    )
+    supervised = stages.get("finetune", {})
+    finetuned = supervised.get("ema_top1", supervised.get("top1"))  # an average of the weights is the result
+    teacher = stages.get("semi", {}).get("teacher_top1")
     figures = []
     if teacher is not None:
         figures.append((f"{teacher:.1f} %", "top-1 of the teacher"))

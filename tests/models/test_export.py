@@ -92,9 +92,26 @@ def test_a_network_that_computes_something_else_is_not_written(vit, tmp_path):
     model = Undecided()
     model.pretrained_cfg = {"label_names": ["a", "b", "c"], "input_size": (3, 8, 8), "mean": MEAN, "std": STD}
     model.pretrained_cfg |= {"crop_pct": 1.0, "interpolation": "bicubic"}
-    with pytest.raises(UserError, match=r"differs from PyTorch's|cannot trace this network"):
+    with pytest.raises(UserError, match=r"differs from PyTorch's|cannot export this network"):
         export(model, tmp_path / "model.pt2", "pt2", with_normalisation=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_no_exporter_understands_is_refused_in_one_line(tmp_path):
+    class Branching(torch.nn.Module):
+        """Goes by values, which a graph cannot."""
+
+        def forward(self, images):
+            return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+    model = Branching()
+    model.pretrained_cfg = {"label_names": ["a", "b", "c"], "input_size": (3, 8, 8), "mean": MEAN, "std": STD}
+    model.pretrained_cfg |= {"crop_pct": 1.0, "interpolation": "bicubic"}
+    with pytest.raises(
+        UserError, match=r"cannot export this network as pt2 \(.*\); use --format timm"
+    ) as error:
+        export(model, tmp_path / "model.pt2", "pt2", with_normalisation=False)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_the_command_exports_a_run(tiny, tmp_path, capsys):
