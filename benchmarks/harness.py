@@ -206,7 +206,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def compare(
     old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], threshold: float = 0.05
 ) -> list[dict[str, Any]]:
-    """Change of every case that both results hold.
+    """Change of every case that both results hold with the same settings.
 
     A case is `slower` or `faster` when its median changed by more than `threshold` and the ranges from p20 to
     p80 do not touch; a change of that size with touching ranges is `noise`, all else `same`.
@@ -230,7 +230,9 @@ def compare(
         )
 
     def key(row: dict[str, Any]) -> tuple:
-        return row["name"], row["threads"], row["device"]
+        settings = row.get("configuration", {})  # with measured figures among them, which are fractions
+        whole = sorted((name, value) for name, value in settings.items() if isinstance(value, int | str))
+        return row["name"], row["threads"], row["device"], *whole
 
     before = {key(row): row for row in old}
     result = []
@@ -253,7 +255,10 @@ def compare(
             }
         )
     if not result:
-        raise UserError("the two results have no case in common; compare files of the same benchmark")
+        raise UserError(
+            "the two results have no case of the same settings in common; compare files of one benchmark, "
+            "run with the same options"
+        )
     return result
 
 

@@ -78,9 +78,10 @@ class MetricLog:
         for line in self._path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+                stale = row["stage"] == stage and row["step"] > step
+            except (ValueError, TypeError, KeyError):
                 continue  # torn by a crash
-            if row["stage"] != stage or row["step"] <= step:
+            if not stale:
                 kept.append(_line(row))
         with replacing(self._path) as file:
             file.writelines(kept)

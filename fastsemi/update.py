@@ -115,8 +115,8 @@ class Updater:
     def _remember(self, step: int, norm: Tensor, names: list[str], norms: Tensor) -> None:
         """Note on the device the first step whose gradient is not finite, and the first suspect that is not.
 
-        Suspects are the losses, then the gradient of each parameter in the order of the network, then the norm
-        of them all: parts may be finite whose sum is not, or what is not finite lies in another process's shard.
+        Suspects are the losses, then the gradient of each parameter in the order of the network, then the
+        norm of all: what is finite may add up to what is not, and another process may hold the bad shard.
         """
         losses = [value.detach().float() for _, value in self._losses]
         suspects = torch.cat([*(loss[None] for loss in losses), norms, norm[None]])

@@ -87,8 +87,9 @@ def test_an_apex_of_pypi_is_told_apart(tmp_path, monkeypatch):
     assert check.state == "note" and "PyPI" in check.found and "github.com/NVIDIA/apex" in check.cure
 
 
-def test_the_table_cuts_nothing_off(tiny, shapes, tmp_path, capsys):
+def test_the_table_cuts_nothing_off(tiny, shapes, tmp_path, capsys, monkeypatch):
     tiny()
+    monkeypatch.setenv("COLUMNS", "80")
     long = tmp_path / ("a-folder-of-images-with-a-long-name" * 3)
     assert main(["doctor", "--config", str(tmp_path / "tiny.yaml"), "--data.root", str(long)]) == 1
     printed = capsys.readouterr().out

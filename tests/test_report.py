@@ -105,7 +105,7 @@ def test_an_unfinished_run_says_how_far_it_is(tiny):
     (config.output / "metrics.jsonl").write_text("\n".join([*kept, '[1]\n{"stage": "se']))
     page = _report(config, "--no-evaluate")
     assert "unfinished, step 4 of 8" in page.text and "a/<i>.png" in page.text
-    assert "1 images cannot be decoded" in page.text
+    assert "1 image cannot be decoded and was skipped" in page.text
 
 
 def test_a_run_that_has_just_begun_and_one_whose_images_are_gone(tiny):

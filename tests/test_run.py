@@ -297,7 +297,7 @@ def test_a_torn_line_of_metrics_does_not_stop_a_resumed_run(tiny):
     with pytest.raises(Interrupted):
         _run(config, _Quiet("finetune", 4))
     with (config.output / "metrics.jsonl").open("a") as file:
-        file.write('{"stage": "fine')
+        file.write('null\n{"stage": "fine')
     _run(config)
     rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8]

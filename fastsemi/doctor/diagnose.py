@@ -39,7 +39,7 @@ def diagnose(config: Config, *, data: bool) -> Iterator[Check]:
         ("Parquet", software.parquet),
         ("CPU", machine.cpu),
         ("precision auto", lambda: machine.precision(device)),
-        ("engine auto", software.engine),
+        ("engine auto", lambda: software.engine(device)),
         ("shared memory", machine.shared_memory),
         ("open files", machine.open_files),
         ("disk", lambda: machine.disk(output)),

@@ -139,7 +139,7 @@ def parquet() -> Check:
     return Check("Parquet", "ok", f"pyarrow {installed}")
 
 
-def engine() -> Check:
+def engine(device: str) -> Check:
     """What `loader.engine` auto takes, and why."""
-    name, reason = fastest(torch.cuda.is_available())
+    name, reason = fastest(select_device(device).type == "cuda")
     return Check("engine auto", "ok", f"{name}: {reason.partition('; ')[0]}")

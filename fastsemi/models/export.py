@@ -121,8 +121,10 @@ def copy_model(folder: Path, to: Path) -> None:
         to: A folder to make; it may exist if it is empty.
 
     Raises:
-        UserError: `to` holds files, or is one.
+        UserError: `to` holds files, is one, or lies in the model.
     """
+    if to.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{to} lies in the model that it is to be a copy of; give another --to")
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
         raise UserError(f"{to} already exists; remove it or give another --to")
     shutil.copytree(folder, to, dirs_exist_ok=True)

@@ -127,7 +127,8 @@ def deviations(files: RunFiles, config: Config) -> list[str]:
     found = []
     skipped = files.summary.get("skipped_images", [])
     if skipped:
-        found.append(f"{len(skipped):,} images cannot be decoded and were skipped.")
+        what = "image cannot be decoded and was" if len(skipped) == 1 else "images cannot be decoded and were"
+        found.append(f"{len(skipped):,} {what} skipped.")
     for stage, rows in files.metrics.items():
         refused, before = 0.0, 0
         for row in rows:

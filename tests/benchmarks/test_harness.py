@@ -95,8 +95,11 @@ def test_results_that_cannot_be_compared_are_refused_in_one_line(tmp_path):
     elsewhere = {**row, "hardware": {**row["hardware"], "name": "other"}}
     with pytest.raises(UserError, match="different hardware"):
         harness.compare([row], [elsewhere])
-    with pytest.raises(UserError, match="no case in common"):
-        harness.compare([row], [{**row, "name": "b"}])
+    for other in ({**row, "name": "b"}, {**row, "configuration": {**row["configuration"], "batch": 3}}):
+        with pytest.raises(UserError, match="no case of the same settings in common"):
+            harness.compare([row], [other])
+    measured = {**row, "configuration": {**row["configuration"], "peak_tflops": {"median": 1.5}}}
+    assert harness.compare([row], [measured])[0]["verdict"] == "same"
     for text in ("no json", json.dumps({"a": 1}), json.dumps([{"a": 1}])):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match="--json"):

@@ -130,6 +130,7 @@ def test_the_command_exports_a_run(tiny, tmp_path, capsys):
     assert all(map(torch.equal, copied.state_dict().values(), first.state_dict().values()))
     for wrong, words in (
         (["--format", "timm", "--to", str(folder)], "already exists"),
+        (["--format", "timm", "--to", str(config.output / "model" / "copy")], "lies in the model"),
         (["--format", "timm"], "--to FOLDER"),
         (["--format", "timm", "--to", str(tmp_path / "x"), "--with-normalisation"], "leave out"),
         (["--format", "pt2", "--to", str(folder)], "is a folder"),
