@@ -40,6 +40,7 @@ LOADERS: dict[str, Callable[[Setup], Loader]] = {**ENGINES, **PEERS}
 NATIVE = "fastsemi native"
 # A round of a fast loader is several passes, which start up once.
 MIN_SECONDS, MAX_PASSES = 0.5, 24
+SCALING = "fastsemi,full decode,paper,torchvision"
 SLOW = ("fastsemi reference",)  # one thread by design: measured when asked for by name
 
 
@@ -181,13 +182,16 @@ def _say(text: str) -> None:
 
 
 def scaling(args: argparse.Namespace, folder: Path, work: Path) -> list[dict[str, Any]]:
-    """Rows of part `views` with the thread counts of `--scaling`, each in a process of its own."""
+    """Rows of part `views` with the thread counts of `--scaling`, each in a process of its own.
+
+    Of the peers only some, unless `--only` names them: one point more of each is not worth its time.
+    """
     rows = []
     for threads in args.scaling:
         out = work / f"threads-{threads}.json"
         options = {"images": folder, "count": args.count, "threads": threads, "rounds": args.rounds}
         options |= {"batch": args.batch, "parts": "views", "json": out, "work": work}
-        options |= {"only": args.only} if args.only else {}
+        options["only"] = args.only or SCALING
         command = [sys.executable, "-m", "benchmarks.loaders"]
         command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parent.parent)
