@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -10,17 +10,43 @@ from torch import Tensor
 from fastsemi.kernels.reference.mix import MixMode, MixWeights
 from fastsemi.thresholds.base import PseudoLabels, ThresholdRule
 from fastsemi.thresholds.fixed import Fixed
-from fastsemi.thresholds.flexmatch import FlexMatch
-from fastsemi.thresholds.freematch import FreeMatch
-from fastsemi.thresholds.softmatch import SoftMatch
-
-if TYPE_CHECKING:
-    from fastsemi.stages.semi import SemiConfig
+from fastsemi.thresholds.flexmatch import FlexMatch, FlexMatchConfig
+from fastsemi.thresholds.freematch import FreeMatch, FreeMatchConfig
+from fastsemi.thresholds.softmatch import SoftMatch, SoftMatchConfig
 
 RuleName = Literal["fixed", "flexmatch", "freematch", "softmatch"]
 
 
-def create_rule(config: SemiConfig, *, classes: int, images: int, highest_id: int) -> ThresholdRule:
+class RuleSettings(Protocol):
+    """What the rules need of the stage's settings."""
+
+    @property
+    def threshold_rule(self) -> RuleName:
+        """Which rule."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """tau of `fixed` and `flexmatch`."""
+        ...
+
+    @property
+    def flexmatch(self) -> FlexMatchConfig:
+        """Options of that rule."""
+        ...
+
+    @property
+    def freematch(self) -> FreeMatchConfig:
+        """Options of that rule."""
+        ...
+
+    @property
+    def softmatch(self) -> SoftMatchConfig:
+        """Options of that rule."""
+        ...
+
+
+def create_rule(config: RuleSettings, *, classes: int, images: int, highest_id: int) -> ThresholdRule:
     """The rule that `threshold_rule` names, with its state at the start of training.
 
     Args:
