@@ -55,7 +55,7 @@ clean:
 	rm -rf runs data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The tables and plots of the docs, measured here: under ten minutes on two idle cores.
-BENCH_LOADERS ?= --count 192 --rounds 5 --scaling 1
+BENCH_LOADERS ?= --count 128 --rounds 5 --scaling 1
 BENCH_STEPS ?= --batch 3 --no-compile
 BENCH_END ?= --batch 1 --steps 1
 BENCH_INDEX ?= --files 50000
