@@ -54,7 +54,7 @@ data/fashion-mnist:
 clean:
 	rm -rf runs data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-# The tables and plots of the docs, measured here: under ten minutes on two idle cores.
+# The tables and plots of the docs, measured here: about ten minutes on two idle cores.
 BENCH_LOADERS ?= --count 128 --rounds 5 --scaling 1
 BENCH_STEPS ?= --batch 3 --no-compile
 BENCH_END ?= --batch 1 --steps 1
@@ -77,8 +77,8 @@ bench-compare: ## what became slower between the newest two results of this mach
 	$(BIN)/python -m benchmarks.compare $(OLD) $(NEW)
 
 # On a machine with a GPU, with that machine's own Python: nothing is installed. PYTHON=... chooses it.
-gpu: ## under nine minutes
+gpu: ## planned for nine minutes; not measured yet
 	$(PYTHON) -m benchmarks.gpu_suite
 
-gpu-quick: ## three minutes
+gpu-quick: ## planned for three
 	$(PYTHON) -m benchmarks.gpu_suite --quick

@@ -1,4 +1,4 @@
-"""All that a GPU is wanted for, in one command of under nine minutes.
+"""All that a GPU is wanted for, in one command planned for nine minutes.
 
     python -m benchmarks.gpu_suite [--quick] [--tiny] [--out FOLDER] [--only PART,PART]
 
@@ -6,8 +6,8 @@ Works from a bare copy of the tree, without network or installation, where PyTor
 needs more is skipped by name. Each part is a process with a time limit of its own, so one that fails or hangs
 costs no other; results are written after each. They go to `benchmarks/results/<gpu>-<date>/`: a JSON file a
 part, `suite.json` with how each ended, `README.md` with the tables, and plots where Matplotlib is there.
-`--quick` takes three minutes. `--tiny` runs every part on a CPU with tiny sizes and Triton's interpreter, to
-know that the suite works.
+`--quick` is planned for three minutes. `--tiny` runs every part on a CPU with tiny sizes and Triton's
+interpreter, to know that the suite works.
 """
 
 from __future__ import annotations
