@@ -59,26 +59,26 @@ BENCH_LOADERS ?= --count 128 --rounds 5 --scaling 1
 BENCH_STEPS ?= --batch 3 --no-compile
 BENCH_END ?= --batch 1 --steps 1
 BENCH_INDEX ?= --files 50000
-BENCH_OUT ?= benchmarks/results/$(shell $(BIN)/python -m benchmarks.environment)
+BENCH_OUT ?= benchmarks/results/$(shell $(BIN)/python -m benchmarks.harness.environment)
 
 .PHONY: bench bench-compare gpu gpu-quick
 bench: env
 	$(BIN)/python -m benchmarks.loaders $(BENCH_LOADERS) --json $(BENCH_OUT)/loaders.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.kernels --json $(BENCH_OUT)/kernels.json --plots $(BENCH_OUT)
-	$(BIN)/python -m benchmarks.augment --json $(BENCH_OUT)/augment.json
+	$(BIN)/python -m benchmarks.ops.augmentation --json $(BENCH_OUT)/augment.json
 	$(BIN)/python -m benchmarks.steps $(BENCH_STEPS) --json $(BENCH_OUT)/steps.json --plots $(BENCH_OUT)
-	$(BIN)/python -m benchmarks.end_to_end $(BENCH_END) --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
-	$(BIN)/python -m benchmarks.profile_overhead --json $(BENCH_OUT)/profile_overhead.json
-	$(BIN)/python -m benchmarks.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json
-	$(BIN)/python -m benchmarks.compare --record $(BENCH_OUT)
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.step.end_to_end $(BENCH_END) --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.step.profile_overhead --json $(BENCH_OUT)/profile_overhead.json
+	$(BIN)/python -m benchmarks.loading.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json
+	$(BIN)/python -m benchmarks.harness.compare --record $(BENCH_OUT)
+	$(BIN)/python -m benchmarks.harness.tables
 
 bench-compare: ## what became slower between the newest two results of this machine, or OLD=... NEW=...
-	$(BIN)/python -m benchmarks.compare $(OLD) $(NEW)
+	$(BIN)/python -m benchmarks.harness.compare $(OLD) $(NEW)
 
 # On a machine with a GPU, with that machine's own Python: nothing is installed. PYTHON=... chooses it.
 gpu: ## planned for nine minutes; not measured yet
-	$(PYTHON) -m benchmarks.gpu_suite
+	$(PYTHON) -m benchmarks.gpu.suite
 
 gpu-quick: ## planned for three
-	$(PYTHON) -m benchmarks.gpu_suite --quick
+	$(PYTHON) -m benchmarks.gpu.suite --quick

@@ -1,0 +1,1 @@
+"""Device operations on batches: augmentation, mixing, pseudo labels, the two-label loss."""

@@ -9,13 +9,12 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
+from fastsemi.kernels.augment.cpu import augment_view
 from fastsemi.kernels.reference import mix as reference_mix
 from fastsemi.kernels.reference import pseudo_label as reference_pseudo_label
 from fastsemi.kernels.reference import soft_ce as reference_soft_ce
-from fastsemi.loaders.augment import augment_view
-
-KernelKind = Literal["auto", "triton", "torch"]
+from fastsemi.kernels.settings import KernelKind
 
 LEAST_CAPABILITY = (7, 0)  # Volta, the oldest GPU that the kernels are compiled for in the tests
 
@@ -121,10 +120,10 @@ def _trial(device: torch.device) -> _Obstacle | None:
 
 @functools.cache
 def _triton_kernels() -> Kernels:
-    from fastsemi.kernels import augment as triton_augment
-    from fastsemi.kernels import mix as triton_mix
     from fastsemi.kernels import pseudo_label as triton_pseudo_label
     from fastsemi.kernels import soft_ce as triton_soft_ce
+    from fastsemi.kernels.augment import operator as triton_augment
+    from fastsemi.kernels.mix import operator as triton_mix
 
     class TritonKernels(Kernels):
         name = "triton"

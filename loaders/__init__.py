@@ -1,0 +1,1 @@
+"""From files to planned batches of uint8 views, ahead of the training step."""

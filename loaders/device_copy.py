@@ -13,13 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.batch import LoadedBatch, PlannedBatch
+from fastsemi.common.errors import UserError
+from fastsemi.common.spans import record
 from fastsemi.loaders.engines.base import Engine
-from fastsemi.loaders.packing import pack, planned_arrays, unpack
+from fastsemi.loaders.plan.packing import pack, planned_arrays, unpack
+from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.loaders.prefetch import BadImages, Loader, Prefetcher, put_unless
 from fastsemi.loaders.slots import Copy, DeviceSlots, SlotRing, Slots
-from fastsemi.profiling.spans import record
 
 AHEAD = 2  # batches that wait on the device
 

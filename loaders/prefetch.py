@@ -16,9 +16,9 @@ from typing import Self, TypeVar
 import numpy as np
 import torch
 
-from fastsemi.errors import BadImageError, UserError
-from fastsemi.loaders.batch import LoadedBatch, PlannedBatch
+from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.engines.base import Engine, Pending
+from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.loaders.slots import RecycledSlots, Slots
 
 T = TypeVar("T")

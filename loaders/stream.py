@@ -9,27 +9,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.batch import MixPlan, PlannedBatch, ViewPlan
-from fastsemi.loaders.index import Index
-from fastsemi.loaders.plan import AugmentConfig, View, epoch_order, plan_mix, plan_view
-from fastsemi.loaders.windows import centre_crop
-
-
-@dataclass(frozen=True)
-class MixConfig:
-    """Mixing of two images: mixup or cutmix, with probability 1/2 each when both are on."""
-
-    mixup: float = 0.8
-    """alpha of mixup's Beta distribution; 0 for no mixup."""
-    cutmix: float = 1.0
-    """alpha of cutmix's Beta distribution; 0 for no cutmix."""
-
-    def __post_init__(self) -> None:
-        """Refuse negative alphas."""
-        for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
-            if not 0 <= value < np.inf:
-                raise UserError(f"{name} is {value}; give a positive alpha, or 0 to turn it off")
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.index import Index
+from fastsemi.loaders.plan.draws import AugmentConfig, View, epoch_order, plan_mix, plan_view
+from fastsemi.loaders.plan.mixing import MixConfig
+from fastsemi.loaders.plan.types import MixPlan, PlannedBatch, ViewPlan
+from fastsemi.loaders.plan.windows import centre_crop
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def shapes(tmp_path_factory):
 @pytest.fixture
 def tiny(shapes, tmp_path):
     """The function `tiny(*options)`: a configuration of three stages that trains in a second or two."""
-    from fastsemi import config as configuration
+    from fastsemi.run import config as configuration
 
     preset = tmp_path / "tiny.yaml"
     preset.write_text(

@@ -6,15 +6,15 @@ import os
 import sys
 from pathlib import Path
 
-from fastsemi.errors import UserError
-from fastsemi.options import Parser, command_parser
+from fastsemi.commands.options import Parser, command_parser
+from fastsemi.common.errors import UserError
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi data` with the words that follow it; returns the exit code."""
     if arguments[:1] == ["beton"]:
         return _beton(arguments[1:])
-    from fastsemi import datasets
+    from fastsemi.tools import datasets
 
     writers = {"digits": datasets.write_digits, "fashion-mnist": datasets.write_fashion_mnist}
     parser = Parser(
@@ -30,10 +30,10 @@ def main(command: str, arguments: list[str]) -> int:
 
 
 def _beton(arguments: list[str]) -> int:
-    from fastsemi.loaders import beton
-    from fastsemi.loaders.index import MAX_PIXELS
+    from fastsemi.loaders import write_beton as beton
+    from fastsemi.loaders.index.index import MAX_PIXELS
     from fastsemi.loaders.prefetch import BadImages
-    from fastsemi.loaders.sources.select import open_source
+    from fastsemi.loaders.sources.open import open_source
 
     default = beton.Encoding()
     parser = command_parser("data beton", "Pack images into a .beton, the file of FFCV.")

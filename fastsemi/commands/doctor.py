@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -16,8 +16,8 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
-    from fastsemi.doctor.diagnose import diagnose, show, to_json, works
-    from fastsemi.progress import QuietConsole
+    from fastsemi.common.progress import QuietConsole
+    from fastsemi.tools.doctor.diagnose import diagnose, show, to_json, works
 
     checks = list(diagnose(config, data=bool(options.config)))
     if options.json:

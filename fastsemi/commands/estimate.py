@@ -6,16 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-from fastsemi.errors import UserError
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import add_size_options, command_parser, configure
+from fastsemi.common.errors import UserError
 
 GPUS_PER_NODE = 8
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi estimate` with the words that follow it; returns the exit code."""
-    from fastsemi.cost.sizes import add_size_options
-
     parser = command_parser("estimate", "Steps, memory, loader rate and hours of a run before it is started.")
     parser.add_argument("--gpu", default="h100", help="what the run goes on: v100, a100-80, h100, ...")
     parser.add_argument("--gpus", type=int, default=1, help="how many, on all nodes together")
@@ -23,7 +21,7 @@ def main(command: str, arguments: list[str]) -> int:
     parser.add_argument("--utilisation", type=float, default=0.4, help="of the GPU's peak, where unmeasured")
     parser.add_argument("--images_per_s", type=float, help="measured on one such GPU; needs a single stage")
     parser.add_argument(
-        "--measured", type=Path, action="append", help="results of python -m benchmarks.steps --json"
+        "--measured", type=Path, action="append", help="results of python -m benchmarks.step.steps --json"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_size_options(parser)
@@ -34,15 +32,15 @@ def main(command: str, arguments: list[str]) -> int:
         raise UserError(
             "--images_per_s is the rate of one stage, and there are several; add --stages '[semi]' or another"
         )
-    from fastsemi.cost.hardware import find_gpu
-    from fastsemi.cost.rates import committed_results
-    from fastsemi.cost.report import show, to_json
-    from fastsemi.cost.sizes import open_data
-    from fastsemi.cost.stages import Job, cost_stage, plan_stage
-    from fastsemi.progress import QuietConsole
+    from fastsemi.common.progress import QuietConsole
+    from fastsemi.tools.estimate.cost_table import show, to_json
+    from fastsemi.tools.estimate.gpus import find_gpu
+    from fastsemi.tools.estimate.rates import committed_results
+    from fastsemi.tools.estimate.sizes import open_data
+    from fastsemi.tools.estimate.stages import Cluster, cost_stage, plan_stage
 
     nodes = -(-options.gpus // GPUS_PER_NODE) if options.nodes is None else options.nodes
-    job = Job(
+    job = Cluster(
         find_gpu(options.gpu),
         options.gpus,
         nodes,

@@ -5,34 +5,35 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
+from fastsemi.parallel.launch import one_report
 
 if TYPE_CHECKING:
-    from fastsemi.config import Config
-    from fastsemi.evaluate import Accuracy
+    from fastsemi.run.config import Config
+    from fastsemi.training.evaluate import Accuracy
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi evaluate` with the words that follow it; returns the exit code."""
-    from fastsemi import distributed
-
     parser = command_parser("evaluate", "Accuracy of a run's model on the evaluation images.")
-    with distributed.one_report():
+    with one_report():
         _, config = configure(parser, arguments)
     if config is None:
         return 0
-    with distributed.session(config.distributed, distributed.local_device(config.device)):
+    from fastsemi.parallel import processes
+
+    with processes.session(config.distributed, processes.local_device(config.device)):
         score = _evaluate(config)
-        if distributed.is_main():
+        if processes.is_main():
             sys.stdout.write(f"top-1 {score.top1:.2f} %, top-5 {score.top5:.2f} %, {score.images} images\n")
     return 0
 
 
 def _evaluate(config: Config) -> Accuracy:
     """The accuracy of a finished run; its images are dealt out to the processes."""
-    from fastsemi.broken import share_broken
-    from fastsemi.evaluate import evaluate
-    from fastsemi.predict import trained_run
+    from fastsemi.run.trained import trained_run
+    from fastsemi.training.broken import share_broken
+    from fastsemi.training.evaluate import evaluate
 
     with trained_run(config) as run:
         models, batch = {"model": run.model}, config.eval_batch

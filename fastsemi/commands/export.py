@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastsemi.errors import UserError
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
+from fastsemi.common.errors import UserError
+from fastsemi.run.folder import RunFolder
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -30,14 +31,16 @@ def main(command: str, arguments: list[str]) -> int:
         return 0
     import torch
 
+    from fastsemi.common.precision import Precision
     from fastsemi.models.export import copy_model, export, require_onnx
-    from fastsemi.precision import Precision
-    from fastsemi.predict import load_trained
+    from fastsemi.run.trained import load_trained
 
     to = options.to or config.output / f"model.{options.format}"
     if options.format == "timm":
         if options.to is None:
-            raise UserError(f"{config.output / 'model'} is the timm folder; give --to FOLDER to copy it")
+            raise UserError(
+                f"{RunFolder(config.output).model} is the timm folder; give --to FOLDER to copy it"
+            )
         if options.with_normalisation:
             raise UserError(
                 "a timm folder holds mean and deviation as settings; leave out --with_normalisation"
@@ -48,7 +51,7 @@ def main(command: str, arguments: list[str]) -> int:
         require_onnx()
     model, _ = load_trained(config, Precision.select("fp32", torch.device("cpu")))
     if options.format == "timm":
-        copy_model(config.output / "model", to)
+        copy_model(RunFolder(config.output).model, to)
         sys.stdout.write(f"{to}\n")
         return 0
     difference = export(model, to, options.format, with_normalisation=options.with_normalisation)

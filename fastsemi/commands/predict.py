@@ -6,28 +6,28 @@ import collections
 import sys
 from pathlib import Path
 
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
+from fastsemi.parallel.launch import one_report
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi predict` with the words that follow it; returns the exit code."""
-    from fastsemi import distributed
-
     parser = command_parser("predict", "Classify images into a CSV of path, class and confidence.")
     parser.add_argument(
         "images",
         help="folder of images, sub-folders included; or .tar, .beton or .parquet files, a pattern of them",
     )
     parser.add_argument("--csv", type=Path, default=Path("predictions.csv"), help="file to write")
-    with distributed.one_report():
+    with one_report():
         options, config = configure(parser, arguments)
     if config is None:
         return 0
-    from fastsemi.predict import predict, write_csv
+    from fastsemi.parallel import processes
+    from fastsemi.run.trained import predict, write_csv
 
-    with distributed.session(config.distributed, distributed.local_device(config.device)):
+    with processes.session(config.distributed, processes.local_device(config.device)):
         rows = predict(config, options.images)
-        if distributed.is_main():
+        if processes.is_main():
             count = write_csv(rows, options.csv)
             sys.stdout.write(f"{count} predictions in {options.csv}\n")
         else:

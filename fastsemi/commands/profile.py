@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi profile` with the words that follow it; returns the exit code."""
-    from fastsemi.errors import UserError
+    from fastsemi.common.errors import UserError
 
     parser = command_parser(
         "profile",
@@ -27,9 +27,9 @@ def main(command: str, arguments: list[str]) -> int:
     for name, least in (("steps", 2), ("warmup", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
-    from fastsemi.profiling.profile import profile
-    from fastsemi.profiling.report import show, write
-    from fastsemi.progress import QuietConsole
+    from fastsemi.common.progress import QuietConsole
+    from fastsemi.tools.profile.output import show, write
+    from fastsemi.tools.profile.profile import profile
 
     console = QuietConsole()
     result = profile(

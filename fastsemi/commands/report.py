@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import BooleanOptionalAction
 
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
-    from fastsemi.report.page import write_report
+    from fastsemi.tools.report.page import write_report
 
     sys.stdout.write(f"{write_report(config, evaluate=options.evaluate)}\n")
     return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastsemi.errors import UserError
-from fastsemi.options import command_parser, split
+from fastsemi.commands.options import command_parser, split
+from fastsemi.common.errors import UserError
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -45,10 +45,11 @@ def main(command: str, arguments: list[str]) -> int:
         raise UserError("--jobs must be at least 1 and --threads 0 or more")
     seeds = _seeds(options.seeds)
 
-    from fastsemi.progress import QuietConsole
-    from fastsemi.study import grid, show
-    from fastsemi.study.jobs import plan
-    from fastsemi.study.runner import Interrupted, Options, Runner
+    from fastsemi.common.progress import QuietConsole
+    from fastsemi.tools.study import show
+    from fastsemi.tools.study import table as grid
+    from fastsemi.tools.study.jobs import plan
+    from fastsemi.tools.study.runner import Interrupted, Options, Runner
 
     console = QuietConsole()
     study = grid.load(options.file, configs=options.config, overrides=overrides, only=options.only)

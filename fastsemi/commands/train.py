@@ -7,37 +7,37 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import add_size_options, command_parser, configure
+from fastsemi.parallel.launch import one_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastsemi.config import Config
+    from fastsemi.run.config import Config
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi train`, or one stage alone, with the words that follow; returns the exit code."""
     stage = None if command == "train" else command
     what = f"Run stage {stage} alone." if stage else "Run all stages, skipping finished ones."
-    from fastsemi import distributed
-    from fastsemi.cost.sizes import add_size_options
 
     parser = command_parser(command, what)
     parser.add_argument("--dry_run", action="store_true", help="build all on the meta device, train nothing")
     add_size_options(parser)
-    with distributed.one_report():
+    with one_report():
         options, config = configure(parser, arguments)
     if config is None:
         return 0
     if options.dry_run:
         return _dry_run(config, [stage] if stage else list(config.stages), options)
-    from fastsemi.progress import Progress, QuietConsole
-    from fastsemi.run import Run
-    from fastsemi.signals import Interrupted
-    from fastsemi.summary import summary_table
+    from fastsemi.common.progress import Progress, QuietConsole
+    from fastsemi.parallel import processes
+    from fastsemi.parallel.stop import Interrupted
+    from fastsemi.run.run import Run
+    from fastsemi.run.summary import summary_table
 
-    with distributed.session(config.distributed, distributed.local_device(config.device)):
-        is_main = distributed.is_main()
+    with processes.session(config.distributed, processes.local_device(config.device)):
+        is_main = processes.is_main()
         console = QuietConsole(quiet=not is_main)
         run = Run(config, Progress(console))
         try:
@@ -58,7 +58,7 @@ def _report(config: Config, console: Console) -> None:
     """Write the page about the run, whose weights and figures are safe by now."""
     logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # which engine runs has been said
     try:
-        from fastsemi.report.page import write_report
+        from fastsemi.tools.report.page import write_report
 
         text = f"report: {write_report(config, evaluate=False)}"
     except Exception as error:  # whatever a library for drawing raises: it must not fail the run
@@ -68,8 +68,8 @@ def _report(config: Config, console: Console) -> None:
 
 
 def _dry_run(config: Config, stages: Any, options: Namespace) -> int:
-    from fastsemi.dry_run import dry_run, show
-    from fastsemi.progress import QuietConsole
+    from fastsemi.common.progress import QuietConsole
+    from fastsemi.tools.estimate.dry_run import dry_run, show
 
     show(*dry_run(config, stages, options), QuietConsole())
     return 0

@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from fastsemi.errors import UserError
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
+from fastsemi.common.errors import UserError
 
 
 def seconds(text: str) -> float:
@@ -41,10 +41,10 @@ def main(command: str, arguments: list[str]) -> int:
         raise UserError(f"--out {options.out}: the folder {options.out.parent} does not exist; make it")
     from rich.table import Table
 
-    from fastsemi.files import replacing
-    from fastsemi.hardware import hardware
-    from fastsemi.progress import QuietConsole
-    from fastsemi.tuning import Bench, search, table_rows, to_yaml
+    from fastsemi.common.files import replacing
+    from fastsemi.common.hardware import hardware
+    from fastsemi.common.progress import QuietConsole
+    from fastsemi.tools.profile.tuning import Bench, search, table_rows, to_yaml
 
     def say(text: str) -> None:
         sys.stderr.write(f"measuring {text}\n")

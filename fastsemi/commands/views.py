@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastsemi.options import command_parser, configure
+from fastsemi.commands.options import command_parser, configure
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -17,7 +17,7 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
-    from fastsemi.grid import draw_views
+    from fastsemi.tools.report.examples import draw_views
 
     draw_views(config, options.png, count=options.count, step=options.step)
     sys.stdout.write(f"{options.png}\n")

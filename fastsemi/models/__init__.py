@@ -1,0 +1,1 @@
+"""Networks: timm models as the paper builds them, weights in, trained models out."""

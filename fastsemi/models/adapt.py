@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.models.formats import Weights
 
 # The two names of a ViT's last norm: before the pooling, or after it where patches are averaged.

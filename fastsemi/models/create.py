@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -14,8 +12,9 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models import VisionTransformer, is_model_in_modules
 from torch import nn
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
+from fastsemi.models.settings import ModelConfig
 
 # Modules of timm whose networks choose between their class token and the average of their patches.
 _TOKEN_FAMILIES = (
@@ -27,29 +26,6 @@ _TOKEN_FAMILIES = (
     "cait",
     "eva",
 )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which network, and its shape."""
-
-    name: str = "vit_base_patch16_224"
-    """A timm model name (`timm.list_models()`)."""
-    args: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of `timm.create_model`, for example patch_size, embed_dim, depth, num_heads."""
-    pool: Literal["avg", "token", "default"] = "avg"
-    """What a ViT's classifier sees: the average of the patch tokens, the class token, or its default."""
-    pos_embed: Literal["learn", "sincos"] = "learn"
-    """Position embedding of ViTs: learnable, or fixed sine-cosine (for training from scratch)."""
-    head_init_scale: float = 0.001
-    """Factor on the classifier's initial weights before fine-tuning."""
-    weights: Path | None = None
-    """Weights to start from: MAE, DINO, MoCo-v3, timm and others, .pth or .safetensors; none for random."""
-    keep_head: bool = False
-    """Whether weights bring a trained classifier of the same classes; it is then kept, and not scaled."""
-    activation_checkpointing: bool = False
-    """Keep only the input of each block for the backward pass and compute the rest again: a third more
-    arithmetic for a fraction of the memory. The gradients are the same."""
 
 
 def create_model(
@@ -69,12 +45,7 @@ def create_model(
     Raises:
         UserError: Unknown model, arguments it does not take, or an image size its patches do not divide.
     """
-    kwargs = dict(config.args)
-    if _takes_image_size(config.name):
-        kwargs["img_size"] = image_size
-    # Others average by themselves; asked for a class token, they refuse below.
-    if config.pool == "token" or (config.pool == "avg" and is_model_in_modules(config.name, _TOKEN_FAMILIES)):
-        kwargs["global_pool"] = config.pool
+    kwargs = model_args(config, image_size)
     try:
         # No zero rate: some families know no drop path at all.
         model = timm.create_model(
@@ -88,11 +59,24 @@ def create_model(
             "change model.args, model.pool or drop_path"
         ) from error
     _check_patches(model, config.name, image_size)
-    # drop_path is training's business: the exported model is rebuilt without it.
-    model.fastsemi_args = kwargs  # type: ignore[assignment]
     if config.pos_embed == "sincos":
         fix_position_embedding(model, config.name)
     return model
+
+
+def model_args(config: ModelConfig, image_size: int) -> dict[str, Any]:
+    """The arguments of `timm.create_model` that shape the network; drop path is training's business.
+
+    Raises:
+        UserError: Unknown model.
+    """
+    kwargs = dict(config.args)
+    if _takes_image_size(config.name):
+        kwargs["img_size"] = image_size
+    # Others average by themselves; asked for a class token, they refuse.
+    if config.pool == "token" or (config.pool == "avg" and is_model_in_modules(config.name, _TOKEN_FAMILIES)):
+        kwargs["global_pool"] = config.pool
+    return kwargs
 
 
 def _takes_image_size(name: str) -> bool:
@@ -183,44 +167,3 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError, NotImplementedError):
         raise UserError(f"model {name} has no activation checkpointing in timm; {cure}") from None
-
-
-def export_timm(
-    model: nn.Module,
-    folder: Path,
-    *,
-    class_names: tuple[str, ...],
-    image_size: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    crop: float,
-) -> None:
-    """Save a model so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives the same logits.
-
-    Args:
-        model: A model of `create_model`.
-        folder: Where to write `config.json` and `model.safetensors`.
-        class_names: Names of the classes, by index.
-        image_size: Side of the input in pixels.
-        mean: Channel means that the input is normalised with.
-        std: Channel deviations.
-        crop: Evaluation crop fraction.
-    """
-    preprocessing = {
-        "input_size": (3, image_size, image_size),
-        "mean": mean,
-        "std": std,
-        "crop_pct": crop,
-        "interpolation": "bicubic",
-    }
-    model.pretrained_cfg = {**model.pretrained_cfg, **preprocessing}  # type: ignore
-    timm.models.save_for_hf(
-        model,
-        str(folder),
-        model_config={
-            "model_args": model.fastsemi_args,
-            "label_names": list(class_names),
-            "pretrained_cfg": preprocessing,
-        },
-        safe_serialization=True,
-    )

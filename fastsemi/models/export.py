@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.models.create import use_fused_attention
 
 Format = Literal["onnx", "pt2"]

@@ -11,7 +11,7 @@ from timm.models import VisionTransformer, checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 
 
 class MaskedAutoencoder(nn.Module):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import adapt, classifier_names
 from fastsemi.models.formats import Weights, recognise
 

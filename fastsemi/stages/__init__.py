@@ -1,0 +1,1 @@
+"""The paper: pretraining, fine-tuning, the semi-supervised stage, and what they are made of."""

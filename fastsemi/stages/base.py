@@ -2,83 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from fastsemi.data import Data, ImageSet
-from fastsemi.errors import UserError
+from fastsemi.common.schedule import CosineSchedule
+from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.loaders.stream import Stream
-from fastsemi.schedule import CosineSchedule, Duration
-from fastsemi.views import DeviceBatch
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """Length, batch and optimizer of a stage."""
-
-    section: ClassVar[str]  # of the configuration, for messages
-
-    length: Duration = Duration("100 epochs")
-    """How long to train: '100 epochs' or '5000 steps'."""
-    warmup: Duration = Duration("5 epochs")
-    """Linear warm-up of the learning rate, part of length."""
-    batch: int = 512
-    """Images that the learning rate refers to: in the semi stage the labelled ones."""
-    micro_batches: int = 1
-    """Into how many equal micro-batches a batch is cut; mixing partners are drawn inside them."""
-    base_lr: float = 1e-3
-    """Learning rate per 256 images: lr = base_lr * batch / 256."""
-    min_lr: float = 1e-6
-    """Learning rate at the end of the cosine."""
-    weight_decay: float = 0.05
-    """AdamW's weight decay; biases, norms, tokens and position embeddings have none."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's momenta."""
-    layer_decay: float = 1.0
-    """Factor on the learning rate from each layer to the one below."""
-    clip_grad: float | None = None
-    """Largest gradient norm; none for no clipping."""
-    eval_every: Duration = Duration("1 epochs")
-    """How often to evaluate; the end of the stage always is."""
-    checkpoint_every: Duration = Duration("1 epochs")
-    """How often to save a checkpoint; the end of the stage always is."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        for name in ("length", "eval_every", "checkpoint_every"):
-            self.require(name, getattr(self, name).value > 0, "be more than nothing")
-        for name in ("min_lr", "weight_decay"):
-            self.require(name, 0 <= getattr(self, name) < math.inf, "be finite and not negative")
-        self.require("clip_grad", self.clip_grad is None or self.clip_grad > 0, "be positive, or null")
-        self.require("betas", all(0 <= beta < 1 for beta in self.betas), "lie in [0, 1)")
-        for name in ("batch", "micro_batches"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        self.require("base_lr", 0 < self.base_lr < math.inf, "be positive and finite")
-        self.require("layer_decay", 0 < self.layer_decay <= 1, "lie in (0, 1]")
-
-    def require(self, name: str, holds: bool, rule: str) -> None:
-        """Refuse the value of a field unless a rule holds.
-
-        Raises:
-            UserError: It does not; the message names the field, its value and the rule.
-        """
-        if not holds:
-            raise UserError(f"{self.section}.{name} is {getattr(self, name)}; it must {rule}")
-
-    def require_fractions(self, *names: str) -> None:
-        """Refuse values of the named fields outside [0, 1)."""
-        for name in names:
-            self.require(name, 0 <= getattr(self, name) < 1, "lie in [0, 1)")
-
-    @property
-    def peak_lr(self) -> float:
-        """Learning rate after warm-up."""
-        return self.base_lr * self.batch / 256
+from fastsemi.stages.inputs import DeviceBatch
+from fastsemi.stages.stage_config import StageConfig
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 
 
 class Compaction:

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsemi.data import Data
+from fastsemi.common.spans import record
 from fastsemi.kernels.dispatch import Kernels
-from fastsemi.loaders.plan import AugmentConfig, View
-from fastsemi.loaders.stream import MixConfig, Stream
-from fastsemi.profiling.spans import record
-from fastsemi.schedule import Duration
-from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
-from fastsemi.teacher import EMATeacher
-from fastsemi.views import DeviceBatch, Views
-
-
-@dataclass(frozen=True)
-class FinetuneConfig(StageConfig):
-    """Supervised fine-tuning. The defaults are table 12 of the paper, ViT-B with 10 % of the labels."""
-
-    section = "finetune"
-
-    length: Duration = Duration("100 epochs")
-    batch: int = 512
-    base_lr: float = 2.5e-4
-    layer_decay: float = 0.65
-    drop_path: float = 0.1
-    """Largest drop-path rate; it grows linearly with depth."""
-    label_smoothing: float = 0.1
-    """s in (1 - s) * one-hot + s / C."""
-    mix: MixConfig = field(default_factory=MixConfig)
-    """Mixup and cutmix."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Augmentation of the images."""
-    ema: float = 0.0
-    """Momentum of an average of the weights, which is then the stage's result; 0 for none."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        super().__post_init__()
-        self.require_fractions("drop_path", "label_smoothing", "ema")
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.plan.draws import AugmentConfig, View
+from fastsemi.loaders.plan.mixing import MixConfig
+from fastsemi.loaders.stream import Stream
+from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
+from fastsemi.stages.finetune_config import FinetuneConfig
+from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.stage_config import StageConfig
+from fastsemi.stages.teacher import EMATeacher
 
 
 @dataclass(frozen=True)

@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from timm.models import VisionTransformer
 from torch import nn
 
-from fastsemi.data import Data
-from fastsemi.errors import UserError
-from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.common.errors import UserError
+from fastsemi.common.spans import record
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.plan.draws import View
 from fastsemi.loaders.stream import Stream
 from fastsemi.models.adapt import classifiers
 from fastsemi.models.mae import MaskedAutoencoder
-from fastsemi.profiling.spans import record
-from fastsemi.schedule import Duration
-from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
-from fastsemi.views import DeviceBatch, Views
-
-
-@dataclass(frozen=True)
-class PretrainConfig(StageConfig):
-    """Masked autoencoder (MAE)."""
-
-    section = "pretrain"
-
-    length: Duration = Duration("800 epochs")
-    warmup: Duration = Duration("40 epochs")
-    batch: int = 4096
-    base_lr: float = 1.5e-4
-    min_lr: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    mask_ratio: float = 0.75
-    """Fraction of the patches that is hidden."""
-    decoder_dim: int = 512
-    """Width of the decoder."""
-    decoder_depth: int = 8
-    """Blocks of the decoder."""
-    decoder_heads: int = 16
-    """Attention heads of the decoder."""
-    augment: AugmentConfig = field(
-        default_factory=lambda: AugmentConfig(area=(0.2, 1.0), randaugment="", erase=0.0)
-    )
-    """The view that is masked: crop and flip."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        super().__post_init__()
-        self.require("mask_ratio", 0 < self.mask_ratio < 1, "lie in (0, 1)")
-        for name in ("decoder_dim", "decoder_depth", "decoder_heads"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        divides = not (self.decoder_dim % self.decoder_heads or self.decoder_dim % 4)
-        self.require(
-            "decoder_dim", divides, f"be a multiple of 4 and of decoder_heads ({self.decoder_heads})"
-        )
+from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
+from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.pretrain_config import PretrainConfig
 
 
 class Pretrain(Stage):

@@ -2,96 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastsemi.data import Data
-from fastsemi.errors import UserError
-from fastsemi.kernels.reference.mix import MixMode, MixWeights
-from fastsemi.loaders.plan import AugmentConfig, View
-from fastsemi.loaders.stream import MixConfig, Stream
-from fastsemi.profiling.spans import record
-from fastsemi.schedule import Duration
-from fastsemi.stages.base import Ratio, Role, Stage, StageConfig, StepOutput
+from fastsemi.common.spans import record
+from fastsemi.kernels.reference.mix import MixWeights
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.plan.draws import View
+from fastsemi.loaders.plan.mixing import MixConfig
+from fastsemi.loaders.stream import Stream
+from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.compaction import Compaction, skips_rejected
 from fastsemi.stages.finetune import labelled_role, mix_labelled
-from fastsemi.teacher import EMATeacher, TeacherDtype
-from fastsemi.thresholds.base import PseudoLabels
-from fastsemi.thresholds.flexmatch import FlexMatchConfig
-from fastsemi.thresholds.freematch import FreeMatchConfig
-from fastsemi.thresholds.select import RuleName, create_rule, mixed_weights, mixing_inputs
-from fastsemi.thresholds.softmatch import SoftMatchConfig
-from fastsemi.views import DeviceBatch, Views
-
-
-@dataclass(frozen=True)
-class SemiConfig(StageConfig):
-    """Semi-supervised fine-tuning. The defaults are table 13 of the paper, ViT-B with 10 % of the labels."""
-
-    section = "semi"
-
-    length: Duration = Duration("100 epochs")
-    """How long to train; an epoch is one pass over the unlabelled images."""
-    batch: int = 128
-    """Labelled images per step, Nl."""
-    base_lr: float = 1e-3
-    layer_decay: float = 0.75
-    unlabelled_ratio: int = 5
-    """Unlabelled images per labelled one: Nu = ratio * Nl."""
-    loss_weight: float = 5.0
-    """Weight of the unlabelled loss, mu."""
-    threshold: float = 0.5
-    """Least confidence of a pseudo label that counts, tau."""
-    threshold_rule: RuleName = "fixed"
-    """What makes a pseudo label count: fixed (the paper's tau), flexmatch, freematch or softmatch."""
-    flexmatch: FlexMatchConfig = field(default_factory=FlexMatchConfig)
-    """Options of the rule flexmatch."""
-    freematch: FreeMatchConfig = field(default_factory=FreeMatchConfig)
-    """Options of the rule freematch."""
-    softmatch: SoftMatchConfig = field(default_factory=SoftMatchConfig)
-    """Options of the rule softmatch."""
-    momentum: float = 0.9999
-    """Momentum of the teacher, m; 0 is FixMatch."""
-    teacher_dtype: TeacherDtype = "fp32"
-    """Weights that the teacher runs with: fp32, or a copy in bf16 or fp16 of its fp32 average, which is then
-    cast once a step and not in each pass."""
-    mixing: MixMode = "prob"
-    """Mixing of unlabelled images: none, pseudo, pseudo_plus or prob (probabilistic pseudo mixup)."""
-    mix: MixConfig = field(default_factory=MixConfig)
-    """Mixup and cutmix of unlabelled images; with mixing prob an alpha only says whether it is on."""
-    labelled_mix: MixConfig = field(default_factory=MixConfig)
-    """Mixup and cutmix of labelled images."""
-    drop_path: float = 0.1
-    """Largest drop-path rate of the student."""
-    skip_rejected: bool | None = None
-    """Keep rejected samples out of the student; null: yes, unless it has batch norm."""
-    label_smoothing: float = 0.1
-    """s in (1 - s) * one-hot + s / C, for labels and pseudo labels."""
-    weak: AugmentConfig = field(
-        default_factory=lambda: AugmentConfig(color_jitter=0.4, randaugment="", erase=0.0)
-    )
-    """The view that the teacher labels."""
-    strong: AugmentConfig = field(default_factory=AugmentConfig)
-    """The view that the student learns from."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Augmentation of labelled images."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        super().__post_init__()
-        self.require_fractions("drop_path", "label_smoothing", "momentum")
-        self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
-        self.require("loss_weight", 0 <= self.loss_weight < math.inf, "be finite and not negative")
-        if self.mixing != "none" and not (self.mix.mixup or self.mix.cutmix):
-            raise UserError(
-                "semi.mix turns both mixup and cutmix off; set semi.mixing to none to mix nothing"
-            )
-        self.require("unlabelled_ratio", self.unlabelled_ratio >= 1, "be at least 1")
+from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.semi_config import SemiConfig
+from fastsemi.stages.teacher import EMATeacher
+from fastsemi.stages.thresholds.base import PseudoLabels
+from fastsemi.stages.thresholds.rules import create_rule, mixed_weights, mixing_inputs
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 
 namespace fastsemi {
 
-// In the order of RANDAUGMENT_OPS (loaders/batch.py), which says what each argument means.
+// In the order of RANDAUGMENT_OPS (loaders/plan/types.py), which says what each argument means.
 enum class AugmentOp {
     none = -1,
     autocontrast,

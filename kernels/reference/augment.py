@@ -39,7 +39,7 @@ def apply_op(name: str, images: Tensor, arg: Tensor, *, fill: warp.Fill, interpo
     Args:
         name: A key of `COLOR_OPS` or `WARP_OPS`.
         images: [b, H, W, 3] uint8, contiguous; not modified.
-        arg: [b] float32 on the same device; its meaning is given in `fastsemi.loaders.batch.RANDAUGMENT_OPS`.
+        arg: [b] float32 on the same device; its meaning: `loaders.plan.types.RANDAUGMENT_OPS`.
         fill: Colour outside the image, red, green, blue in 0..255.
         interpolation: "bilinear" or "bicubic".
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 
 MixMode = Literal["none", "pseudo", "pseudo_plus", "prob"]
 

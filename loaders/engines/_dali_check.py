@@ -11,8 +11,8 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.folder import FolderSource
 

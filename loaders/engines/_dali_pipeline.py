@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nvidia import dali
 from PIL import Image
 
-from fastsemi.loaders.engines.dali import DaliOptions
+from fastsemi.loaders.engines.settings import DaliOptions
 
 fn: Any = dali.fn
 types: Any = dali.types  # their stubs miss what is made at run time

@@ -17,7 +17,7 @@ from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 from numba import njit
 
-from fastsemi.loaders.beton_format import JPEG_MODE
+from fastsemi.loaders.sources.beton_format import JPEG_MODE
 
 # The records that the operation reads, one an image: what it needs of FFCV's metadata, and the number of
 # stored bytes, for which FFCV would search its table.

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsemi.errors import BadImageError, UserError
+from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.common.spans import record
 from fastsemi.loaders.engines.reference import check_size, decode_rgb
-from fastsemi.profiling.spans import record
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 CURE = (

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 
 
@@ -57,7 +57,7 @@ class Engine(ABC):
     def stage_seconds(self) -> dict[str, float]:
         """Seconds its threads have spent so far, by stage (`read`, `decode`, `resize`), summed over threads.
 
-        Empty where the engine's threads report themselves (`fastsemi.profiling.spans`) or cannot tell.
+        Empty where the engine's threads report themselves (`fastsemi.common.spans`) or cannot tell.
         """
         return {}
 

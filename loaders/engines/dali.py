@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsemi.errors import BadImageError, UserError
-from fastsemi.loaders.batch import PlannedBatch, ViewPlan
+from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.engines._dali_check import Router
-from fastsemi.loaders.engines._dali_options import DaliOptions as DaliOptions  # for other modules
-from fastsemi.loaders.engines._dali_options import Decode
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.engines.reference import ReferenceEngine
+from fastsemi.loaders.engines.settings import DaliOptions as DaliOptions
+from fastsemi.loaders.engines.settings import Decode
+from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.folder import FolderSource
 

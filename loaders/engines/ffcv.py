@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsemi.errors import BadImageError, UserError
-from fastsemi.loaders.batch import PlannedBatch, ViewPlan
-from fastsemi.loaders.beton_format import JPEG_MODE, RAW_MODE
+from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.engines.thread_pool import Futures
+from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.beton import BetonSource
+from fastsemi.loaders.sources.beton_format import JPEG_MODE, RAW_MODE
 
 CURE = (
     "install FFCV's libraries (Debian: apt install pkg-config libopencv-dev libturbojpeg0-dev), then "

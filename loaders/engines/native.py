@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.common.errors import BadImageError
+from fastsemi.common.spans import record
 from fastsemi.loaders.engines._native_op import Operator, Ticket, available
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.engines.reference import Done
 from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
+from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
-from fastsemi.profiling.spans import record
 
 logger = logging.getLogger(__name__)
 

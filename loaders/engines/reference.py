@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.engines.base import Engine, Pending
+from fastsemi.loaders.plan.types import PlannedBatch
 
 
 def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:

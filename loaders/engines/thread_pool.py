@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.batch import PlannedBatch
+from fastsemi.common.errors import BadImageError
+from fastsemi.common.spans import record
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.engines.reference import check_size, decode_rgb
+from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
-from fastsemi.profiling.spans import record
 
 try:
     import simplejpeg

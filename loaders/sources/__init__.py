@@ -1,0 +1,1 @@
+"""Where the bytes of images come from: folders, tar shards, .beton, Parquet."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from numpy.typing import NDArray
 
-from fastsemi.errors import BadImageError
+from fastsemi.common.errors import BadImageError
 
 
 class Source(Protocol):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.beton_format import RAW_MODE, read_beton
-from fastsemi.loaders.packed import Found, build_packed
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.packed_index import Found, build_packed
+from fastsemi.loaders.sources.beton_format import RAW_MODE, read_beton
 from fastsemi.loaders.sources.packed import PackedSource
 
 

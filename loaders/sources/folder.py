@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.index import Index
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.index.index import Index
 from fastsemi.loaders.sources.base import read_each
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.packed import PackedIndex
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.index.packed_index import PackedIndex
 from fastsemi.loaders.sources.base import read_each
 
 _OPEN_FILES = 128  # a set of more files opens the rest anew for each read

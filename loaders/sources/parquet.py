@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fastsemi.errors import BadImageError, UserError
-from fastsemi.loaders.packed import build_packed
+from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.index.packed_index import build_packed
 from fastsemi.loaders.sources.packed import PackedSource
 
 # pyarrow's names of Parquet's codecs; an index stores positions in this tuple

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.packed import Found, image_size
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.packed_index import Found, image_size
 from fastsemi.loaders.sources.parquet import CODECS
 
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.packed import Found, build_packed, stored_size
-from fastsemi.loaders.scan import IMAGE_EXTENSIONS
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.packed_index import Found, build_packed, stored_size
+from fastsemi.loaders.index.scan import IMAGE_EXTENSIONS
 from fastsemi.loaders.sources.packed import PackedSource
 
 _LABEL_KEYS = ("cls", "label", "class", "target")  # of a sample's .json, the first that is there

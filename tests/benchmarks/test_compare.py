@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import compare, harness
-from fastsemi.errors import UserError
+from benchmarks.harness import compare, harness
+from fastsemi.common.errors import UserError
 
 
 def _write(path, seconds, name="a"):

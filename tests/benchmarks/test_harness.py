@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import harness
-from fastsemi.errors import UserError
+from benchmarks.harness import harness
+from fastsemi.common.errors import UserError
 
 
 def _cases(durations, order=None):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import harness, loaders, photos, tables
-from benchmarks.peer_pipelines import PEERS
-from benchmarks.peers import AbsentError, Setup
-from fastsemi.errors import UserError
+from benchmarks.harness import harness, photos, tables
+from benchmarks.loading import loaders
+from benchmarks.loading.peer_pipelines import PEERS
+from benchmarks.loading.peers import AbsentError, Setup
+from fastsemi.common.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import time
 import pytest
 import torch
 
-from benchmarks import profile_overhead, result_tables
-from fastsemi.profiling.spans import record, recording
+from benchmarks.harness import result_tables
+from benchmarks.step import profile_overhead
+from fastsemi.common.spans import record, recording
 
 
 def _steps(recorder, seconds):

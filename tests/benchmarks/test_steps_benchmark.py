@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import end_to_end, harness, plots, result_tables, steps
-from benchmarks.paper_step import PaperSettings, PaperStep, random_batch
-from benchmarks.step_cases import SIZES, ProductStep, forward_flops, model_flops
-from benchmarks.step_profile import Reads
-from fastsemi.errors import UserError
+from benchmarks.harness import harness, plots, result_tables
+from benchmarks.step import end_to_end, steps
+from benchmarks.step.paper_step import PaperSettings, PaperStep, random_batch
+from benchmarks.step.step_cases import SIZES, ProductStep, forward_flops, model_flops
+from benchmarks.step.step_profile import Reads
+from fastsemi.common.errors import UserError
+from fastsemi.common.precision import Precision
 from fastsemi.models.create import create_model
-from fastsemi.precision import Precision
 
 CPU = torch.device("cpu")
 TINY = SIZES["tiny"]
@@ -180,11 +181,11 @@ runpy.run_module(sys.argv[0], run_name="__main__")
 @pytest.mark.parametrize(
     "command",
     [
-        ["benchmarks.steps", "--models", "tiny", "--no-compile", "--rounds", "5"],
-        ["benchmarks.kernels", "--batch", "2", "--size", "16", "--rounds", "5", "--no-compile"],
-        ["benchmarks.end_to_end", "--model", "tiny", "--batch", "2", "--steps", "1", "--count", "36"],
-        ["benchmarks.gpu_parts", "waits", "--tiny", "--out", "OUT"],
-        ["benchmarks.gpu_parts", "environment", "--tiny", "--out", "OUT"],
+        ["benchmarks.step.steps", "--models", "tiny", "--no-compile", "--rounds", "5"],
+        ["benchmarks.ops.kernels", "--batch", "2", "--size", "16", "--rounds", "5", "--no-compile"],
+        ["benchmarks.step.end_to_end", "--model", "tiny", "--batch", "2", "--steps", "1", "--count", "36"],
+        ["benchmarks.gpu.parts", "waits", "--tiny", "--out", "OUT"],
+        ["benchmarks.gpu.parts", "environment", "--tiny", "--out", "OUT"],
     ],
     ids=lambda command: " ".join(command[:2]),
 )

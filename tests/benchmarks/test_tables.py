@@ -2,14 +2,14 @@
 
 import re
 
-from benchmarks import tables
+from benchmarks.harness import tables
 
 
 def test_the_tables_in_the_documents_are_those_of_the_results():
     found = set()
     for name in tables.DOCUMENTS:
         text = (tables.ROOT / name).read_text()
-        assert tables.render(text) == text, f"run python -m benchmarks.tables: {name} is stale"
+        assert tables.render(text) == text, f"run python -m benchmarks.harness.tables: {name} is stale"
         found |= set(re.findall(r"<!-- table ([\w-]+) -->", text))
     assert found == set(tables.TABLES), "every table has a place"
 

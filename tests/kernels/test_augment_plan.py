@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.kernels.augment_plan import COLUMNS, NONE, STATISTICS, TABLES, WARPS, schedule
-from fastsemi.loaders.batch import RANDAUGMENT_OPS
+from fastsemi.kernels.augment.passes import COLUMNS, NONE, STATISTICS, TABLES, WARPS, schedule
+from fastsemi.loaders.plan.types import RANDAUGMENT_OPS
 
 NEIGHBOURS = {*WARPS, "sharpness"}
 

@@ -10,7 +10,7 @@ from timm.data import auto_augment
 from torchvision.transforms import functional
 
 from fastsemi.kernels.reference.augment import COLOR_OPS, WARP_OPS, apply_op
-from fastsemi.loaders.batch import RANDAUGMENT_OPS
+from fastsemi.loaders.plan.types import RANDAUGMENT_OPS
 
 FILL = (124, 16, 203)
 FACTORS = (0.0, 0.1, 0.19, 0.73, 1.0, 1.3, 1.9, 2.0)

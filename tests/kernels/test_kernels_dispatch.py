@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.kernels import dispatch
 from fastsemi.kernels.reference import pseudo_label
-from fastsemi.loaders.batch import RANDAUGMENT_OPS, RandAugmentPlan, ViewPlan
+from fastsemi.loaders.plan.types import RANDAUGMENT_OPS, RandAugmentPlan, ViewPlan
 
 NEEDS_INTERPRETER = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1"
@@ -78,7 +78,7 @@ def test_auto_on_a_cpu_takes_the_reference_and_logs_why_once(caplog):
 
 def test_triton_on_a_cpu_without_the_interpreter_is_refused_with_the_cure():
     out = run_without_interpreter(
-        "from fastsemi.errors import UserError\n"
+        "from fastsemi.common.errors import UserError\n"
         "from fastsemi.kernels.dispatch import select\n"
         "assert select('auto', 'cpu').name == 'torch'\n"
         "try:\n    select('triton', 'cpu')\n"
@@ -92,7 +92,7 @@ def test_triton_on_a_cpu_without_the_interpreter_is_refused_with_the_cure():
 def test_without_triton_auto_still_works_and_triton_says_how_to_get_it():
     out = run_without_interpreter(
         "import sys\nsys.modules['triton'] = None\n"  # Python then refuses `import triton`
-        "from fastsemi.errors import UserError\n"
+        "from fastsemi.common.errors import UserError\n"
         "from fastsemi.kernels.dispatch import select\n"
         "assert select('auto', 'cpu').name == 'torch'\n"
         "try:\n    select('triton', 'cpu')\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.kernels.reference.mix import (
     _erase_boxes,
     _erase_samples,

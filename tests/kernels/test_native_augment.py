@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_sample_images
 
 from fastsemi.kernels.reference.augment import WARP_OPS, apply_op
-from fastsemi.loaders.batch import RANDAUGMENT_OPS
+from fastsemi.loaders.plan.types import RANDAUGMENT_OPS
 
 _native = pytest.importorskip("fastsemi._native", reason="the native operator was not built")
 

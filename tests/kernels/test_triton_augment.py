@@ -9,11 +9,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from fastsemi.errors import UserError
-from fastsemi.kernels import augment as triton_augment
-from fastsemi.kernels.augment_plan import WARPS, schedule
-from fastsemi.loaders.augment import augment_view
-from fastsemi.loaders.batch import RANDAUGMENT_OPS, ColorPlan, RandAugmentPlan, ViewPlan
+from fastsemi.common.errors import UserError
+from fastsemi.kernels.augment import operator as triton_augment
+from fastsemi.kernels.augment.cpu import augment_view
+from fastsemi.kernels.augment.passes import WARPS, schedule
+from fastsemi.loaders.plan.types import RANDAUGMENT_OPS, ColorPlan, RandAugmentPlan, ViewPlan
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -20,7 +20,9 @@ import torch, triton
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
-from fastsemi.kernels import augment, mix, pseudo_label, soft_ce
+from fastsemi.kernels import pseudo_label, soft_ce
+from fastsemi.kernels.augment import operator as augment
+from fastsemi.kernels.mix import operator as mix
 
 class Target:
     def get_current_target(self):
@@ -69,7 +71,7 @@ def run(*command):
 @pytest.mark.timeout(600)
 def test_kernels_compile_for_every_gpu_without_spills_and_with_wide_loads(tmp_path):
     table = tmp_path / "resources.json"
-    run("-m", "benchmarks.kernel_resources", "--json", str(table))
+    run("-m", "benchmarks.ops.kernel_resources", "--json", str(table))
     rows = json.loads(table.read_text())
     kernels = {row["kernel"] for row in rows}
     assert {(row["kernel"], row["capability"]) for row in rows} == {

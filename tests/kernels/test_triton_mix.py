@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from fastsemi.errors import UserError
-from fastsemi.kernels import mix as triton_mix
+from fastsemi.common.errors import UserError
+from fastsemi.kernels.mix import operator as triton_mix
 from fastsemi.kernels.reference import mix as eager_mix
 from fastsemi.kernels.reference.noise import erase_noise, philox
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fastsemi.loaders.beton import Encoding, write_beton
-from fastsemi.loaders.engines import select
-from fastsemi.loaders.engines.select import create_engine
-from fastsemi.loaders.plan import AugmentConfig, View
-from fastsemi.loaders.sources.select import open_source
+from fastsemi.loaders.engines import choose as select
+from fastsemi.loaders.engines.choose import create_engine
+from fastsemi.loaders.plan.draws import AugmentConfig, View
+from fastsemi.loaders.sources.open import open_source
 from fastsemi.loaders.stream import Stream, evaluation_batches
+from fastsemi.loaders.write_beton import Encoding, write_beton
 
 SIZE = 48
 SOURCES = ("folder", "tar", "beton", "beton_raw", "parquet")

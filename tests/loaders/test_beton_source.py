@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsemi.errors import BadImageError, UserError
-from fastsemi.loaders.beton import Encoding, write_beton
-from fastsemi.loaders.beton_format import read_beton
+from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.engines.reference import decode_rgb
-from fastsemi.loaders.index import build_index
-from fastsemi.loaders.labels import select_labelled
+from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.index.labels import select_labelled
 from fastsemi.loaders.prefetch import BadImages
 from fastsemi.loaders.sources.beton import BetonSource
+from fastsemi.loaders.sources.beton_format import read_beton
 from fastsemi.loaders.sources.folder import FolderSource
-from fastsemi.loaders.sources.select import open_source
+from fastsemi.loaders.sources.open import open_source
+from fastsemi.loaders.write_beton import Encoding, write_beton
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.engines import dali, select
-from fastsemi.loaders.engines.dali import DaliEngine, DaliOptions
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.engines import choose as select
+from fastsemi.loaders.engines import dali
+from fastsemi.loaders.engines.dali import DaliEngine
 from fastsemi.loaders.engines.reference import ReferenceEngine
-from fastsemi.loaders.index import build_index
-from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.loaders.engines.settings import DaliOptions
+from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.plan.draws import AugmentConfig, View
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import Stream, evaluation_batches
 

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import BadImageError
+from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.device_copy import AHEAD, CudaCopier, load_to_device
 from fastsemi.loaders.engines.native import create_native
-from fastsemi.loaders.index import build_index
-from fastsemi.loaders.packing import pack, planned_arrays, unpack, upload
-from fastsemi.loaders.plan import AugmentConfig, View
+from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.plan.draws import AugmentConfig, View
+from fastsemi.loaders.plan.mixing import MixConfig
+from fastsemi.loaders.plan.packing import pack, planned_arrays, unpack, upload
 from fastsemi.loaders.prefetch import Prefetcher
 from fastsemi.loaders.slots import RecycledSlots, SlotRing
 from fastsemi.loaders.sources.folder import FolderSource
-from fastsemi.loaders.stream import MixConfig, Stream
+from fastsemi.loaders.stream import Stream
 
 SIZE, BATCH = 16, 4
 GO = threading.Event()  # never set

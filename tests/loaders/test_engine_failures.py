@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.engines.select import create_engine
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.prefetch import Prefetcher
 
 

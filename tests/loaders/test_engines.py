@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.engines import select
-from fastsemi.loaders.engines.select import create_engine
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.engines import choose as select
+from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.prefetch import Prefetcher
 from fastsemi.loaders.stream import evaluation_batches
 

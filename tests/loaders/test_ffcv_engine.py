@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import BadImageError, UserError
-from fastsemi.loaders.beton import Encoding, write_beton
-from fastsemi.loaders.engines import ffcv, select
+from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.engines import choose as select
+from fastsemi.loaders.engines import ffcv
 from fastsemi.loaders.engines.ffcv import FfcvEngine
 from fastsemi.loaders.engines.reference import ReferenceEngine
-from fastsemi.loaders.plan import AugmentConfig, View
-from fastsemi.loaders.sources.select import open_source
+from fastsemi.loaders.plan.draws import AugmentConfig, View
+from fastsemi.loaders.sources.open import open_source
 from fastsemi.loaders.stream import Stream
+from fastsemi.loaders.write_beton import Encoding, write_beton
 
 reason = ffcv.available()
 needs_ffcv = pytest.mark.skipif(reason is not None, reason=str(reason))

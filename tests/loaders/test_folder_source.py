@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.index import build_index
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.index.index import build_index
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.folder import FolderSource
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from fastsemi.errors import UserError
-from fastsemi.loaders import scan
-from fastsemi.loaders.index import build_index
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index import scan
+from fastsemi.loaders.index.index import build_index
 
 
 def save(path, size=(3, 2), **options):
@@ -255,7 +255,7 @@ def test_cache_place_comes_from_the_environment(tmp_path, tree, monkeypatch):
 _BUILD = """
 import sys
 from pathlib import Path
-from fastsemi.loaders.index import build_index
+from fastsemi.loaders.index.index import build_index
 index = build_index(Path(sys.argv[1]), has_classes=True, cache_dir=Path(sys.argv[2]), threads=1)
 print(len(index), index.sizes.sum())
 """

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.index import Index, build_index
-from fastsemi.loaders.labels import path_keys, select_labelled, unlabelled_ids
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.index import Index, build_index
+from fastsemi.loaders.index.labels import path_keys, select_labelled, unlabelled_ids
 
 MASK = 2**64 - 1
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.loaders.engines import _native_op
 
 pytestmark = pytest.mark.skipif(_native_op.available() is not None, reason=str(_native_op.available()))

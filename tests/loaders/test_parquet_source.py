@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from fastsemi.errors import BadImageError, UserError
+from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.sources.base import Source
-from fastsemi.loaders.sources.select import open_source
+from fastsemi.loaders.sources.open import open_source
 
 pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'fastsemi[parquet]'")
 pq = pytest.importorskip("pyarrow.parquet")

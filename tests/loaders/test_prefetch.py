@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import BadImageError, UserError
+from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.engines.native import NativeEngine
-from fastsemi.loaders.index import build_index
+from fastsemi.loaders.index.index import build_index
 from fastsemi.loaders.prefetch import BadImages, Prefetcher
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import evaluation_batches

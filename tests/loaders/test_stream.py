@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from fastsemi.errors import UserError
-from fastsemi.loaders.index import build_index
-from fastsemi.loaders.plan import AugmentConfig, View
-from fastsemi.loaders.stream import MixConfig, Stream, evaluation_batches
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.plan.draws import AugmentConfig, View
+from fastsemi.loaders.plan.mixing import MixConfig
+from fastsemi.loaders.stream import Stream, evaluation_batches
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastsemi.errors import BadImageError, UserError
+from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.sources.base import Source
-from fastsemi.loaders.sources.select import expand_braces, open_source
+from fastsemi.loaders.sources.open import expand_braces, open_source
 from fastsemi.loaders.sources.tar import TarSource
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.errors import BadImageError
-from fastsemi.loaders.batch import PlannedBatch, ViewPlan
-from fastsemi.loaders.engines import select
-from fastsemi.loaders.engines.select import create_engine
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.engines import choose as select
+from fastsemi.loaders.engines.choose import create_engine
+from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
 
 WIDTH, HEIGHT, SIZE = 48, 64, 8
 ENGINES = ("reference", "native", "thread_pool", "dali")  # FFCV's file gives the length of each image

@@ -6,7 +6,8 @@ import pytest
 import timm
 import torch
 
-from fastsemi.models.create import ModelConfig, create_model
+from fastsemi.models.create import create_model
+from fastsemi.models.settings import ModelConfig
 
 NAME = "vit_tiny_patch16_224"
 SIZE = 16

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
-from fastsemi.errors import UserError
-from fastsemi.models.create import ModelConfig, checkpoint_activations, create_model
+from fastsemi.common.errors import UserError
+from fastsemi.common.progress import Progress, QuietConsole
+from fastsemi.models.create import checkpoint_activations, create_model
 from fastsemi.models.mae import MaskedAutoencoder
-from fastsemi.progress import Progress, QuietConsole
-from fastsemi.run import Run
+from fastsemi.models.settings import ModelConfig
+from fastsemi.run.run import Run
 
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
 
@@ -75,6 +76,6 @@ def test_a_run_learns_the_same_weights(tiny, tmp_path):
         config = tiny("--model.activation_checkpointing", enabled, "--output", str(tmp_path / enabled))
         run = Run(config, Progress(QuietConsole(quiet=True)))
         run.train(list(config.stages))
-        results.append(torch.load(run.result_path("semi"), weights_only=True)["model"])
+        results.append(torch.load(run.folder.result("semi"), weights_only=True)["model"])
     for name, tensor in results[0].items():
         torch.testing.assert_close(results[1][name], tensor, rtol=0, atol=0)

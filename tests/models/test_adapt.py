@@ -5,9 +5,10 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from fastsemi.errors import UserError
-from fastsemi.models.create import ModelConfig, create_model
+from fastsemi.common.errors import UserError
+from fastsemi.models.create import create_model
 from fastsemi.models.formats import recognise
+from fastsemi.models.settings import ModelConfig
 from fastsemi.models.weights import load_backbone, read_weights
 
 

@@ -4,8 +4,9 @@ import pytest
 import timm
 import torch
 
-from fastsemi.errors import UserError
-from fastsemi.models.create import ModelConfig, create_model, export_timm, scale_head, use_fused_attention
+from fastsemi.common.errors import UserError
+from fastsemi.models.create import create_model, export_timm, scale_head, use_fused_attention
+from fastsemi.models.settings import ModelConfig
 
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
 

@@ -10,12 +10,13 @@ import timm
 import torch
 from rich.console import Console
 
-from fastsemi.cli import main
-from fastsemi.errors import UserError
-from fastsemi.models.create import ModelConfig, create_model, export_timm
+from fastsemi.commands.cli import main
+from fastsemi.common.errors import UserError
+from fastsemi.common.progress import Progress
+from fastsemi.models.create import create_model, export_timm
 from fastsemi.models.export import export, require_onnx
-from fastsemi.progress import Progress
-from fastsemi.run import Run
+from fastsemi.models.settings import ModelConfig
+from fastsemi.run.run import Run
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 NETWORKS = {

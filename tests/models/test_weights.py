@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.models.weights import LoadReport, load_backbone, read_weights
 
 

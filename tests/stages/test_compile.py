@@ -6,11 +6,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastsemi.compile import CompileConfig, compile_networks
-from fastsemi.config import load
-from fastsemi.errors import UserError
-from fastsemi.progress import Progress
-from fastsemi.run import Run
+from fastsemi.common.errors import UserError
+from fastsemi.common.progress import Progress
+from fastsemi.run.config import load
+from fastsemi.run.run import Run
+from fastsemi.training.compiled import compile_networks
+from fastsemi.training.settings import CompileConfig
 
 
 @pytest.mark.slow
@@ -37,7 +38,7 @@ def test_a_compiled_run_has_the_same_losses_weights_and_teacher(tiny, tmp_path):
         run.train(["semi"])
         rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
         curves[compiled] = [row["loss"] for row in rows if "loss" in row]
-        weights[compiled] = torch.load(run.result_path("semi"), weights_only=True)["model"]
+        weights[compiled] = torch.load(run.folder.result("semi"), weights_only=True)["model"]
     assert len(set(curves["false"])) == 8, "the loss moves"
     assert curves["true"] == pytest.approx(curves["false"], rel=1e-5)
     assert weights["true"].keys() == weights["false"].keys(), "names do not change"

@@ -1,6 +1,5 @@
 """The host does not wait for the device in a step, except where it is said."""
 
-import threading
 import traceback
 from collections import Counter
 
@@ -9,10 +8,11 @@ import torch
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastsemi.metrics import Accumulator, MetricLog
-from fastsemi.progress import Progress
-from fastsemi.run import Run
+from fastsemi.common.progress import Progress
+from fastsemi.run.build import build_stage, build_trainer
+from fastsemi.run.context import RunContext
 from fastsemi.stages.base import Ratio
+from fastsemi.training.metrics import Accumulator, MetricLog
 
 # Operations whose result the host needs: they wait on a GPU.
 WAITING = {
@@ -47,10 +47,16 @@ class HostWaits(TorchDispatchMode):
 
 def steps(run, stage_name, count):
     """The function `go(mode)`: `count` steps of a stage through the trainer's own update, under a mode."""
-    trainer = run.trainer(run.build_stage(stage_name), stage_name, MetricLog(run.folder), threading.Event())
+    trainer = build_trainer(
+        run,
+        build_stage(run, stage_name),
+        stage_name,
+        MetricLog(run.folder.metrics, run.folder.board),
+        Progress(Console(quiet=True)),
+    )
 
     def go(mode):
-        with trainer._batches() as batches:
+        with trainer._batches(trainer.data.load) as batches:
             with mode:
                 for _ in range(count):
                     trainer._update(batches)
@@ -102,18 +108,17 @@ def test_metrics_copy_no_number_to_the_device():
 @pytest.mark.parametrize("mixing", ["prob", "pseudo_plus"])
 def test_a_semi_step_reads_one_count(tiny, kernels, skip, mixing):
     """The count of kept samples of each micro-batch; on a CPU also whether the gradient is finite."""
-    run = Run(
+    run = RunContext(
         tiny(
             *("--stages", "[semi]", "--kernels", kernels, "--semi.skip_rejected", skip),
             *("--semi.mixing", mixing, "--semi.micro_batches", "2", "--semi.clip_grad", "1"),
-        ),
-        Progress(Console(quiet=True)),
+        )
     )
     waits = HostWaits()
     try:
         steps(run, "semi", 3)(waits)
     finally:
-        run.data.close()
+        run.close()
     expected = {"aten::_local_scalar_dense in update.py:check": 3}
     if skip == "true":
         expected["aten::_local_scalar_dense in compaction.py:select"] = 3 * 2
@@ -122,12 +127,12 @@ def test_a_semi_step_reads_one_count(tiny, kernels, skip, mixing):
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_other_stages_read_nothing(tiny, stage):
-    run = Run(tiny("--stages", f"[{stage}]"), Progress(Console(quiet=True)))
+    run = RunContext(tiny("--stages", f"[{stage}]"))
     waits = HostWaits()
     try:
         steps(run, stage, 3)(waits)
     finally:
-        run.data.close()
+        run.close()
     assert dict(waits.found) == {"aten::_local_scalar_dense in update.py:check": 3}
 
 
@@ -135,10 +140,7 @@ def test_other_stages_read_nothing(tiny, stage):
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "semi"])
 def test_no_operation_waits_on_a_gpu(tiny, kernels, stage):
-    run = Run(
-        tiny("--stages", f"[{stage}]", "--kernels", kernels, "--device", "cuda"),
-        Progress(Console(quiet=True)),
-    )
+    run = RunContext(tiny("--stages", f"[{stage}]", "--kernels", kernels, "--device", "cuda"))
     go = steps(run, stage, 20)
     try:
         with torch.random.fork_rng():
@@ -146,4 +148,4 @@ def test_no_operation_waits_on_a_gpu(tiny, kernels, stage):
             go(torch.random.fork_rng())
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        run.data.close()
+        run.close()

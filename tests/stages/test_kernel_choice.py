@@ -6,8 +6,8 @@ import os
 import pytest
 from rich.console import Console
 
-from fastsemi.progress import Progress
-from fastsemi.run import Run
+from fastsemi.common.progress import Progress
+from fastsemi.run.run import Run
 
 
 @pytest.mark.slow

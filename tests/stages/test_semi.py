@@ -8,31 +8,31 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax, softmax
 
-from fastsemi.data import Data
-from fastsemi.errors import UserError
+from fastsemi.common.errors import UserError
 from fastsemi.kernels.reference.noise import erase_noise
-from fastsemi.models.create import ModelConfig, create_model
-from fastsemi.progress import Progress
-from fastsemi.run import Run
+from fastsemi.loaders.data import Data
+from fastsemi.models.create import create_model
+from fastsemi.models.settings import ModelConfig
+from fastsemi.run.build import build_stage
+from fastsemi.run.context import RunContext
 from fastsemi.stages.compaction import Compaction
+from fastsemi.stages.inputs import Views
 from fastsemi.stages.semi import Semi
-from fastsemi.thresholds.base import PseudoLabels
-from fastsemi.thresholds.fixed import Fixed
-from fastsemi.views import Views
+from fastsemi.stages.thresholds.base import PseudoLabels
+from fastsemi.stages.thresholds.fixed import Fixed
 
 
 @pytest.fixture
 def build(tiny):
     """The function `build(*options)`: a semi stage and one of its batches on the device."""
-    from rich.console import Console
 
     opened = []
 
     def _build(*options, threshold=None):
         config = tiny("--stages", "[semi]", "--semi.drop_path", "0", "--model.head_init_scale", "5", *options)
-        run = Run(config, Progress(Console(quiet=True)))
+        run = RunContext(config)
         opened.append(run)
-        stage = run.build_stage("semi")
+        stage = build_stage(run, "semi")
         batch = {}
         for name, role in stage.roles.items():
             with run.data.load(role.images, [role.stream.plan(3, 0)]) as loader:
@@ -50,7 +50,7 @@ def build(tiny):
 
     yield _build
     for run in opened:
-        run.data.close()
+        run.close()
 
 
 def _image(stage, batch, view, i, config):

@@ -1,0 +1,205 @@
+"""All that a GPU is wanted for, in one command planned for nine minutes.
+
+    python -m benchmarks.gpu.suite [--quick] [--tiny] [--out FOLDER] [--only PART,PART]
+
+Works from a bare copy of the tree, without network or installation, where PyTorch, timm and Triton are; what
+needs more is skipped by name. Each part is a process with a time limit of its own, so one that fails or hangs
+costs no other; results are written after each. They go to `benchmarks/results/<gpu>-<date>/`: a JSON file a
+part, `suite.json` with how each ended, `README.md` with the tables, and plots where Matplotlib is there.
+`--quick` is planned for three minutes. `--tiny` runs every part on a CPU with tiny sizes and Triton's
+interpreter, to know that the suite works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks.gpu.lists import FULL_SECONDS, QUICK_SECONDS, TINY_SECONDS, Part, full, quick, tiny
+from benchmarks.gpu.parts import SKIPPED, has
+from fastsemi.common.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+_BAD_RESULT = (UserError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+
+
+@dataclass
+class Outcome:
+    """How a part ended."""
+
+    name: str
+    status: str
+    """ok, skipped, failed or timeout."""
+    reason: str
+    seconds: float
+    tail: list[str] = field(default_factory=list)
+    """Last lines of what a failed part printed."""
+
+
+def run_part(part: Part, out: Path, seconds: float, gpu: bool) -> Outcome:
+    """Run one part for so many seconds at most."""
+    start = time.monotonic()
+    lacking = [name for name in part.needs if not has(name)]
+    if lacking:
+        return Outcome(part.name, "skipped", f"not installed: {', '.join(lacking)}", 0.0)
+    if part.gpu and not gpu:
+        return Outcome(part.name, "skipped", "no CUDA GPU", 0.0)
+    if seconds < 5:
+        return Outcome(part.name, "skipped", "no time was left", 0.0)
+    command = [sys.executable, "-m", *(word.format(out=out) for word in part.command)]
+    log = out / "logs" / f"{part.name.replace(' ', '_')}.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        code: int | None = None
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # Ctrl-C too, which does not reach another session
+            if code is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+                process.wait()
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    last = lines[-1] if lines else "it printed nothing"
+    took = time.monotonic() - start
+    if code is None:
+        return Outcome(part.name, "timeout", f"stopped after {seconds:.0f} s", took, lines[-20:])
+    if code == SKIPPED:
+        return Outcome(part.name, "skipped", last, took)
+    if code:
+        return Outcome(part.name, "failed", f"exit code {code}: {last}", took, lines[-20:])
+    return Outcome(part.name, "ok", last if part.command[0] == "benchmarks.gpu.parts" else "", took)
+
+
+def merge_steps(out: Path) -> None:
+    """Put the rows of all networks into `steps.json`."""
+    from benchmarks.harness import harness
+
+    rows = []
+    for size in ("S", "B", "L", "H", "tiny"):
+        path = out / f"steps_{size}.json"
+        if path.exists():
+            rows += harness.read(path)
+    if rows:
+        harness.write(out / "steps.json", rows)
+
+
+def write(out: Path, outcomes: Sequence[Outcome], title: str) -> None:
+    """Write how the parts ended and the tables of what there is."""
+    from benchmarks.harness import harness, result_tables
+
+    merge_steps(out)
+    (out / "suite.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+    lines = [f"# {title}", "", "| part | ended | seconds | |", "|---|---|--:|---|"]
+    for o in outcomes:
+        reason = o.reason.replace("|", "/")
+        lines.append(f"| {o.name} | {o.status} | {o.seconds:.0f} | {reason} |")
+    for name, table in result_tables.TABLES.items():
+        path = out / f"{name}.json"
+        if path.exists():
+            try:
+                text = table(harness.read(path))
+            except _BAD_RESULT as error:  # one bad file costs no other table
+                text = f"{path.name} makes no table: {type(error).__name__}: {error}"
+            lines += ["", f"## {name.replace('_', ' ')}", "", text]
+    (out / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def draw(out: Path) -> Outcome:
+    """Plots of what there is."""
+    if not has("matplotlib"):
+        return Outcome("plots", "skipped", "not installed: matplotlib", 0.0)
+    from benchmarks.harness import harness, plots
+
+    start = time.monotonic()
+    drawers = {"steps": plots.steps, "kernels": plots.roofline, "end_to_end": plots.end_to_end}
+    drawn: list[Path] = []
+    for name, drawer in drawers.items():
+        path = out / f"{name}.json"
+        if path.exists():
+            try:
+                drawn += drawer(harness.read(path), out)
+            except _BAD_RESULT as error:
+                reason = f"{path.name} makes no plot: {type(error).__name__}: {error}"
+                return Outcome("plots", "failed", reason, time.monotonic() - start)
+    names = ", ".join(sorted({path.stem for path in drawn}))
+    return Outcome("plots", "ok", names, time.monotonic() - start)
+
+
+def run(parts: Sequence[Part], out: Path, budget: float, title: str, gpu: bool) -> list[Outcome]:
+    """Run the parts within a time for all of them; results are written after each."""
+    deadline = time.monotonic() + budget
+    out.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    for part in parts:
+        outcomes.append(run_part(part, out, min(part.seconds, deadline - time.monotonic()), gpu))
+        o = outcomes[-1]
+        print(f"{o.status:8}{o.seconds:6.1f} s  {o.name}  {o.reason}", flush=True)
+        write(out, outcomes, title)
+    outcomes.append(draw(out))
+    write(out, outcomes, title)
+    print(f"results: {out}")
+    return outcomes
+
+
+def _where() -> tuple[str, bool]:
+    """Short name of the machine, and whether it has a GPU; found by a process that then lets go of it."""
+    code = "import torch\nfrom benchmarks.harness.environment import hardware\n"
+    code += "print(hardware()['name'], int(torch.cuda.is_available()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(
+            f"the suite needs PyTorch and NumPy: {done.stderr.strip().splitlines()[-1]}; install them"
+        )
+    name, gpu = done.stdout.split()
+    return name, gpu == "1"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the suite; exits with 1 if a part failed or ran out of time."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="three minutes")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes on a CPU, to test the suite itself")
+    parser.add_argument("--only", help="parts to run, separated by commas")
+    parser.add_argument("--out", type=Path, help="folder of results")
+    args = parser.parse_args(argv)
+    try:
+        name, gpu = _where()
+        if not gpu and not args.tiny:
+            raise UserError("the GPU suite found no CUDA GPU; use --tiny to try it without, or make bench")
+        parts = tiny() if args.tiny else quick() if args.quick else full()
+        if args.only:
+            names = {part.name for part in parts}
+            unknown = set(args.only.split(",")) - names
+            if unknown:
+                raise UserError(f"--only {min(unknown)!r} is no part; use {', '.join(sorted(names))}")
+            parts = [part for part in parts if part.name in args.only.split(",")]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if args.tiny:
+        os.environ["TRITON_INTERPRET"] = "1"
+    budget = TINY_SECONDS if args.tiny else QUICK_SECONDS if args.quick else FULL_SECONDS
+    title = f"GPU suite, {name}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+    out = (
+        args.out or ROOT / "benchmarks" / "results" / f"{name}-{time.strftime('%Y%m%d-%H%M', time.gmtime())}"
+    )
+    outcomes = run(parts, out.resolve(), budget, title, gpu)
+    return 1 if any(o.status in ("failed", "timeout") for o in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

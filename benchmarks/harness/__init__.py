@@ -1,0 +1,1 @@
+"""How everything here is measured, recorded, compared and drawn."""

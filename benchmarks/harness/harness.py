@@ -1,0 +1,272 @@
+"""Measures cases against each other on a machine that others use too.
+
+All cases run once in every round, in a new order each round, so that a slow minute hits all of them; ratios
+are formed inside a round. Results are medians with the 20th and 80th percentile over rounds, as JSON rows.
+`benchmarks.harness.compare` compares two files of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from benchmarks.harness.environment import environment
+from fastsemi.common.errors import UserError
+
+Unit = Literal["images_per_s", "ms"]
+Timer = Callable[[Callable[[], object]], float]
+MIN_ROUNDS = 5
+
+
+def wall_seconds(run: Callable[[], object]) -> float:
+    """Seconds of `run` by the host's clock."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@dataclass
+class DeviceTimer:
+    """Seconds of `run` between two events on the current CUDA stream; the host's overhead is not in them.
+
+    Args:
+        repeats: Runs per measurement; their mean is returned.
+        flush_bytes: Written before every run, so that it finds nothing of its input in the L2 cache.
+    """
+
+    repeats: int = 1
+    flush_bytes: int = 0
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        """Measure once."""
+        flush = torch.empty(self.flush_bytes, dtype=torch.uint8, device="cuda")
+        pairs = []
+        for _ in range(self.repeats):
+            flush.zero_()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            run()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in pairs) / 1e3 / len(pairs)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure."""
+
+    name: str
+    run: Callable[[], object]
+    """Does the work once."""
+    items: int = 1
+    """Images that one `run` handles; the rate is `items` per second."""
+    timer: Timer = wall_seconds
+    """How to time one `run`."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Further columns of the row."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A case and its seconds in each round; entry r of all cases of one call is the same round."""
+
+    case: Case
+    seconds: tuple[float, ...]
+
+    def values(self, unit: Unit) -> list[float]:
+        """What the rounds gave: images/s, or milliseconds of one run."""
+        if unit == "ms":
+            return [s * 1e3 for s in self.seconds]
+        return [self.case.items / s for s in self.seconds]
+
+
+def measure(
+    cases: Sequence[Case],
+    *,
+    rounds: int = 7,
+    warmup: int = 1,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Measurement]:
+    """Run every case once a round, in random order.
+
+    Args:
+        cases: What to measure; names must differ.
+        rounds: Measured rounds.
+        warmup: Rounds before these, which are dropped.
+        seed: Of the orders.
+        progress: Called with one line after each run.
+
+    Raises:
+        UserError: Fewer than 5 rounds, or two cases of one name.
+    """
+    if rounds < MIN_ROUNDS:
+        raise UserError(f"{rounds} rounds give no percentiles to speak of; use --rounds {MIN_ROUNDS} or more")
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        raise UserError(f"two cases have the same name among {', '.join(names)}; rename one")
+    order, shuffle = list(range(len(cases))), random.Random(seed)
+    seconds: list[list[float]] = [[] for _ in cases]
+    for r in range(-warmup, rounds):
+        shuffle.shuffle(order)
+        for i in order:
+            took = cases[i].timer(cases[i].run)
+            if r >= 0:
+                seconds[i].append(took)
+            label = f"round {r + 1}/{rounds}" if r >= 0 else "warm-up"
+            progress(f"{label}: {cases[i].name} {took:.3f} s")
+    return [Measurement(case, tuple(s)) for case, s in zip(cases, seconds, strict=True)]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, 20th and 80th percentile."""
+    p20, median, p80 = (float(x) for x in np.percentile(values, [20, 50, 80]))
+    return {"median": median, "p20": p20, "p80": p80}
+
+
+def ratio(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """How many times as fast row `mine` is as row `other`, round by round.
+
+    Returns:
+        Median, p20 and p80 of the ratio over the rounds.
+
+    Raises:
+        UserError: The rows are not from the same rounds.
+    """
+    if mine["run"] != other["run"]:
+        raise UserError(
+            f"{mine['name']} and {other['name']} were not measured in the same rounds; run both in one"
+        )
+    pairs = zip(mine["samples"], other["samples"], strict=True)
+    return spread([b / a if mine["unit"] == "ms" else a / b for a, b in pairs])
+
+
+def rows(
+    measurements: Sequence[Measurement],
+    *,
+    unit: Unit,
+    threads: int,
+    configuration: dict[str, Any],
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """JSON rows of one call of `measure`.
+
+    Args:
+        measurements: Of one call, so that rows can be compared round by round.
+        unit: What the numbers are: `images_per_s` or `ms`.
+        threads: CPU threads that each case had.
+        configuration: The settings that all cases share.
+        device: Where the work ran.
+    """
+    shared = environment() | {"threads": threads, "device": device, "configuration": configuration}
+    run = f"{time.time_ns():x}"
+    result = []
+    for m in measurements:
+        values = m.values(unit)
+        numbers = spread(values)
+        head = {"name": m.case.name, unit: numbers["median"], "unit": unit, **numbers, "n": len(values)}
+        result.append({**head, **m.case.details, **shared, "run": run, "samples": values})
+    return result
+
+
+def write(path: Path, new: Sequence[dict[str, Any]]) -> None:
+    """Write rows as a JSON list, one row a line; a process that is killed leaves the file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text("[\n" + ",\n".join(json.dumps(row) for row in new) + "\n]\n")
+    part.replace(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows that `write` wrote.
+
+    Raises:
+        UserError: The file cannot be read or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read results from {path}: {error}; give a file that --json wrote") from None
+    if not isinstance(found, list) or not all(isinstance(r, dict) and "samples" in r for r in found):
+        raise UserError(f"{path} holds no results; give a file that --json wrote")
+    return found
+
+
+def compare(
+    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], threshold: float = 0.05
+) -> list[dict[str, Any]]:
+    """Change of every case that both results hold with the same settings.
+
+    A case is `slower` or `faster` when its median changed by more than `threshold` and the ranges from p20 to
+    p80 do not touch; a change of that size with touching ranges is `noise`, all else `same`.
+
+    Args:
+        old: Rows measured before.
+        new: Rows measured now.
+        threshold: Smallest change that counts, as a fraction.
+
+    Returns:
+        Dictionaries with name, threads, old, new, unit, change (positive is faster), low and high (the change
+        from one end of the spreads to the other) and verdict.
+
+    Raises:
+        UserError: The rows are from different hardware, or have no case in common.
+    """
+    places = {row["hardware"]["name"] for row in (*old, *new)}
+    if len(places) > 1:
+        raise UserError(
+            f"results of different hardware ({', '.join(sorted(places))}) say nothing about the code"
+        )
+
+    def key(row: dict[str, Any]) -> tuple:
+        settings = row.get("configuration", {})  # with measured figures among them, which are fractions
+        whole = sorted((name, value) for name, value in settings.items() if isinstance(value, int | str))
+        return row["name"], row["threads"], row["device"], *whole
+
+    before = {key(row): row for row in old}
+    result = []
+    for row in new:
+        then = before.get(key(row))
+        if then is None:
+            continue
+        faster = row["median"] / then["median"] if row["unit"] != "ms" else then["median"] / row["median"]
+        apart = row["p20"] > then["p80"] or row["p80"] < then["p20"]
+        ends = row["p20"] / then["p80"], row["p80"] / then["p20"]
+        low, high = (1 / ends[1], 1 / ends[0]) if row["unit"] == "ms" else ends
+        verdict = "same"
+        if abs(faster - 1) > threshold:
+            verdict = ("faster" if faster > 1 else "slower") if apart else "noise"
+        result.append(
+            {
+                **{name: row[name] for name in ("name", "threads", "unit")},
+                **{"old": then["median"], "new": row["median"], "change": faster - 1, "verdict": verdict},
+                **{"low": low - 1, "high": high - 1},
+            }
+        )
+    if not result:
+        raise UserError(
+            "the two results have no case of the same settings in common; compare files of one benchmark, "
+            "run with the same options"
+        )
+    return result
+
+
+def exit_code(run: Callable[[], object]) -> int:
+    """Run a benchmark's command; wrong input ends with one line and 2, like that of `fastsemi`."""
+    try:
+        run()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

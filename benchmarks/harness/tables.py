@@ -1,0 +1,188 @@
+"""Writes measured tables into the README and docs, from the JSON files under `benchmarks/results/`.
+
+    python -m benchmarks.harness.tables          rewrite the tables
+    python -m benchmarks.harness.tables --check  exit 1 if one differs from its JSON
+
+A document holds `<!-- table NAME -->` and `<!-- end -->`; what stands between them is generated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import harness, result_tables
+from benchmarks.loading import loader_goals
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[1] / "results"
+DOCUMENTS = ("README.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))))
+
+
+def _load(pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
+
+
+def demo(name: str) -> str:
+    """Top-1 of each seed of a demo, from the `summary.json` of its runs."""
+    rows = ["| seed | labels | fine-tuned | semi-supervised (teacher) | gain | seconds in training |"]
+    rows.append("|---|---|---|---|---|---|")
+    before: list[float] = []
+    after: list[float] = []
+    seconds: list[float] = []
+    for summary in _load(f"demo/{name}-*.json"):
+        stages = summary["stages"]
+        a, b = stages["finetune"]["top1"], stages["semi"]["teacher_top1"]
+        t = sum(stage["seconds"] for stage in stages.values())
+        before, after, seconds = [*before, a], [*after, b], [*seconds, t]
+        rows.append(
+            f"| {summary['seed']} | {summary['labelled']} | {a:.1f} | {b:.1f} | {b - a:+.1f} | {t:.0f} |"
+        )
+    if len(before) > 1:
+        a, b, t = (statistics.mean(x) for x in (before, after, seconds))
+        rows.append(f"| mean | | {a:.1f} | {b:.1f} | {b - a:+.1f} | {t:.0f} |")
+    return "\n".join(rows)
+
+
+def loaders() -> str:
+    """Images/s of every loader on each hardware, with the ratio of the native engine to it."""
+    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/loaders.json"))]
+    return "\n\n".join(_loaders(path, rows) for path, rows in results) or "Not measured yet: `make bench`."
+
+
+def _loaders(path: Path, rows: list[dict[str, Any]]) -> str:
+    threads = max(row["threads"] for row in rows)
+    rows = [row for row in rows if row["threads"] == threads]
+    first = rows[0]
+    hardware, settings = first["hardware"], first["configuration"]
+    gpu = f"{hardware['gpu']}, " if hardware["gpu"] else ""
+    size = f"{settings['mean_width']:.0f} x {settings['mean_height']:.0f} pixels"
+    lines = [
+        f"{gpu}{hardware['cpu']}, {threads} threads on as many cores; {settings['images']} JPEGs of {size} "
+        f"and {settings['mean_bytes'] / 1024:.0f} KiB on average; median of {first['n']} interleaved rounds "
+        f"(p20 to p80), commit {first['git']}, `{path.relative_to(ROOT)}`.",
+        "",
+        "| loader | views only, images/s | native is | augmented too, images/s | native is |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    cells = {(row["label"], row["part"]): row for row in rows}
+    for label in dict.fromkeys(row["label"] for row in sorted(rows, key=lambda row: -row["median"])):
+        line = f"| {label} |"
+        for part in ("views", "augmented"):
+            row, native = cells.get((label, part)), cells.get(("fastsemi native", part))
+            line += f" {row['median']:,.0f} ({row['p20']:,.0f} to {row['p80']:,.0f}) |" if row else " |"
+            if row and native and row is not native:
+                line += f" {harness.ratio(native, row)['median']:.2f} x |"
+            else:
+                line += " |"
+        lines.append(line)
+    missing = {name: why for row in rows for name, why in row["configuration"]["absent"].items()}
+    missing = {name: why for name, why in missing.items() if name not in {row["label"] for row in rows}}
+    lines += (
+        ["", "Not measured: " + "; ".join(f"{n} ({w})" for n, w in missing.items()) + "."] if missing else []
+    )
+    return "\n".join(lines)
+
+
+def loader_goals_of_each_machine() -> str:
+    """Which goals of the loaders are reached on each hardware."""
+    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/loaders.json"))]
+    tables = [f"{loader_goals.table(rows)}\n\nFrom `{path.relative_to(ROOT)}`." for path, rows in results]
+    return "\n\n".join(tables) or "Not measured yet: `make bench`."
+
+
+def augment() -> str:
+    """Images/s of the CPU augmentation and its peers on each hardware."""
+    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/augment.json"))]
+    return "\n\n".join(_augment(path, rows) for path, rows in results) or (
+        "Not measured yet: `python -m benchmarks.ops.augmentation`."
+    )
+
+
+def _augment(path: Path, rows: list[dict[str, Any]]) -> str:
+    first = rows[0]
+    settings = first["configuration"]
+    lines = [
+        f"{first['hardware']['cpu']}, {first['threads']} threads on as many cores; {settings['count']} "
+        f"photographs of {settings['size']} x {settings['size']} pixels; `native` with {first['kernels']}; "
+        f"median of {first['n']} interleaved rounds (p20 to p80), commit {first['git']}, "
+        f"`{path.relative_to(ROOT)}`.",
+        "",
+        "| augmentation | weak, images/s | native is | strong, images/s | native is |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    cells = {(row["kind"], row["name"].rsplit("/", 1)[1]): row for row in rows}
+    for label in dict.fromkeys(label for _, label in cells):
+        line = f"| {label} |"
+        for kind in ("weak", "strong"):
+            row = cells[kind, label]
+            share = "" if label == "native" else f"{row['native_is']['median']:.2f} x"
+            line += f" {row['median']:,.0f} ({row['p20']:,.0f} to {row['p80']:,.0f}) | {share} |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def measured(name: str) -> str:
+    """A table of `result_tables` for each hardware that has results of that name."""
+    tables = [
+        f"{result_tables.TABLES[name](harness.read(path))}\n\nFrom `{path.relative_to(ROOT)}`."
+        for path in sorted(RESULTS.glob(f"*/{name}.json"))
+    ]
+    return "\n\n".join(tables) or "Not measured yet: `make bench`, or `make gpu` on a machine with a GPU."
+
+
+def study(folder: str) -> str:
+    """The table that a study wrote."""
+    text = (ROOT / "docs" / "studies" / folder / "table.md").read_text()
+    return text[text.index("| ") :].strip()
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "digits": lambda: demo("digits"),
+    "fashion-mnist": lambda: demo("fashion-mnist"),
+    "loaders": loaders,
+    "loader-goals": loader_goals_of_each_machine,
+    "augment": augment,
+    "steps": lambda: measured("steps"),
+    "steps-compiled": lambda: measured("steps_compiled"),
+    "end-to-end": lambda: measured("end_to_end"),
+    "kernels": lambda: measured("kernels"),
+    "peaks": lambda: measured("peaks"),
+    "index": lambda: measured("index"),
+    **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
+    "profile-overhead": lambda: measured("profile_overhead"),
+}
+
+
+def render(text: str) -> str:
+    """A document with its tables made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- table ([\w-]+) -->).*?(<!-- end -->)", table, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Rewrite or check all documents."""
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text()
+        new = render(text)
+        if new != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(new)
+    print(f"stale: {', '.join(stale)}" if stale else "all tables are up to date")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

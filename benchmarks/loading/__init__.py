@@ -1,0 +1,1 @@
+"""From files to batches: engines against their peers, the index, the native operator."""

@@ -1,0 +1,1 @@
+"""Single device operations: time, bytes moved, registers."""

@@ -1,0 +1,192 @@
+"""Cases of `benchmarks.step.steps` for one network: built, measured in turn, and their rows."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.harness import harness
+from benchmarks.step import step_profile
+from benchmarks.step.step_cases import (
+    RATIO,
+    PeerStep,
+    ProductStep,
+    Size,
+    Work,
+    forward_flops,
+    matmul,
+    model_flops,
+)
+from fastsemi.common.precision import Precision
+
+REJECTED = 0.35
+PAPER, KEPT, SKIPPED = "paper", "kept", "rejected"
+LABELS = {
+    PAPER: "the paper's step",
+    "paper, fused attention": "the paper's step, fused attention",
+    KEPT: "fastsemi, all kept",
+    SKIPPED: "fastsemi, 35 % rejected",
+    "kept, compiled": "fastsemi, all kept, compiled",
+    "rejected, compiled": "fastsemi, 35 % rejected, compiled",
+}
+PHASE_STEPS = 5  # on a GPU; a CPU takes seconds for one
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A step and the fraction of samples that it rejects."""
+
+    name: str
+    step: ProductStep | PeerStep
+    rejected: float = 0.0
+
+    def ready(self) -> None:
+        """Make the step do this case from now on."""
+        if isinstance(self.step, ProductStep):
+            self.step.reject(self.rejected)
+
+    def run(self, count: int) -> None:
+        """Some steps."""
+        self.ready()
+        for _ in range(count):
+            self.step.step()
+
+
+def waiting(device: torch.device) -> harness.Timer:
+    """Wall time until the device has finished."""
+
+    def seconds(run: Callable[[], object]) -> float:
+        if device.type != "cuda":
+            return harness.wall_seconds(run)
+        torch.cuda.synchronize()
+
+        def whole() -> None:
+            run()
+            torch.cuda.synchronize()
+
+        return harness.wall_seconds(whole)
+
+    return seconds
+
+
+def build(size: Size, labelled: int, precision: Precision, args: argparse.Namespace) -> tuple[list, dict]:
+    """The cases that run here, each warmed up, and why the others do not."""
+    device = precision.device
+    product = partial(ProductStep, size, labelled, precision, augment=args.augment)
+    peer = partial(PeerStep, size, labelled, device)
+    makers: dict[str, Callable[[], ProductStep | PeerStep]] = {
+        "kept": partial(product, compiled=False),
+        **({"kept, compiled": partial(product, compiled=True)} if args.compile else {}),
+        "paper": partial(peer, fused_attention=False),
+        **({"paper, fused attention": partial(peer, fused_attention=True)} if args.peer_fused else {}),
+    }
+    cases: list[StepCase] = []
+    absent: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            cases += _warmed_up(name, make)
+        except RuntimeError as error:  # out of memory, no compiler
+            absent[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            print(f"absent: {size.name} {name}: {absent[name]}", file=sys.stderr)
+        if name in absent:
+            gc.collect()  # the error is gone by now, and with it all that held the network
+    return cases, absent
+
+
+def _warmed_up(name: str, make: Callable[[], ProductStep | PeerStep]) -> list[StepCase]:
+    step = make()
+    found = [StepCase(name, step)]
+    if isinstance(step, ProductStep):
+        found.append(StepCase(name.replace(KEPT, SKIPPED), step, REJECTED))
+    for case in found:
+        case.run(2)
+    return found
+
+
+def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of one network."""
+    device, dtype = precision.device, precision.dtype
+    labelled = args.batch or (size.gpu_batch if device.type == "cuda" else size.cpu_batch)
+    cases, absent = build(size, labelled, precision, args)
+    peer_dtype = torch.float32 if device.type == "cpu" else torch.float16
+    peaks = [_peak("fastsemi", device, dtype), _peak(PAPER, device, peer_dtype)]
+    timed = [
+        harness.Case(case.name, partial(case.run, args.steps), args.steps * RATIO * labelled, waiting(device))
+        for case in cases
+    ]
+    measured = harness.measure([*peaks, *timed], rounds=args.rounds, progress=_say(size.name))
+    flops_per_s, peer_flops_per_s = (case.values("images_per_s") for case in measured[: len(peaks)])
+    forward = forward_flops(size)
+    configuration = {
+        **{"model": size.name, "labelled": labelled, "unlabelled": RATIO * labelled, "absent": absent},
+        **{"image_size": size.image_size, "classes": size.classes, "augment": args.augment},
+        **{"precision": str(dtype).removeprefix("torch."), "steps": args.steps},
+        "peak_tflops": harness.spread([f / 1e12 for f in flops_per_s]),
+        "peer_peak_tflops": harness.spread([f / 1e12 for f in peer_flops_per_s]),
+    }
+    found = harness.rows(
+        measured[len(peaks) :],
+        unit="images_per_s",
+        threads=torch.get_num_threads(),
+        configuration=configuration,
+        device=device.type,
+    )
+    for case, row in zip(cases, found, strict=True):
+        row |= _details(case, row, labelled, forward, flops_per_s, device)
+        row["name"] = f"steps/{size.name}/{case.name}"
+    paper = next((row for row in found if row["case"] == PAPER), None)
+    for row in found:
+        row["of_paper"] = harness.ratio(row, paper) if paper else None
+    for case in cases:
+        case.step.close()
+    return found
+
+
+def _peak(whose: str, device: torch.device, dtype: torch.dtype) -> harness.Case:
+    """A large matrix product in the format of one side, maybe the other's too; its items are operations."""
+    product, operations = matmul(device, dtype)
+    count = 10 if device.type == "cuda" else 2
+
+    def run() -> None:
+        for _ in range(count):
+            product()
+
+    name = f"matmul {str(dtype).removeprefix('torch.')}, {whose}"
+    return harness.Case(name, run, round(count * operations), waiting(device), details={})
+
+
+def _details(
+    case: StepCase,
+    row: dict[str, Any],
+    labelled: int,
+    forward: float,
+    peak: list[float],
+    device: torch.device,
+) -> dict[str, Any]:
+    case.ready()
+    work: Work = case.step.work()
+    operations = model_flops(forward, labelled, work.entered)
+    rates = [operations * value / (RATIO * labelled) for value in row["samples"]]
+    inside = step_profile.inspect(case.step.step, device, compiled="compiled" in case.name)
+    held = case.step.state_bytes()
+    return {
+        **{"case": case.name, "label": LABELS[case.name], "model": row["configuration"]["model"]},
+        **{"entered": work.entered, "accepted": work.accepted},
+        "tflops": harness.spread([rate / 1e12 for rate in rates]),
+        "utilisation": harness.spread([rate / p for rate, p in zip(rates, peak, strict=True)]),
+        **inside,
+        "state_bytes": held,
+        "peak_bytes": held + (inside["step_bytes"] or 0),
+        "phases_ms": step_profile.phases(case.step.step, device, PHASE_STEPS if device.type == "cuda" else 2),
+    }
+
+
+def _say(size: str) -> Callable[[str], None]:
+    return lambda text: print(f"{size}, {text}", file=sys.stderr)

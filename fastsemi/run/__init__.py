@@ -1,0 +1,1 @@
+"""A run: its configuration, its folder, its stages in a row, the network it leaves."""

@@ -1,0 +1,163 @@
+"""Builds the stages of a run: networks with the weights they start from, and the loop that trains them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.progress import Progress
+from fastsemi.models.create import checkpoint_activations, create_model, scale_head
+from fastsemi.models.weights import load_backbone, read_weights
+from fastsemi.parallel import processes
+from fastsemi.parallel.settings import Strategy
+from fastsemi.run.config import StageName
+from fastsemi.run.context import RunContext
+from fastsemi.run.memory import estimate
+from fastsemi.run.order import earlier, settings
+from fastsemi.stages.base import Stage
+from fastsemi.stages.finetune import Finetune
+from fastsemi.stages.pretrain import Pretrain
+from fastsemi.stages.semi import Semi
+from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.metrics import MetricLog
+from fastsemi.training.strategy import choose_strategy
+from fastsemi.training.trainer import LoopConfig, Trainer
+
+
+def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Stage:
+    """A stage with its networks, which start as `training.checkpoint.file` says, or random where `fresh`.
+
+    Raises:
+        UserError: Settings that no network has, weights that do not fit, or the stage before is missing.
+    """
+    config = run.config
+    torch.manual_seed(config.seed)
+    model = create_model(
+        config.model,
+        num_classes=len(run.data.classes),
+        image_size=config.data.image_size,
+        drop_path=getattr(settings(config, name), "drop_path", 0.0),
+    )
+    if name == "pretrain":
+        if config.model.weights:
+            _load_weights(run, model, config.model.weights)
+        return Pretrain(config.pretrain, model, run.data, run.views, seed=config.seed)
+    if not fresh:
+        _start(run, model, _before(run, name))
+    if name == "finetune":
+        return Finetune(config.finetune, model, run.data, run.views, seed=config.seed)
+    return Semi(config.semi, model, run.data, run.views, seed=config.seed)
+
+
+def _start(run: RunContext, model: nn.Module, before: StageName | None) -> None:
+    """Weights of the stage before, else of `model.weights`, else random ones."""
+    if before == "finetune":
+        model.load_state_dict(checkpoint_file.load(run.folder.result(before))["model"])
+        return
+    if before:
+        path = run.folder.result(before)
+        load_backbone(model, checkpoint_file.load(path)["model"], where=str(path))
+    elif run.config.model.weights:
+        if _load_weights(run, model, run.config.model.weights):
+            return
+    scale_head(model, run.config.model.head_init_scale)
+
+
+def _load_weights(run: RunContext, model: nn.Module, path: Path) -> bool:
+    """Start from `model.weights`; returns whether a trained head came with them."""
+    keep = run.config.model.keep_head
+    report = load_backbone(model, read_weights(path), where=str(path), keep_head=keep)
+    run.say(f"{path}: {report.summary()}")
+    return keep
+
+
+def _before(run: RunContext, name: StageName) -> StageName | None:
+    """The stage that `name` starts from, None for none."""
+    stages = earlier(run.config, name)
+    if not stages:
+        return None
+    if not run.folder.result(stages[-1]).exists():
+        raise UserError(
+            f"stage {name} starts from {stages[-1]}, which has not finished in {run.folder.path}; run "
+            f"`fastsemi train`, or take {stages[-1]} out of stages"
+        )
+    return stages[-1]
+
+
+def build_trainer(
+    run: RunContext,
+    stage: Stage,
+    name: StageName,
+    log: MetricLog,
+    progress: Progress,
+    *,
+    fingerprint: dict[str, Any] | None = None,
+    stop: threading.Event | None = None,
+    checkpoints: Path | None = None,
+) -> Trainer:
+    """The training loop of a stage, before its first step.
+
+    Args:
+        run: What the stages share.
+        stage: From `build_stage`.
+        name: Its name.
+        log: Where metrics go.
+        progress: What the user sees.
+        fingerprint: Settings that the weights depend on, kept in checkpoints.
+        stop: Set to ask for an end after the step.
+        checkpoints: Where they go, if not into the run's own folder.
+    """
+    config = run.config
+    if config.model.activation_checkpointing:  # the teacher is a copy made before, and needs none
+        checkpoint_activations(stage.model, config.model.name)
+    return Trainer(
+        stage,
+        run.data,
+        run.views,
+        run.precision,
+        LoopConfig(
+            config.seed,
+            config.log_every,
+            config.eval_batch,
+            config.optimizer,
+            config.compile,
+            _strategy(run, name),
+        ),
+        checkpoints or run.folder.checkpoints,
+        log,
+        progress,
+        fingerprint=fingerprint or {},
+        stop=stop or threading.Event(),
+    )
+
+
+def _strategy(run: RunContext, name: StageName) -> Strategy:
+    """How the processes share the networks of a stage; says what `auto` goes by."""
+    wanted = run.config.distributed.strategy
+    if run.config.compile.cuda_graphs:
+        return "ddp"  # graphs replay fixed addresses
+    if processes.world() == 1 or wanted != "auto" or run.device.type != "cuda":
+        return "fsdp" if wanted == "fsdp" else "ddp"
+    available = torch.cuda.get_device_properties(run.device).total_memory
+    needed = 0
+    if processes.is_main():
+        needed = estimate(
+            run.config,
+            name,
+            classes=len(run.data.classes),
+            strategy="ddp",
+            world=processes.world(),
+            dtype=run.precision.dtype,
+            fused_attention=run.precision.fused_attention,
+        ).total
+    strategy = processes.from_main(choose_strategy(wanted, needed, available))
+    run.say(
+        f"{name}: {strategy}, as ddp is estimated to need {needed / 2**30:.1f} GiB of the "
+        f"{available / 2**30:.1f} GiB of each GPU"
+    )
+    return strategy

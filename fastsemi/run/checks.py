@@ -1,0 +1,71 @@
+"""What is refused before a run's first step: settings, data and directories that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastsemi.common.errors import UserError
+from fastsemi.parallel import processes
+from fastsemi.parallel.rendezvous import require_split
+from fastsemi.run.config import StageName
+from fastsemi.run.context import RunContext
+from fastsemi.run.fingerprint import fingerprint, node_settings, refuse_changes, refuse_differences
+from fastsemi.run.order import STAGE_CLASSES, earlier, settings
+from fastsemi.stages.base import make_schedule
+from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.checkpoint.folder import Checkpoints, read_info
+
+
+def check_stage(run: RunContext, name: StageName) -> None:
+    """Find what is wrong with the data and the settings of a stage without building its networks.
+
+    Raises:
+        UserError: Says what.
+    """
+    config = settings(run.config, name)
+    roles = STAGE_CLASSES[name].build_roles(config, run.data, run.config.seed)
+    make_schedule(config, next(iter(roles.values())).stream)
+    require_split(name, config.micro_batches, config.batch, processes.world())
+    if name != "pretrain" and not len(run.data.val.ids):
+        raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")
+
+
+def check_nodes(run: RunContext, stages: Sequence[StageName]) -> None:
+    """Refuse processes that would train on other images or with other settings than the first one.
+
+    Raises:
+        UserError: Names the first difference.
+    """
+    if processes.world() == 1:
+        return
+    mine: dict[str, Any] = {**node_settings(run.config), "precision": run.precision.label}
+    for name in stages:
+        mine[f"the list of images of {name}"] = run.data.digest(name)
+        if name != "pretrain":
+            mine["the number of evaluation images"] = len(run.data.val.ids)
+    refuse_differences(processes.from_main(mine), mine)
+
+
+def check_folder(run: RunContext, name: StageName, wanted: Sequence[StageName]) -> None:
+    """Refuse a directory that holds the stage with other settings, before anything is written to it.
+
+    A stage that is not in `wanted`, those to run, is compared too: its settings in the folder's configuration
+    would be lost.
+
+    Raises:
+        UserError: Names the first setting that differs.
+    """
+    unfinished = Checkpoints(run.folder.checkpoints, name).latest()
+    for path in (run.folder.result(name), unfinished):
+        if path and path.exists() and (name in wanted or name in run.config.stages):
+            state = read_info(path) if path.is_dir() else checkpoint_file.load(path, mmap=True)
+            if "fingerprint" not in state:
+                raise UserError(f"{path} is no checkpoint of a run; move it away or give another --output")
+            return refuse_changes(state["fingerprint"], stage_fingerprint(run, name), name, run.folder.path)
+
+
+def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:
+    """All that the weights of a stage depend on."""
+    kept = fingerprint(run.config, name, earlier(run.config, name))
+    return {**kept, "precision": run.precision.label, "images": run.data.digest(name)}

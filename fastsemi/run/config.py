@@ -1,0 +1,232 @@
+"""The configuration of a run: presets in YAML, overrides on the command line, all checked at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse.typing import register_type
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.schedule import Duration
+from fastsemi.common.settings import PrecisionName
+from fastsemi.kernels.settings import KernelKind
+from fastsemi.loaders.settings import DataConfig, LoaderConfig
+from fastsemi.models.settings import ModelConfig
+from fastsemi.parallel.settings import DistributedConfig
+from fastsemi.stages.finetune_config import FinetuneConfig
+from fastsemi.stages.pretrain_config import PretrainConfig
+from fastsemi.stages.semi_config import SemiConfig
+from fastsemi.training.settings import CompileConfig, OptimizerBackend
+
+StageName = Literal["pretrain", "finetune", "semi"]
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+register_type(Duration, serializer=str, deserializer=Duration)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    output: Path = Path("runs/default")
+    """Run directory: configuration, metrics, checkpoints, the final model."""
+    seed: int = 0
+    """Seed of everything random except the choice of labels (data.labels.seed)."""
+    stages: tuple[StageName, ...] = ("pretrain", "finetune", "semi")
+    """Stages that `train` runs, in this order."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: PrecisionName = "auto"
+    """Number format of the networks: auto, fp32, tf32, bf16 or fp16."""
+    kernels: KernelKind = "auto"
+    """Device operations: auto (Triton where it runs), triton, or torch."""
+    optimizer: OptimizerBackend = "fused"
+    """AdamW of PyTorch, fused or foreach, or apex: NVIDIA's FusedAdam."""
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    log_every: int = 50
+    """Optimizer steps between two rows of metrics."""
+    eval_batch: int = 256
+    """Images per evaluation batch."""
+    data: DataConfig = field(default_factory=DataConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    semi: SemiConfig = field(default_factory=SemiConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        order = [name for name in typing.get_args(StageName) if name in self.stages]
+        if not self.stages or list(self.stages) != order:
+            raise UserError(
+                f"stages {list(self.stages)} must be some of pretrain, finetune, semi, in this order"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must lie in [0, 2**63)")
+        if self.log_every < 1 or self.eval_batch < 1:
+            raise UserError("log_every and eval_batch must be at least 1")
+        if self.compile.cuda_graphs and self.distributed.strategy == "fsdp":
+            raise UserError(
+                "compile.cuda_graphs replays weights at fixed addresses, and fsdp gathers them anew; "
+                "set compile.cuda_graphs to false or distributed.strategy to ddp"
+            )
+
+
+def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
+    """Read a configuration.
+
+    Args:
+        files: YAML files, a later one wins; each may name a `base:` file, relative to itself.
+        overrides: Dotted command-line options such as `--semi.threshold 0.5`; they win over files.
+
+    Raises:
+        UserError: A missing file, an unknown key, a value of the wrong type or an impossible combination.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        _merge(merged, read_preset(file))
+    _check_options(overrides)
+    parser = make_parser()
+    try:
+        namespace = parser.parse_object(merged)
+        namespace = parser.parse_args(list(overrides), namespace=namespace)
+        return Config(
+            **{k: v for k, v in vars(parser.instantiate(namespace)).items() if k in _fields(Config)}
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(_one_line(error)) from None
+
+
+def make_parser() -> ArgumentParser:
+    """A parser with every field of `Config` as a dotted option."""
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML preset and what it is based on, as nested dictionaries with known keys only.
+
+    Raises:
+        UserError: The file is missing, no YAML mapping, based on itself, or has an unknown key.
+    """
+    path = Path(path)
+    if path.resolve() in seen:
+        raise UserError(f"config {path} is based on itself; remove one of the base: lines")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        raise UserError(f"config {path} does not exist; presets are in configs/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config {path} cannot be read: {_one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"config {path} holds no mapping; write lines such as 'seed: 0'")
+    base = content.pop("base", None)
+    _check_keys(content, Config, str(path))
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError(f"base in config {path} is {base!r}; it must name one file")
+    merged = read_preset(path.parent / base, (*seen, path.resolve()))
+    _merge(merged, content)
+    return merged
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "args":
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _fields(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+
+
+def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
+    """All dotted keys below a dataclass, sections included."""
+    keys = []
+    for name, hint in _fields(kind).items():
+        keys.append(prefix + name)
+        if _is_section(hint):
+            keys += known_keys(hint, f"{prefix}{name}.")
+    return keys
+
+
+def _is_section(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
+
+
+def _check_keys(content: dict[str, Any], kind: type, where: str, prefix: str = "") -> None:
+    fields = _fields(kind)
+    for key, value in content.items():
+        if key not in fields:
+            raise _unknown(f"{prefix}{key}", where)
+        if value is None and type(None) not in typing.get_args(fields[key]):
+            raise UserError(f"{prefix}{key} in {where} is null; give it a value or leave it out")
+        if _is_section(fields[key]):
+            if not isinstance(value, dict):
+                raise UserError(
+                    f"{prefix}{key} in {where} is a section; give it indented keys, not {value!r}"
+                )
+            _check_keys(value, fields[key], where, f"{prefix}{key}.")
+
+
+def _check_options(options: Sequence[str]) -> None:
+    known = set(known_keys())
+    for option in options:
+        if option.startswith("--"):
+            key = option[2:].split("=")[0]
+            if key not in known and not key.startswith("model.args."):
+                raise _unknown(key, "the command line")
+
+
+def _unknown(key: str, where: str) -> UserError:
+    keys = known_keys()
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    leaf = key.rsplit(".", 1)[-1]
+    near = near or [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
+    hint = f"did you mean {near[0]}?" if near else "--help lists all keys"
+    return UserError(f"unknown key {key} in {where}; {hint}")
+
+
+def _one_line(error: BaseException) -> str:
+    """What is wrong, in one line: the last line of jsonargparse's reports holds the reason."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    return "; ".join(lines) if lines else type(error).__name__
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML that `load` reads back to an equal one."""
+    return yaml.safe_dump(plain(config), sort_keys=False, width=10**6)  # a path with spaces stays on its line
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, paths and durations as YAML's plain types."""
+    if isinstance(value, Duration | Path):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return value

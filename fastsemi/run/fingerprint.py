@@ -1,0 +1,111 @@
+"""What the weights of a stage depend on, so that a run directory never mixes two configurations."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from fastsemi.common.errors import UserError
+from fastsemi.run.config import Config, StageName, plain
+
+# What may change between two calls of the same run: where it runs and what it reports, not what it learns.
+# (Another device, kernel or engine rounds differently.)
+FREE_KEYS = (
+    "output",
+    "precision",  # compared as the type it resolves to
+    "stages",
+    "device",
+    "kernels",
+    "model.activation_checkpointing",  # the gradients are the same
+    "compile",
+    "distributed",
+    "log_every",
+    "eval_batch",
+    "loader",
+    "data.root",  # a copy on another disk will do: names and labels of the images are compared
+    "data.val",
+    "data.eval_crop",
+    "data.max_bad",
+    "data.max_pixels",
+    "data.reindex",
+)
+# The pretraining stage sees neither labels nor a head.
+FREE_PRETRAIN_KEYS = (
+    "data.labels",
+    "data.unlabelled_includes_labelled",
+    "model.head_init_scale",
+    "model.keep_head",
+)
+FREE_STAGE_KEYS = ("eval_every", "checkpoint_every")
+# What may differ between the nodes of a run.
+NODE_KEYS = ("device", "loader", "data.root", "data.reindex")
+
+
+def fingerprint(config: Config, stage: StageName, earlier: Sequence[StageName]) -> dict[str, Any]:
+    """The settings that the weights of a stage depend on, by dotted key.
+
+    Args:
+        config: The run.
+        stage: The stage.
+        earlier: The stages it starts from.
+    """
+    free = (*FREE_KEYS, *(FREE_PRETRAIN_KEYS if stage == "pretrain" else ()))
+    others = {s for s in get_args(StageName) if s not in earlier and s != stage}
+    kept = {
+        key: value
+        for key, value in _flatten(plain(config)).items()
+        if not _is_below(key, (*free, *others)) and key.rsplit(".", 1)[-1] not in FREE_STAGE_KEYS
+    }
+    return {**kept, "start": list(earlier)}
+
+
+def node_settings(config: Config) -> dict[str, Any]:
+    """The settings that all processes of a run must have alike, by dotted key."""
+    return {key: value for key, value in _flatten(plain(config)).items() if not _is_below(key, NODE_KEYS)}
+
+
+def refuse_differences(first: dict[str, Any], mine: dict[str, Any]) -> None:
+    """Refuse to train with a process that has other settings or images.
+
+    Raises:
+        UserError: Names the machine of this process, and the first thing that differs.
+    """
+    for key in {**first, **mine}:
+        if first.get(key) != mine.get(key):
+            raise UserError(
+                f"{key} is {mine.get(key)} on {socket.gethostname()} and {first.get(key)} in the first "
+                "process; give all nodes the same command and the same data"
+            )
+
+
+def refuse_changes(then: dict[str, Any], now: dict[str, Any], stage: str, folder: Path) -> None:
+    """Refuse to go on with other settings than those that a stage was begun with.
+
+    Raises:
+        UserError: Names the first setting that differs.
+    """
+    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        change = f"{key}: {then.get(key)}, now {now.get(key)}"
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserError(
+            f"{folder} holds stage {stage} with other settings ({change}{more}); "
+            "give another --output, or delete the directory"
+        )
+
+
+def _is_below(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

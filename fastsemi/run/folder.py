@@ -1,0 +1,85 @@
+"""A run directory: what lies in it, and under which name. No other file knows these names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class RunFolder:
+    """The paths of a run.
+
+    Args:
+        path: The run directory, `output` of the configuration; it need not exist.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def summary(self) -> Path:
+        """The figures of the finished stages."""
+        return self.path / "summary.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Rows of metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def board(self) -> Path:
+        """TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of unfinished stages (`training.checkpoint.folder`) and results of finished ones."""
+        return self.path / "checkpoints"
+
+    def result(self, stage: str) -> Path:
+        """The network of a finished stage; it is there when the stage has finished."""
+        return self.checkpoints / f"{stage}_result.pt"
+
+    @property
+    def model(self) -> Path:
+        """The network that the run leaves, as a folder of timm's (`local-dir:`)."""
+        return self.path / "model"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a stage with a classifier has finished."""
+        return (self.model / "config.json").exists()
+
+    @property
+    def weights(self) -> Path:
+        """The tensors of `model`."""
+        return self.model / "model.safetensors"
+
+    @property
+    def fresh_model(self) -> Path:
+        """Where `model` is written before it takes its place."""
+        return self.path / ".model.tmp"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    @property
+    def profile(self) -> tuple[Path, Path]:
+        """What `fastsemi profile` found: the figures, and a plot of them."""
+        return self.path / "profile.json", self.path / "profile.png"
+
+    @property
+    def log(self) -> Path:
+        """What a run printed that a study started."""
+        return self.path / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"

@@ -1,0 +1,134 @@
+"""A run: the stages in a row, each from the one before, in a directory that can be resumed."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+
+from fastsemi import __version__
+from fastsemi.common.files import replacing
+from fastsemi.common.hardware import hardware
+from fastsemi.common.progress import Progress
+from fastsemi.parallel import processes
+from fastsemi.parallel.shards import whole_state
+from fastsemi.parallel.stop import Interrupted, StopVote, stop_signals
+from fastsemi.run.build import build_stage, build_trainer
+from fastsemi.run.checks import check_folder, check_nodes, check_stage, stage_fingerprint
+from fastsemi.run.config import Config, StageName, to_yaml
+from fastsemi.run.context import RunContext
+from fastsemi.run.leave_model import leave_model
+from fastsemi.run.lock import locked
+from fastsemi.run.order import STAGES
+from fastsemi.run.summary import read_summary, write_summary
+from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.metrics import MetricLog
+
+
+class Run:
+    """The stages of a configuration in its run directory.
+
+    Args:
+        config: The run.
+        progress: What the user sees.
+    """
+
+    def __init__(self, config: Config, progress: Progress):
+        self.config, self.progress = config, progress
+        self.context = RunContext(config, self._say)
+        self.folder = self.context.folder
+
+    def train(self, stages: Sequence[StageName]) -> dict[str, Any]:
+        """Run stages that are not finished yet; the last one's network ends up under `model/`.
+
+        What can be wrong with the configuration and the data of any of them is found before the first.
+
+        Returns:
+            The content of `summary.json`.
+
+        Raises:
+            Interrupted: A signal asked to stop; the run can be resumed.
+        """
+        stop = threading.Event()
+        try:
+            with locked(self.folder), stop_signals(stop):
+                todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
+                self._check(stages, todo)
+                if processes.is_main():
+                    with replacing(self.folder.config) as file:
+                        file.write(to_yaml(self.config))
+                for name in stages:
+                    if name not in todo:
+                        self._say(f"{name}: already finished in {self.folder.path}")
+                self._train(todo, stop)
+                if processes.is_main():
+                    leave_model(self.context)
+                return read_summary(self.folder.summary)
+        finally:
+            self.context.close()
+
+    def _check(self, stages: Sequence[StageName], todo: Sequence[StageName]) -> None:
+        """Refuse what would fail later."""
+        with processes.one_per_node_first():  # which indexes the images
+            for name in todo:
+                check_stage(self.context, name)
+        check_nodes(self.context, todo)
+        for name in STAGES:
+            check_folder(self.context, name, stages)
+
+    def _train(self, todo: Sequence[StageName], stop: threading.Event) -> None:
+        log = MetricLog(self.folder.metrics, self.folder.board)
+        try:
+            for name in todo:
+                if StopVote(stop).now():
+                    raise Interrupted(f"stopped before {name}")
+                self._stage(name, log, stop)
+        finally:
+            log.close()
+
+    def _stage(self, name: StageName, log: MetricLog, stop: threading.Event) -> None:
+        run = self.context
+        stage, fingerprint = build_stage(run, name), stage_fingerprint(run, name)
+        trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
+        entry = trainer.run()
+        state = {"model": whole_state(stage.result()), "fingerprint": fingerprint}
+        if processes.is_main():
+            write_summary(self.folder.summary, self._summary(name, entry))
+            checkpoint_file.save(state, self.folder.result(name))
+            leave_model(run)
+        processes.barrier()  # the next stage reads what was written
+
+    def _summary(self, name: StageName, entry: dict[str, Any]) -> dict[str, Any]:
+        """The figures of the run with those of a stage that has just finished."""
+        data, summary = self.context.data, read_summary(self.folder.summary)
+        summary["stages"][name] = entry
+        summary |= {
+            "seed": self.config.seed,
+            "classes": len(data.classes),
+            "skipped_images": sorted({*summary.get("skipped_images", []), *data.bad.paths}),
+            "versions": {
+                "fastsemi": __version__,
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "python": platform.python_version(),
+            },
+            "hardware": hardware(),
+            "device": str(self.context.device),
+            "precision": self.context.precision.label,
+            "processes": processes.world(),
+            "threads": torch.get_num_threads(),
+        }
+        if name == "pretrain":
+            summary["pretraining"] = len(data.pretraining.ids)
+        else:
+            summary |= {"labelled": len(data.labelled.ids), "evaluation": len(data.val.ids)}
+        if name == "semi":
+            summary["unlabelled"] = len(data.unlabelled.ids)
+        return summary
+
+    def _say(self, text: str) -> None:
+        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,87 @@
+"""The settings of the semi-supervised stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.schedule import Duration
+from fastsemi.loaders.plan.draws import AugmentConfig
+from fastsemi.loaders.plan.mixing import MixConfig
+from fastsemi.stages.stage_config import StageConfig
+from fastsemi.stages.thresholds.settings import (
+    FlexMatchConfig,
+    FreeMatchConfig,
+    MixMode,
+    RuleName,
+    SoftMatchConfig,
+)
+
+TeacherDtype = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class SemiConfig(StageConfig):
+    """Semi-supervised fine-tuning. The defaults are table 13 of the paper, ViT-B with 10 % of the labels."""
+
+    section = "semi"
+
+    length: Duration = Duration("100 epochs")
+    """How long to train; an epoch is one pass over the unlabelled images."""
+    batch: int = 128
+    """Labelled images per step, Nl."""
+    base_lr: float = 1e-3
+    layer_decay: float = 0.75
+    unlabelled_ratio: int = 5
+    """Unlabelled images per labelled one: Nu = ratio * Nl."""
+    loss_weight: float = 5.0
+    """Weight of the unlabelled loss, mu."""
+    threshold: float = 0.5
+    """Least confidence of a pseudo label that counts, tau."""
+    threshold_rule: RuleName = "fixed"
+    """What makes a pseudo label count: fixed (the paper's tau), flexmatch, freematch or softmatch."""
+    flexmatch: FlexMatchConfig = field(default_factory=FlexMatchConfig)
+    """Options of the rule flexmatch."""
+    freematch: FreeMatchConfig = field(default_factory=FreeMatchConfig)
+    """Options of the rule freematch."""
+    softmatch: SoftMatchConfig = field(default_factory=SoftMatchConfig)
+    """Options of the rule softmatch."""
+    momentum: float = 0.9999
+    """Momentum of the teacher, m; 0 is FixMatch."""
+    teacher_dtype: TeacherDtype = "fp32"
+    """Weights that the teacher runs with: fp32, or a copy in bf16 or fp16 of its fp32 average, which is then
+    cast once a step and not in each pass."""
+    mixing: MixMode = "prob"
+    """Mixing of unlabelled images: none, pseudo, pseudo_plus or prob (probabilistic pseudo mixup)."""
+    mix: MixConfig = field(default_factory=MixConfig)
+    """Mixup and cutmix of unlabelled images; with mixing prob an alpha only says whether it is on."""
+    labelled_mix: MixConfig = field(default_factory=MixConfig)
+    """Mixup and cutmix of labelled images."""
+    drop_path: float = 0.1
+    """Largest drop-path rate of the student."""
+    skip_rejected: bool | None = None
+    """Keep rejected samples out of the student; null: yes, unless it has batch norm."""
+    label_smoothing: float = 0.1
+    """s in (1 - s) * one-hot + s / C, for labels and pseudo labels."""
+    weak: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(color_jitter=0.4, randaugment="", erase=0.0)
+    )
+    """The view that the teacher labels."""
+    strong: AugmentConfig = field(default_factory=AugmentConfig)
+    """The view that the student learns from."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of labelled images."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        super().__post_init__()
+        self.require_fractions("drop_path", "label_smoothing", "momentum")
+        self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
+        self.require("loss_weight", 0 <= self.loss_weight < math.inf, "be finite and not negative")
+        if self.mixing != "none" and not (self.mix.mixup or self.mix.cutmix):
+            raise UserError(
+                "semi.mix turns both mixup and cutmix off; set semi.mixing to none to mix nothing"
+            )
+        self.require("unlabelled_ratio", self.unlabelled_ratio >= 1, "be at least 1")

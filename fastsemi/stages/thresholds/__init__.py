@@ -1,0 +1,1 @@
+"""Which pseudo labels count, and how much: one rule a file."""

@@ -1,0 +1,1 @@
+"""What works on this machine and with these images, and how to mend what does not."""

@@ -1,0 +1,116 @@
+"""A run without data, weights and memory: networks, optimizer and plan of each stage on the meta device."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastsemi.common.precision import Precision, select_device
+from fastsemi.parallel import processes
+from fastsemi.run.config import Config, StageName
+from fastsemi.run.memory import MemoryEstimate, estimate
+from fastsemi.run.meta_networks import meta_network, trained
+from fastsemi.tools.estimate.cost_table import gib
+from fastsemi.tools.estimate.sizes import open_data
+from fastsemi.tools.estimate.stages import StagePlan, plan_stage
+from fastsemi.training.optim import parameter_groups
+
+
+@dataclass(frozen=True)
+class DryStage:
+    """What would be trained in a stage."""
+
+    plan: StagePlan
+    parameters: int
+    trained: int
+    """Parameters that the optimizer changes."""
+    groups: int
+    """Parameter groups of the optimizer: by layer, with and without weight decay."""
+    memory: MemoryEstimate
+
+
+def dry_run(config: Config, stages: Sequence[StageName], options: Namespace) -> tuple[list[DryStage], str]:
+    """Build each stage as training would, but on the meta device.
+
+    Args:
+        config: The run.
+        stages: Which of its stages.
+        options: train_images, classes, unlabelled_images: what is known of data that is not here.
+
+    Returns:
+        The stages, and where the numbers of images come from, in words.
+
+    Raises:
+        UserError: What training would refuse: settings, model, data that does not fill a batch.
+    """
+    dtype, fused, where = _format(config)
+    data, sizes = open_data(config, options)
+    classes = len(data.classes)
+    result = []
+    for name in stages:
+        settings = getattr(config, name)
+        plan = plan_stage(config, name, data)
+        network = trained(meta_network(config, name, classes), config)
+        groups = parameter_groups(
+            network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
+        )
+        memory = estimate(config, name, classes=classes, dtype=dtype, fused_attention=fused)
+        changed = sum(p.numel() for group in groups for p in group["params"])
+        everything = sum(p.numel() for p in network.parameters())
+        result.append(DryStage(plan, everything, changed, len(groups), memory))
+    return result, f"{sizes}; memory on {where} in {str(dtype).removeprefix('torch.')}"
+
+
+def _format(config: Config) -> tuple[torch.dtype, bool, str]:
+    """Autocast's type, whether attention is fused, and where: on a GPU, unless the CPU is asked for."""
+    device = select_device(processes.local_device(config.device))
+    if device.type == "cpu" and config.device == "auto":
+        assumed = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
+        return assumed.get(config.precision, torch.bfloat16), True, "a GPU"
+    precision = Precision.select(config.precision, device)
+    return precision.dtype, precision.fused_attention, "this CPU" if device.type == "cpu" else "this GPU"
+
+
+def show(stages: Sequence[DryStage], sizes: str, console: Console) -> None:
+    """Print what would be trained."""
+    console.print(f"dry run, nothing is trained; numbers of images: {sizes}", soft_wrap=True)
+    table = Table("", *(stage.plan.name for stage in stages))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, values in _lines(stages):
+        table.add_row(label, *values)
+    console.print(table)
+
+
+def _lines(stages: Sequence[DryStage]) -> list[tuple[str, list[str]]]:
+    first, peak, last = zip(*(stage.plan.rates() for stage in stages), strict=True)
+    roles = list(dict.fromkeys(role for stage in stages for role in stage.plan.streams))
+    streams = {role: [stage.plan.streams.get(role) for stage in stages] for role in roles}
+    label = {"pretrain": "images"}
+    return [
+        ("parameters", [f"{stage.parameters:,}" for stage in stages]),
+        ("of these trained", [f"{stage.trained:,}" for stage in stages]),
+        ("optimizer groups", [f"{stage.groups}" for stage in stages]),
+        *(
+            (label.get(role, f"{role} images"), [f"{len(s.ids):,}" if s else "-" for s in found])
+            for role, found in streams.items()
+        ),
+        *(
+            (f"{label.get(role, role)} a step", [f"{s.batch:,}" if s else "-" for s in found])
+            for role, found in streams.items()
+        ),
+        ("steps", [f"{stage.plan.steps:,}" for stage in stages]),
+        ("learning rate, first step", [f"{rate:.3g}" for rate in first]),
+        ("learning rate, peak", [f"{rate:.3g}" for rate in peak]),
+        ("learning rate, last step", [f"{rate:.3g}" for rate in last]),
+        ("weights and gradients", [gib(s.memory.parameters + s.memory.gradients) for s in stages]),
+        ("AdamW", [gib(stage.memory.optimizer) for stage in stages]),
+        ("teacher or average", [gib(stage.memory.teacher) for stage in stages]),
+        ("activations", [gib(s.memory.activations + s.memory.weight_casts) for s in stages]),
+        ("memory of one device, in all", [gib(stage.memory.total) for stage in stages]),
+    ]

@@ -1,0 +1,1 @@
+"""Where the time of a job goes, what limits it, and which loader settings are fastest."""

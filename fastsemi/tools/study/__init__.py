@@ -1,0 +1,1 @@
+"""A table of the paper as a grid of runs over seeds."""

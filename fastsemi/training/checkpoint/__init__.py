@@ -1,0 +1,1 @@
+"""What is saved of a stage, written whole or not at all, read without running code from it."""

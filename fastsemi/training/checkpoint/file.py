@@ -1,0 +1,57 @@
+"""Checkpoints: written atomically, read without running code from the file.
+
+What a stage starts from, first match wins:
+1. its own checkpoint in the run directory;
+2. the result of the stage before it in the run directory;
+3. `model.weights`;
+4. random weights.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.files import replacing
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write `state` so that the file is either the old or the new one, also after a power cut.
+
+    Raises:
+        UserError: The disk is full or not writable.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, "wb") as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot write checkpoint {path}: {error}; free disk space or change --output"
+        ) from error
+
+
+def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint to the CPU; tensors and plain values only.
+
+    With `mmap` tensors are read when they are used, which makes a look at the other values quick.
+
+    Raises:
+        UserError: The file is missing, damaged or holds code.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist; check the path") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"cannot read checkpoint {path}: {reason}; delete it to start the stage again"
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"checkpoint {path} holds no state dict; move it away or check the path")
+    return state

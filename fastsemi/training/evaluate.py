@@ -1,0 +1,113 @@
+"""Accuracy over the evaluation images, exact, in one pass, for any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastsemi.common.precision import Precision
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.stream import evaluation_batches
+from fastsemi.parallel import processes
+from fastsemi.stages.inputs import DeviceBatch, Views
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy in percent."""
+
+    top1: float
+    top5: float
+    """Equal to 100 where there are five classes or fewer."""
+    images: int
+
+
+@torch.no_grad()
+def evaluate(
+    models: Mapping[str, nn.Module], data: Data, views: Views, precision: Precision, *, batch: int
+) -> dict[str, Accuracy]:
+    """Evaluate classifiers on `data.val`, each of whose images is one process's.
+
+    Args:
+        models: Classifiers by name; each is put back into the mode it was in.
+        data: The run's data.
+        views: Normalises.
+        precision: Number format.
+        batch: Images per batch of a process.
+
+    Returns:
+        Accuracy of each, over all readable images; the same in all processes.
+    """
+    modes = {name: model.training for name, model in models.items()}
+    hits = {name: torch.zeros(2, dtype=torch.int64, device=views.device) for name in models}
+    images = torch.zeros((), dtype=torch.int64, device=views.device)
+    for model in models.values():
+        model.eval()
+    mine = data.val.ids[processes.rank() :: processes.world()]
+    size = data.config.image_size
+    for on_device, pixels in _batches(mine, data, views, batch):
+        images += on_device.valid.sum()
+        for name, model in models.items():
+            with precision.autocast():
+                logits = model(pixels)
+            ranked = logits.float().topk(min(5, logits.shape[1])).indices  # [B, 5]
+            del logits  # while they are in use, a CUDA graph of the next network is recorded, not replayed
+            hit = (ranked == on_device.labels[:, None]) & on_device.valid[:, None]
+            hits[name] += torch.stack([hit[:, 0].sum(), hit.sum()])
+    if _passes(len(mine), batch) < _passes(-(-len(data.val.ids) // processes.world()), batch):
+        # A process with an image less than others may have a pass less, and shards are gathered in each.
+        for model in models.values():
+            with precision.autocast():
+                model(torch.zeros(1, 3, size, size, device=views.device))
+    for name, model in models.items():
+        model.train(modes[name])
+    table = processes.add_up(torch.stack([*hits.values(), images.expand(2)])).tolist()
+    total = table.pop()[0]
+    percent = {name: [100 * h / max(1, total) for h in row] for name, row in zip(hits, table, strict=True)}
+    return {name: Accuracy(top1, top5, total) for name, (top1, top5) in percent.items()}
+
+
+@torch.no_grad()
+def confusion(
+    model: nn.Module, data: Data, views: Views, precision: Precision, *, batch: int
+) -> NDArray[np.int64]:
+    """What a classifier takes the images of `data.val` for, in one process.
+
+    Args:
+        model: Classifier of C classes in evaluation mode.
+        data: The run's data.
+        views: Normalises.
+        precision: Number format.
+        batch: Images per batch.
+
+    Returns:
+        [C, C] counts of readable images: rows are true classes, columns predicted ones.
+    """
+    classes = len(data.classes)
+    counts = torch.zeros(classes * classes, dtype=torch.int64, device=views.device)
+    for on_device, pixels in _batches(data.val.ids, data, views, batch):
+        with precision.autocast():
+            predicted = model(pixels).argmax(1)
+        cell = on_device.labels * classes + predicted
+        counts.scatter_add_(0, cell, on_device.valid.long())
+    return counts.reshape(classes, classes).cpu().numpy()
+
+
+def _batches(
+    ids: NDArray[np.int64], data: Data, views: Views, batch: int
+) -> Iterator[tuple[DeviceBatch, Tensor]]:
+    """Evaluation images on the device, and normalised, [B, 3, S, S]."""
+    plans = evaluation_batches(data.val.index, ids, batch, data.config.eval_crop)
+    with data.load(data.val, plans, allow_empty=True) as loader:
+        for loaded in loader:
+            on_device = views.to_device(loaded)
+            yield on_device, views.normalise(on_device.images[0])
+
+
+def _passes(images: int, batch: int) -> int:
+    return -(-images // batch)

@@ -1,0 +1,108 @@
+"""Metrics: summed on the device, read on log steps only, written as JSON lines and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastsemi.common.files import replacing
+from fastsemi.parallel import processes
+from fastsemi.stages.base import Ratio
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Accumulator:
+    """Adds up ratios without waiting for the device.
+
+    Args:
+        device: Where the metrics are computed.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._sums: dict[str, Tensor] = {}  # name -> [2] total, count
+
+    def add(self, metrics: dict[str, Ratio]) -> None:
+        """Add the metrics of a micro-batch."""
+        for name, ratio in metrics.items():
+            pair = torch.stack([self._scalar(ratio.total), self._scalar(ratio.count)])
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def _scalar(self, value: Tensor | int) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(self._device, torch.float32)
+        # A fill: to copy a number of the host's to a GPU waits for all that was launched before.
+        return torch.full((), value, dtype=torch.float32, device=self._device)
+
+    def read(self) -> dict[str, float]:
+        """Ratios since the last read over all processes, in one transfer; NaN where nothing was counted."""
+        if not self._sums:
+            return {}
+        table = processes.add_up(torch.stack(list(self._sums.values()))).tolist()
+        names = list(self._sums)
+        self._sums = {}
+        return {
+            name: total / count if count else math.nan
+            for name, (total, count) in zip(names, table, strict=True)
+        }
+
+
+class MetricLog:
+    """Writes rows of metrics as JSON lines and as TensorBoard events; silent in all processes but one.
+
+    Args:
+        path: The rows, JSON lines.
+        board: Folder of TensorBoard's events.
+    """
+
+    def __init__(self, path: Path, board: Path):
+        self._path = path
+        self._board: SummaryWriter | None = None
+        if not processes.is_main():
+            return
+        from torch.utils.tensorboard import SummaryWriter  # only a run that logs needs TensorBoard
+
+        self._board = SummaryWriter(str(board))
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget what a stage wrote after `step`, before it goes on from there."""
+        if not self._board or not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                stale = row["stage"] == stage and row["step"] > step
+            except (ValueError, TypeError, KeyError):
+                continue  # torn by a crash
+            if not stale:
+                kept.append(_line(row))
+        with replacing(self._path) as file:
+            file.writelines(kept)
+
+    def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
+        """Append one row; `step` counts the optimizer steps done in the stage."""
+        if not self._board:
+            return
+        with self._path.open("a") as file:
+            file.write(_line({"stage": stage, "step": step, **values}))
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._board.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush."""
+        if self._board:
+            self._board.close()
+
+
+def _line(row: dict[str, Any]) -> str:
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(clean) + "\n"

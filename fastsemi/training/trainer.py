@@ -1,0 +1,308 @@
+"""The training loop, one for all stages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.precision import Precision
+from fastsemi.common.schedule import Duration
+from fastsemi.common.spans import record
+from fastsemi.loaders.data import Data, ImageSet
+from fastsemi.loaders.plan.philox import words
+from fastsemi.loaders.plan.types import PlannedBatch
+from fastsemi.loaders.prefetch import Loader
+from fastsemi.loaders.stream import Stream
+from fastsemi.models.create import use_fused_attention
+from fastsemi.parallel import processes
+from fastsemi.parallel.settings import Strategy
+from fastsemi.parallel.stop import Interrupted, StopVote
+from fastsemi.stages.base import Stage
+from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.training.batch_norm import RunningStatistics
+from fastsemi.training.broken import share_broken
+from fastsemi.training.checkpoint.folder import Checkpoints, read_info, read_tensors, shapes
+from fastsemi.training.checkpoint.state import TrainingState
+from fastsemi.training.compiled import compile_networks, mark_step
+from fastsemi.training.evaluate import evaluate
+from fastsemi.training.meter import Meter, Speed
+from fastsemi.training.metrics import Accumulator, MetricLog, Ratio
+from fastsemi.training.optim import create_optimizer, set_lr
+from fastsemi.training.settings import CompileConfig, OptimizerBackend
+from fastsemi.training.strategy import Parallel
+from fastsemi.training.update import Updater
+
+if TYPE_CHECKING:
+    from fastsemi.common.progress import Progress
+
+Load = Callable[[ImageSet, Iterable[PlannedBatch]], AbstractContextManager[Loader]]
+
+DEVICE_STREAM = 0xD0  # counter word of the draws that seed the device's generator
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the loop needs besides the stage."""
+
+    seed: int
+    log_every: int
+    eval_batch: int
+    optimizer: OptimizerBackend
+    compile: CompileConfig
+    strategy: Strategy = "ddp"
+
+
+class Trainer:
+    """Runs a stage from its checkpoint, or from the start, to its end.
+
+    Args:
+        stage: What to train.
+        data: The run's data.
+        views: Brings batches to the device.
+        precision: Number format.
+        config: Seed and intervals.
+        folder: Where checkpoints go.
+        log: Where metrics go.
+        progress: What the user sees.
+        fingerprint: Settings that the weights depend on, kept in the checkpoint.
+        stop: Set by a signal; the loop then saves after the step and ends.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        data: Data,
+        views: Views,
+        precision: Precision,
+        config: LoopConfig,
+        folder: Path,
+        log: MetricLog,
+        progress: Progress,
+        *,
+        fingerprint: dict[str, Any],
+        stop: threading.Event,
+    ):
+        self.stage, self.data, self.views, self.precision = stage, data, views, precision
+        self.config, self.log, self.progress = config, log, progress
+        self.fingerprint = fingerprint
+        networks = [stage.model, *stage.followers()]
+        for network in networks:
+            use_fused_attention(network, precision.fused_attention)
+        self.parallel = Parallel(stage, config.strategy, precision)
+        self.statistics = RunningStatistics(stage.model)
+        compile_networks(self.parallel.units(networks), config.compile, views.device)
+        self.checkpoints = Checkpoints(folder, stage.name)
+        settings = stage.config
+        self.schedule = stage.schedule
+        self.total = self.schedule.total_steps
+        self.optimizer = create_optimizer(
+            stage.model,
+            weight_decay=settings.weight_decay,
+            layer_decay=settings.layer_decay,
+            betas=settings.betas,
+            backend=config.optimizer,
+        )
+        self.updater = Updater(
+            stage.model,
+            self.optimizer,
+            precision,
+            settings.clip_grad,
+            replayed=config.compile.cuda_graphs and len(self._micro_batches()) > 1,
+        )
+        self.metrics = Accumulator(views.device)
+        self.step = 0
+        self.seconds = 0.0
+        self.scores: dict[str, float] = {}
+        self._stop = StopVote(stop)
+
+    def run(self, load: Load | None = None) -> dict[str, Any]:
+        """Train to the end.
+
+        Args:
+            load: Gives batches in place of the run's data: `Data.load`, or what is called like it.
+
+        Returns:
+            The stage's entry in `summary.json`.
+
+        Raises:
+            Interrupted: A signal asked to stop.
+        """
+        self._resume()
+        self.stage.model.train()
+        self.log.rewind(self.stage.name, self.step)
+        with self._batches(load or self.data.load) as batches:
+            self.progress.start(self.stage.name, self.step, self.total)
+            try:
+                self._loop(batches)
+            finally:
+                self.progress.stop()
+                self.checkpoints.finish()
+        images = self.total * self.stage.main_stream.batch
+        return {
+            **self.scores,
+            "images_per_s": images / max(self.seconds, 1e-9),
+            "seconds": self.seconds,
+            "steps": self.total,
+        }
+
+    def _loop(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
+        meter, before = Meter(self.step), self.seconds
+        while self.step < self.total:
+            lr = self.schedule.lr(self.step)
+            set_lr(self.optimizer, lr)
+            with record("step"):
+                self._update(batches)
+            self.step += 1
+            last = self.step == self.total
+            if last or self.step % self.config.log_every == 0:
+                self.updater.check()
+                share_broken(self.data.bad)
+                waited = processes.largest(sum(loader.waited for loader in self._loaders))
+                speed = meter.read(self.step, waited)
+                self.seconds = before + meter.total
+                self._report(self._row(lr, speed))
+            if self._due(self.stage.config.eval_every):
+                with meter.paused():
+                    self._evaluate()
+            stop = self._stop.after_step()
+            if stop or self._due(self.stage.config.checkpoint_every):
+                with meter.paused():
+                    self.seconds = before + meter.total
+                    self._save()
+            if stop and not last:
+                raise Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}")
+
+    def _update(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
+        mine = self._micro_batches()
+        self.statistics.start_step()
+        for micro in mine:
+            with record("wait"):
+                batch = next(batches)
+            mark_step(self.config.compile)
+            # Masks and drop path depend on the step and the micro-batch alone, not on what ran before.
+            word = words(self.config.seed, self.step, [micro], DEVICE_STREAM, 2)[0]
+            torch.manual_seed(int(word[0]) << 31 | int(word[1]) >> 1)
+            with self.parallel.micro_step(last=micro == mine[-1]):
+                with record("loss"), self.precision.autocast():
+                    output = self.stage.loss(batch)
+                with record("backward"):
+                    self.updater.backward(output.loss / len(mine), output.losses())
+            self.statistics.after_micro_batch()
+            self.metrics.add(output.metrics)
+        self.statistics.end_step(self.stage.config.micro_batches)
+        with record("optimizer"):
+            norm = self.updater.step(self.step)
+        skipped = self.updater.skipped
+        self.metrics.add(_update_metrics(norm.detach(), skipped))
+        with record("ema"):
+            self.stage.after_update(skipped)
+
+    def _micro_batches(self) -> range:
+        """Which micro-batches of a global batch are this process's."""
+        return range(processes.rank(), self.stage.config.micro_batches, processes.world())
+
+    def _due(self, interval: Duration) -> bool:
+        every = max(1, interval.steps(self.stage.steps_per_epoch))
+        return self.step == self.total or self.step % every == 0
+
+    def _row(self, lr: float, speed: Speed) -> dict[str, float]:
+        return {
+            "epoch": self.step / self.stage.steps_per_epoch,
+            "lr": lr,
+            **self.metrics.read(),
+            "images_per_s": speed.steps_per_s * self.stage.main_stream.batch,
+            "loader_wait": speed.waited,
+            "seconds": self.seconds,
+        }
+
+    def _report(self, row: dict[str, float]) -> None:
+        self.log.write(self.stage.name, self.step, row)
+        self.progress.update(self.step, row)
+
+    def _evaluate(self) -> None:
+        models = self.stage.eval_models()
+        if not models:
+            return
+        scores = evaluate(models, self.data, self.views, self.precision, batch=self.config.eval_batch)
+        self.scores = {}
+        for name, accuracy in scores.items():
+            prefix = "" if name == "model" else f"{name}_"
+            self.scores.update({f"{prefix}top1": accuracy.top1, f"{prefix}top5": accuracy.top5})
+        self.log.write(self.stage.name, self.step, self.scores)
+        self.progress.scores(self.step, self.scores)
+
+    @contextmanager
+    def _batches(self, load: Load) -> Iterator[Iterator[dict[str, DeviceBatch]]]:
+        with ExitStack() as stack:
+            loaders = {
+                name: stack.enter_context(load(role.images, self._plans(role.stream)))
+                for name, role in self.stage.roles.items()
+            }
+            self._loaders: list[Loader] = list(loaders.values())
+            yield (
+                {name: self.views.to_device(batch) for name, batch in zip(loaders, loaded, strict=True)}
+                for loaded in zip(*loaders.values(), strict=True)
+            )
+
+    def _plans(self, stream: Stream) -> Iterator[PlannedBatch]:
+        for step in range(self.step, self.total):
+            for micro in self._micro_batches():
+                with record("plan"):
+                    plan = stream.plan(step, micro)
+                yield plan
+
+    def _state(self) -> TrainingState:
+        return TrainingState(self.stage.model, self.stage.extra_state(), self.optimizer)
+
+    def _save(self) -> None:
+        self.updater.check()  # nothing that is not finite is ever saved
+        share_broken(self.data.bad)
+        state = self._state()
+        info = {
+            "stage": self.stage.name,
+            "step": self.step,
+            "seconds": self.seconds,
+            "fingerprint": self.fingerprint,
+            "scores": self.scores,
+            "bad": sorted(self.data.bad.paths),
+            "scaler": self.updater.scaler.state_dict(),
+            **state.values(),
+        }
+        self.checkpoints.save(self.step, info, state.tensors())
+
+    def _resume(self) -> None:
+        folder = self.checkpoints.latest()
+        if folder is None:
+            return
+        info, state = read_info(folder), self._state()
+        try:
+            state.prepare(shapes(folder))
+            read_tensors(folder, state.tensors())
+            self.stage.load_extra_state(state.restore(info))
+            self.step, self.seconds, self.scores = info["step"], info["seconds"], info["scores"]
+            self.data.bad.paths.update(info["bad"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"checkpoint {folder} does not fit this configuration ({str(error).splitlines()[0]}); "
+                "use another --output or delete it"
+            ) from error
+        if self.updater.scaler.is_enabled() and info["scaler"]:
+            self.updater.scaler.load_state_dict(info["scaler"])
+
+
+def _update_metrics(norm: Tensor, skipped: Tensor | None) -> dict[str, Ratio]:
+    """The gradient norm, of the steps that loss scaling did not refuse, and how many it did."""
+    if skipped is None:
+        return {"grad_norm": Ratio(norm, 1)}
+    return {
+        "grad_norm": Ratio(torch.where(skipped, 0.0, norm), (~skipped).sum()),
+        "skipped_steps": Ratio(skipped.sum(), 1),
+    }

@@ -1,0 +1,1 @@
+"""Normalise, erase and mix a batch in one launch, in Triton."""

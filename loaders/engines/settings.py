@@ -1,0 +1,35 @@
+"""The engines by name, and the settings `loader.dali`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fastsemi.common.errors import UserError
+
+EngineName = Literal["auto", "native", "dali", "ffcv", "thread_pool", "reference"]
+Decode = Literal["auto", "window", "whole"]
+
+
+@dataclass(frozen=True)
+class DaliOptions:
+    """Options of the `dali` engine. They change the speed, not the images."""
+
+    decode: Decode = "auto"
+    """Decode the `window` around both views, or the `whole` image: some GPUs' JPEG engines take no windows.
+    `auto` times both on the first batch where there is a GPU, and is `window` on the CPU."""
+    hw_load: float = 0.65
+    """Fraction of the JPEGs that go to the GPU's JPEG engine, where it has one."""
+    depth: int = 2
+    """Batches that DALI works on at the same time."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.decode not in get_args(Decode):
+            raise UserError(
+                f"loader.dali.decode {self.decode!r} is unknown; use {', '.join(get_args(Decode))}"
+            )
+        if not 0 <= self.hw_load <= 1:
+            raise UserError(f"loader.dali.hw_load is {self.hw_load}; it must lie in [0, 1]")
+        if self.depth < 1:
+            raise UserError(f"loader.dali.depth is {self.depth}; use at least 1")

@@ -1,0 +1,1 @@
+"""Who exists: images, classes and sizes, found once, memory-mapped ever after."""

@@ -1,0 +1,208 @@
+"""Which images keep their label: a share or a number of each class, or a list somebody else drew."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.index import Index
+
+_log = logging.getLogger(__name__)
+
+
+def select_labelled(
+    index: Index,
+    *,
+    fraction: float | None = None,
+    per_class: int | None = None,
+    index_file: Path | None = None,
+    seed: int = 0,
+) -> NDArray[np.int64]:
+    """Ids of the images that keep their label, sorted, [Nl].
+
+    Exactly one way of choosing must be given. `fraction` and `per_class` rank the images of each class by a
+    hash of `(seed, class name/path in the class)` and take the first ones. So the choice does not depend on
+    other classes, on the order of the index or on where the folder lies, and a smaller choice with the same
+    seed is a subset of a larger one.
+
+    Args:
+        index: The images, with classes.
+        fraction: In (0, 1]: `max(1, round(fraction * n_c))` of the `n_c` images of each class.
+        per_class: This many of each class.
+        index_file: A CSV with a column `Index` of positions in the index (as the paper's authors publish),
+            or a text list of image files, one a line (as SimCLR publishes): the file's name or
+            `<class>/<name>`.
+        seed: Another seed is another choice; unused with `index_file`.
+
+    Raises:
+        UserError: None or several ways given, a value outside its range, a class too small, an image or
+            position that is not in the data or is given twice.
+    """
+    if sum(choice is not None for choice in (fraction, per_class, index_file)) != 1:
+        raise UserError(
+            "the labelled images must be chosen in exactly one way; "
+            "give one of data.labels.fraction, data.labels.per_class, data.labels.file"
+        )
+    if not index.classes:
+        raise UserError(f"images in {index.root} have no classes; labels need {index.root}/<class>/<image>")
+    if index_file is not None:
+        ids = _from_file(index, Path(index_file))
+        _warn_of_classes_without_label(index, ids, Path(index_file))
+        return ids
+    counts = np.bincount(index.labels, minlength=len(index.classes))  # [C]
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise UserError(
+                f"data.labels.fraction {fraction} is outside (0, 1]; give for example 0.1 for 10 %"
+            )
+        wanted = np.maximum(1, np.rint(fraction * counts)).astype(np.int64)
+    else:
+        wanted = _checked_per_class(index, per_class, counts)
+    return _draw(index, counts, wanted, seed)
+
+
+def unlabelled_ids(index: Index, labelled: NDArray[np.int64], *, include_labelled: bool) -> NDArray[np.int64]:
+    """Ids of the images used without label, sorted: all but the labelled ones, or all of them."""
+    use = np.ones(len(index), bool)
+    if not include_labelled:
+        use[labelled] = False
+    return np.flatnonzero(use)
+
+
+def _checked_per_class(index: Index, per_class: int | None, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    if per_class is None or per_class < 1:
+        raise UserError(f"data.labels.per_class {per_class} is below 1; give 1 or more")
+    smallest = int(np.argmin(counts))
+    if per_class > counts[smallest]:
+        raise UserError(
+            f"data.labels.per_class {per_class} is more than the {counts[smallest]} images of class "
+            f"{index.classes[smallest]} in {index.root}; give that or less, or a fraction"
+        )
+    return np.full(len(counts), per_class, np.int64)
+
+
+def _draw(index: Index, counts: NDArray[np.int64], wanted: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The `wanted[c]` images of each class `c` whose keys are smallest."""
+    keys = path_keys(index.path_blob, index.path_offsets, seed)  # [N]
+    order = np.lexsort((keys, index.labels))  # by class, in it by key
+    first = np.cumsum(counts) - counts  # [C] where each class begins in `order`
+    rank = np.arange(len(index)) - np.repeat(first, counts)
+    return np.sort(order[rank < np.repeat(wanted, counts)])
+
+
+def path_keys(blob: NDArray[np.uint8], offsets: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A random 64-bit key for each packed path, [N]: FNV-1a of its bytes, then mixed with the seed.
+
+    FNV-1a is by Fowler, Noll and Vo; the mixer is the output function of SplitMix64 (Steele, Lea and
+    Flood, 2014).
+    """
+    lengths = np.diff(offsets)
+    longest_first = np.argsort(-lengths, kind="stable")
+    starts = offsets[:-1][longest_first]
+    # [longest] how many paths reach beyond each position; they are the first ones in this order
+    reach = len(lengths) - np.cumsum(np.bincount(lengths))
+    hashes = np.full(len(lengths), 0xCBF29CE484222325, np.uint64)
+    for position, active in enumerate(reach[:-1].tolist()):
+        hashes[:active] ^= blob[starts[:active] + position]
+        hashes[:active] *= np.uint64(0x100000001B3)
+    keys = np.empty_like(hashes)
+    keys[longest_first] = hashes
+    salt = np.array([(seed + 0x9E3779B97F4A7C15) % 2**64], np.uint64)
+    return _splitmix(keys ^ _splitmix(salt))
+
+
+def _splitmix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _from_file(index: Index, file: Path) -> NDArray[np.int64]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise UserError(f"cannot read label index file {file}: {error.strerror}; correct the path") from error
+    header = next(csv.reader(lines[:1]), [])
+    if "Index" in [field.strip() for field in header]:
+        column = [field.strip() for field in header].index("Index")
+        entries = _positions(index, file, lines, column)
+    elif file.suffix.lower() == ".csv":
+        raise UserError(
+            f"label index file {file} has no column Index; name the column of image positions Index, "
+            "or give a .txt list of image file names"
+        )
+    else:
+        entries = _named(index, file, lines)
+    first_line: dict[int, int] = {}
+    for line, i in entries:
+        if i in first_line:
+            raise UserError(
+                f"label index file {file} gives image {index.relative_path(i)} twice, in lines "
+                f"{first_line[i]} and {line}; remove one"
+            )
+        first_line[i] = line
+    if not first_line:
+        raise UserError(f"label index file {file} names no image; list at least one")
+    return np.array(sorted(first_line), np.int64)
+
+
+def _positions(index: Index, file: Path, lines: list[str], column: int) -> Iterator[tuple[int, int]]:
+    """(line, id) of each row of the authors' CSV."""
+    rows = csv.reader(lines)
+    next(rows)
+    for row in rows:
+        if not row:
+            continue
+        value = row[column].strip() if column < len(row) else ""
+        if not value.isascii() or not value.removeprefix("-").isdigit():
+            raise UserError(
+                f"label index file {file}, line {rows.line_num}: {value!r} is not a position; "
+                "give whole numbers in column Index"
+            )
+        if not 0 <= int(value) < len(index):
+            raise UserError(
+                f"label index file {file}, line {rows.line_num}: index {value} is beyond the data "
+                f"({index.root} holds {len(index)} images, counted from 0); use the index file of this data"
+            )
+        yield rows.line_num, int(value)
+
+
+def _named(index: Index, file: Path, lines: list[str]) -> Iterator[tuple[int, int]]:
+    """(line, id) of each name in SimCLR's list; a name with a slash is a path below the root."""
+    names = [os.fsencode(line.strip()) for line in lines]
+    wanted = set(names)
+    found: dict[bytes, int] = {}
+    several: set[bytes] = set()
+    for i, path in enumerate(index.iter_relative()):
+        for name in (path, path.rsplit(b"/", 1)[-1]):
+            if name in wanted:
+                if name in found:
+                    several.add(name)
+                found[name] = i
+    for line, name in enumerate(names, start=1):
+        if not name:
+            continue
+        where = f"label index file {file}, line {line}: {os.fsdecode(name[:100])!r}"
+        if name not in found:
+            raise UserError(f"{where} is not in {index.root}; use the list of this data, or remove the line")
+        if name in several:
+            raise UserError(f"{where} is the name of several images in {index.root}; give <class>/<name>")
+        yield line, found[name]
+
+
+def _warn_of_classes_without_label(index: Index, ids: NDArray[np.int64], file: Path) -> None:
+    counts = np.bincount(index.labels[ids], minlength=len(index.classes))
+    missing = np.flatnonzero(counts == 0)
+    if len(missing):
+        names = ", ".join(index.classes[c] for c in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        _log.warning(
+            "label index file %s gives no label to %d of %d classes (%s)",
+            *(file, len(missing), len(index.classes), names),
+        )

@@ -1,0 +1,208 @@
+"""Look at a tree of images on disk: which files, in torchvision's order, and how large each image is."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastsemi.common.errors import UserError
+
+# The extensions of torchvision.datasets.ImageFolder, compared in lower case.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+_CLOCK_TICK_NS = 20_000_000  # file systems stamp a change with a clock that advances every 1 to 10 ms
+_CHUNK = 512  # files a thread takes at a time
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What a folder holds. All paths are relative to it."""
+
+    classes: tuple[str, ...]  # sorted; empty for a folder without classes
+    folders: list[str]  # every folder that was listed, "" for the root
+    folder_mtimes: list[int]  # nanoseconds, of each folder, taken before it was listed
+    files: list[str]  # images in torchvision's order
+    labels: NDArray[np.int32]  # [N] class of each image, -1 without classes
+
+
+@dataclass(frozen=True)
+class _Folder:
+    path: str
+    mtime: int
+    subfolders: list[str]
+    images: list[str]
+
+
+def folder_mtime(path: str) -> int:
+    """Time of the last change of the list of names in a folder, in nanoseconds.
+
+    Waits (20 ms at most) until the file system's clock has left the tick of that change, so that any
+    change after this call gives another time.
+
+    Raises:
+        OSError: The folder cannot be looked at.
+    """
+    mtime = os.stat(path).st_mtime_ns
+    while 0 <= time.time_ns() - mtime < _CLOCK_TICK_NS:
+        time.sleep(_CLOCK_TICK_NS / 4e9)
+        mtime = os.stat(path).st_mtime_ns
+    return mtime
+
+
+def _list(root: str, relative: str) -> _Folder:
+    path = os.path.join(root, relative)
+    try:
+        mtime = folder_mtime(path)
+        with os.scandir(path) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries]
+    except OSError as error:
+        raise UserError(
+            f"cannot list folder {path}: {error.strerror}; make it readable or remove it"
+        ) from error
+    return _Folder(
+        relative,
+        mtime,
+        sorted(name for name, is_folder in found if is_folder),
+        sorted(name for name, is_folder in found if not is_folder and is_image_name(name)),
+    )
+
+
+def is_image_name(name: str) -> bool:
+    """Whether torchvision takes a file of this name for an image."""
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def _walk(root: str, relative: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[_Folder]:
+    """All folders from `root/relative` down, links followed, in no order."""
+    path = os.path.join(root, relative)
+    folder = _list(root, relative)
+    status = os.stat(path)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        raise UserError(f"folder {path} is a link to a folder that contains it; remove the link")
+    yield folder
+    for name in folder.subfolders:
+        yield from _walk(root, os.path.join(relative, name), above | {identity})
+
+
+def require_folder(root: str) -> None:
+    """Raise `UserError` where `root` is no folder."""
+    if not os.path.isdir(root):
+        found = "is not a folder" if os.path.exists(root) else "does not exist"
+        raise UserError(f"image folder {root} {found}; correct the path, or make the data first")
+
+
+def scan(root: str, has_classes: bool) -> Tree:
+    """List all images below a folder in the order of torchvision's `ImageFolder`.
+
+    That order is: class folders sorted by name; inside a class all folders, links followed, sorted by path;
+    inside a folder the names sorted; the extension is compared without case. Without classes, `root` itself
+    is walked in the same way.
+
+    Raises:
+        UserError: No such folder, nothing in it, a class folder without images, a link to a parent folder.
+    """
+    require_folder(root)
+    if not has_classes:
+        return _gather((), [sorted(_walk(root, ""), key=lambda folder: folder.path)], root, None)
+    top = _list(root, "")
+    if not top.subfolders:
+        if top.images:
+            raise UserError(
+                f"folder {root} holds images but no class folders; put the images of each class in a folder "
+                "of their own, or name this folder in data.unlabeled for unlabelled images"
+            )
+        raise UserError(f"folder {root} holds no class folders; expected {root}/<class>/<image>")
+    top_status = os.stat(root)
+    above = frozenset([(top_status.st_dev, top_status.st_ino)])
+    by_class = [sorted(_walk(root, name, above), key=lambda folder: folder.path) for name in top.subfolders]
+    return _gather(tuple(top.subfolders), by_class, root, top)
+
+
+def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, top: _Folder | None) -> Tree:
+    folders = ([top] if top else []) + [folder for group in groups for folder in group]
+    files: list[str] = []
+    counts = []
+    for label, group in enumerate(groups):
+        before = len(files)
+        files += [os.path.join(folder.path, name) for folder in group for name in folder.images]
+        counts.append(len(files) - before)
+        if counts[-1] == 0 and classes:
+            raise UserError(
+                f"class folder {os.path.join(root, classes[label])} holds no images "
+                f"({', '.join(IMAGE_EXTENSIONS)}); add some or remove the folder"
+            )
+    if not files:
+        raise UserError(f"folder {root} holds no images ({', '.join(IMAGE_EXTENSIONS)}); correct the path")
+    labels = np.repeat(np.arange(len(groups), dtype=np.int32), counts) if classes else np.full(len(files), -1)
+    return Tree(
+        classes,
+        [folder.path for folder in folders],
+        [folder.mtime for folder in folders],
+        files,
+        labels.astype(np.int32),
+    )
+
+
+def _threaded(
+    of_chunk: Callable[[Sequence[str]], list[tuple[int, int]]],
+    paths: Sequence[str],
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.int64]:
+    result = np.zeros((len(paths), 2), np.int64)
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    done = 0
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for rows in pool.map(of_chunk, chunks):
+            result[done : done + len(rows)] = rows
+            done += len(rows)
+            if progress:
+                progress(done, len(paths))
+    return result
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, -1)
+    return (status.st_mtime_ns, status.st_size if stat.S_ISREG(status.st_mode) else -1)
+
+
+def stamps(paths: Sequence[str], threads: int) -> NDArray[np.int64]:
+    """Time of change (nanoseconds) and length (bytes) of each file, [N, 2]; length -1 where it is no file."""
+    return _threaded(lambda chunk: [_stamp(path) for path in chunk], paths, threads)
+
+
+def _size(path: str, max_pixels: int) -> tuple[int, int]:
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            width, height = image.size
+    except Exception:  # Pillow's readers raise whatever the damaged bytes lead to; any of it means "broken"
+        return (0, 0)
+    return (width, height) if width * height <= max_pixels else (0, 0)
+
+
+def sizes(
+    paths: Sequence[str], max_pixels: int, threads: int, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.int32]:
+    """Width and height of each image as its header says, [N, 2], without regard to EXIF orientation.
+
+    (0, 0) stands for a file that cannot be read, has no readable header or claims over `max_pixels` pixels.
+    """
+    Image.preinit()
+    with warnings.catch_warnings():  # set here, because the filter belongs to the process, not to a thread
+        warnings.simplefilter("ignore")
+        return _threaded(
+            lambda chunk: [_size(path, max_pixels) for path in chunk], paths, threads, progress
+        ).astype(np.int32)

@@ -1,0 +1,109 @@
+"""The settings `data` and `loader`: which images, which labels, and how they are read."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.engines.settings import DaliOptions, EngineName
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """Which training images are labelled: give one of fraction, per_class and file."""
+
+    fraction: float | None = None
+    """Fraction of each class, in (0, 1]; at least one image of each class."""
+    per_class: int | None = None
+    """Images of each class."""
+    file: Path | None = None
+    """Index file: the authors' CSV (column Index) or a text list of image file names."""
+    seed: int = 0
+    """Seed of the choice; apart from the run's seed, so that runs can share their labels."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images and labels."""
+
+    root: Path = Path("data")
+    """Folder that holds the sets."""
+    train: str = "train"
+    """Training images below root: a folder with one folder a class, or files that hold images: a .beton, tar
+    shards or Parquet files, by name, as a folder of them or as a pattern (train-{000..099}.tar)."""
+    val: str = "val"
+    """Evaluation images below root, in any of these forms: the same classes."""
+    unlabeled: Path | None = None
+    """Further images without classes, in any of these forms; by default training images without a label."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Which training images are labelled."""
+    unlabelled_includes_labelled: bool = False
+    """Whether labelled images are in the unlabelled set too."""
+    image_size: int = 224
+    """Side of the network's input in pixels."""
+    eval_crop: float = 0.875
+    """Side of the centred evaluation square as a fraction of the shorter side."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Channel means for normalisation, of pixel values in [0, 1]; also the fill colour of warps."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Channel standard deviations."""
+    max_bad: int = 0
+    """How many broken image files to skip before giving up; 0 stops at the first."""
+    max_pixels: int = 178_956_970
+    """Images with more pixels are refused."""
+    reindex: bool = False
+    """Read the sizes of all images again, for files that were changed in place."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.image_size < 1:
+            raise UserError(f"data.image_size is {self.image_size}; it must be positive")
+        if self.max_bad < 0:
+            raise UserError(f"data.max_bad is {self.max_bad}; it must be 0 or more")
+        if not all(0 <= m <= 1 for m in self.mean) or not all(0 < s < math.inf for s in self.std):
+            raise UserError(
+                f"data.mean {self.mean} must lie in [0, 1] and data.std {self.std} be positive, as for "
+                "pixels between 0 and 1"
+            )
+        if not 0 < self.eval_crop <= 1:
+            raise UserError(f"data.eval_crop is {self.eval_crop}; it must lie in (0, 1]")
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The mean colour in bytes."""
+        r, g, b = (min(255, round(255 * m)) for m in self.mean)
+        return r, g, b
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How images are read and decoded. Nothing here changes which ones are read or how they are cut."""
+
+    engine: EngineName = "auto"
+    """Engine that decodes and crops."""
+    threads: int = 0
+    """Decoding threads; 0 for one per core."""
+    prefetch: int = 4
+    """Batches under way ahead of the training step."""
+    dali: DaliOptions = field(default_factory=DaliOptions)
+    """Options of the dali engine."""
+    timeout_s: float = 120.0
+    """Seconds that a batch may take before the run stops."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        for name, value, holds, rule in (
+            ("threads", self.threads, self.threads >= 0, "be 0 (one per core) or more"),
+            ("prefetch", self.prefetch, self.prefetch >= 1, "be at least 1"),
+            ("timeout_s", self.timeout_s, 0 < self.timeout_s < math.inf, "be positive and finite"),
+        ):
+            if not holds:
+                raise UserError(f"loader.{name} is {value}; it must {rule}")
+
+    @property
+    def thread_count(self) -> int:
+        """Threads, resolved."""
+        return self.threads or len(os.sched_getaffinity(0))

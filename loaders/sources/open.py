@@ -1,0 +1,124 @@
+"""Which source a name in the configuration means: a folder, tar shards, a .beton or Parquet files."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.sources.beton import BetonSource
+from fastsemi.loaders.sources.folder import FolderSource
+from fastsemi.loaders.sources.packed import PackedSource
+from fastsemi.loaders.sources.parquet import ParquetSource
+from fastsemi.loaders.sources.tar import TarSource
+
+IndexedSource = FolderSource | PackedSource
+
+_PACKED: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource]] = {
+    ".tar": TarSource,
+    ".beton": BetonSource,
+    ".parquet": ParquetSource,
+}
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def open_source(
+    root: Path,
+    what: str | Path,
+    *,
+    has_classes: bool,
+    max_pixels: int,
+    threads: int = 8,
+    refresh: bool = False,
+) -> IndexedSource:
+    """Open the images called `what`; the source's `index` says which they are.
+
+    Args:
+        root: Folder that `what` is relative to.
+        what: A folder of images; a `.tar`, `.beton` or `.parquet` file; a folder that holds such files and
+            no other folders; or a pattern of them with `*`, `?`, `{a,b}` or `{000..123}`.
+        has_classes: Whether the images have classes.
+        max_pixels: Larger images count as broken.
+        threads: Threads that index.
+        refresh: Index anew, whatever is known.
+
+    Raises:
+        UserError: Nothing there, files of several kinds, or what the source raises.
+    """
+    files = _files(Path(root), str(what))
+    if not files:
+        folder = Path(root) / what
+        index = build_index(
+            folder, has_classes=has_classes, max_pixels=max_pixels, threads=threads, refresh=refresh
+        )
+        return FolderSource(index)
+    kinds = {_suffix(file) for file in files}
+    if len(kinds) > 1 or not kinds <= _PACKED.keys():
+        raise UserError(
+            f"{os.path.join(root, what)} means files of the kinds {', '.join(sorted(kinds))}; "
+            f"give files of one kind of {', '.join(_PACKED)}"
+        )
+    return _PACKED[kinds.pop()].open(
+        files, has_classes=has_classes, max_pixels=max_pixels, threads=threads, refresh=refresh
+    )
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
+def _files(root: Path, what: str) -> list[str]:
+    """The packed files that `what` means, sorted; none where it means a folder of images."""
+    path = os.path.join(root, what)
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            found = [(entry.path, entry.is_dir()) for entry in entries]
+        # class folders beside forgotten archives are a folder of images
+        if any(is_folder for _, is_folder in found):
+            return []
+        return sorted(file for file, _ in found if _suffix(file) in _PACKED)
+    if os.path.exists(path) or not any(c in what for c in "*?[{"):
+        if _suffix(path) in _PACKED:
+            return [path]
+        if os.path.isfile(path):
+            raise UserError(
+                f"{path} is neither a folder nor a file of the kinds {', '.join(_PACKED)}; name one of "
+                "those, or unpack it"
+            )
+        return []
+    inside = "" if os.path.isabs(what) else glob.escape(str(root))
+    files = list(
+        itertools.chain.from_iterable(
+            sorted(glob.glob(os.path.join(inside, pattern))) or _missing(pattern, path)
+            for pattern in expand_braces(what)
+        )
+    )
+    return files
+
+
+def _missing(pattern: str, path: str) -> list[str]:
+    raise UserError(f"no file is called {pattern}, which {path} asks for; correct the pattern")
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """`a-{00..02}.tar` and `{x,y}.tar` as a shell expands them.
+
+    Raises:
+        UserError: A range that runs backwards.
+    """
+    match = _BRACES.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    span = _RANGE.fullmatch(match[1])
+    if span and int(span[1]) > int(span[2]):
+        raise UserError(f"range {match[0]} of {pattern} runs backwards; swap its ends")
+    numbers = range(int(span[1]), int(span[2]) + 1) if span else ()
+    for part in [f"{n:0{len(span[1])}}" for n in numbers] if span else match[1].split(","):
+        yield from expand_braces(pattern[: match.start()] + part + pattern[match.end() :])

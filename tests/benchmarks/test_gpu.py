@@ -1,0 +1,141 @@
+"""The GPU suite: one bad part costs no other, what cannot run is named, and all of it works on a CPU."""
+
+import json
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import lists, suite
+from benchmarks.gpu import parts as gpu_parts
+from benchmarks.gpu.lists import Part
+from benchmarks.harness import photos
+
+ROOT = Path(__file__).parents[2]
+SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
+
+
+def test_a_part_that_fails_hangs_or_cannot_run_costs_no_other(tmp_path, capsys):
+    parts = [
+        Part("broken", ("benchmarks.nothing",), 60),
+        Part("hangs", SLEEP, 5.2),
+        Part("lacks", ("benchmarks.nothing",), 60, needs=("no_such_module",)),
+        Part("cards", ("benchmarks.nothing",), 60, gpu=True),
+        Part("fine", ("timeit", "-n", "1", "-r", "1", "pass"), 60),
+    ]
+    started = time.monotonic()
+    outcomes = suite.run(parts, tmp_path, 100, "a title", gpu=False)
+    assert time.monotonic() - started < 50
+    assert [(o.name, o.status) for o in outcomes] == [
+        ("broken", "failed"),
+        ("hangs", "timeout"),
+        ("lacks", "skipped"),
+        ("cards", "skipped"),
+        ("fine", "ok"),
+        ("plots", "ok"),
+    ]
+    assert "benchmarks.nothing" in outcomes[0].reason and outcomes[0].tail
+    assert outcomes[2].reason == "not installed: no_such_module" and outcomes[3].reason == "no CUDA GPU"
+    assert [o["status"] for o in json.loads((tmp_path / "suite.json").read_text())][1] == "timeout"
+    assert "| hangs | timeout | 5 | stopped after 5 s |" in (tmp_path / "README.md").read_text()
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_results_are_written_after_each_part_and_time_is_shared(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(suite, "write", lambda out, outcomes, title: seen.append(len(outcomes)))
+    parts = [Part("fine", ("timeit", "-n", "1", "-r", "1", "pass"), 60) for _ in range(2)]
+    outcomes = suite.run(parts, tmp_path, 4, "a title", gpu=False)
+    assert seen == [1, 2, 3]
+    assert [o.reason for o in outcomes[:2]] == ["no time was left"] * 2
+
+
+def test_a_result_that_makes_no_table_is_named(tmp_path):
+    (tmp_path / "peaks.json").write_text('[{"samples": [1]}]')
+    (tmp_path / "kernels.json").write_text("{")
+    suite.write(tmp_path, [], "a title")
+    text = (tmp_path / "README.md").read_text()
+    assert "peaks.json makes no table" in text and "kernels.json makes no table" in text
+
+
+def test_the_full_suites_fit_their_time():
+    for parts, budget, promised in (
+        (lists.full(), lists.FULL_SECONDS, 9 * 60),
+        (lists.quick(), lists.QUICK_SECONDS, 3 * 60),
+    ):
+        assert budget < promised  # `run` stops a part that would pass it
+        names = [part.name for part in parts]
+        assert len(set(names)) == len(names)
+        for part in parts:
+            assert (ROOT / (part.command[0].replace(".", "/") + ".py")).exists()
+
+
+def test_without_a_gpu_the_suite_says_so_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(suite, "_where", lambda: ("here", False))
+    assert suite.main([]) == 2
+    assert "no CUDA GPU; use --tiny" in (text := capsys.readouterr().err) and text.count("\n") == 1
+    assert suite.main(["--tiny", "--only", "nothing"]) == 2
+    assert "is no part; use" in capsys.readouterr().err
+
+
+def _report(*cases):
+    inside = {
+        "pass": "",
+        "skip": "<skipped/>",
+        "fail": '<failure message="wrong">E</failure>',
+        "lack": "<error message='in setup'>No module named &apos;jsonargparse&apos;</error>",
+    }
+    text = "".join(f'<testcase classname="m" name="{i}">{inside[c]}</testcase>' for i, c in enumerate(cases))
+    return ElementTree.fromstring(f"<testsuites><testsuite>{text}</testsuite></testsuites>")
+
+
+def test_reports_of_tests_are_judged():
+    line = gpu_parts.judge(_report("pass", "lack", "pass", "skip"), {"jsonargparse"})
+    assert line == "2 tests passed, those that need jsonargparse left out"
+    with pytest.raises(RuntimeError, match=r"1 tests failed, 1 passed: m\.1"):
+        gpu_parts.judge(_report("pass", "fail"), {"jsonargparse"})
+    with pytest.raises(RuntimeError, match="failed"):  # it is installed: something else is wrong
+        gpu_parts.judge(_report("pass", "lack"), set())
+    with pytest.raises(gpu_parts.SkipError, match="no test could run"):
+        gpu_parts.judge(_report("skip"), set())
+
+
+def test_computed_pictures_stand_in_for_photographs(tmp_path, monkeypatch):
+    def none():
+        raise photos.UserError("no photographs")
+
+    monkeypatch.setattr(photos, "find_photos", none)
+    files, what = photos.jpegs(tmp_path, 4)
+    assert len(files) == 4 and "computed" in what
+    assert photos.jpegs(tmp_path, 4) == (files, what)
+    # neither flat nor noise: neighbours are alike
+    pixels = np.asarray(photos.picture(200, 150, 0), dtype=float)
+    assert pixels.std() > 30
+    assert np.abs(np.diff(pixels, axis=0)).mean() < 0.5 * pixels.std()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(930)
+def test_the_whole_suite_runs_on_a_cpu(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu.suite", "--tiny", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=920,
+    )
+    outcomes = json.loads((tmp_path / "out" / "suite.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [o["name"] for o in outcomes] == [part.name for part in lists.tiny()] + ["plots"]
+    for o in outcomes:
+        assert o["status"] == "ok" or (o["status"] == "skipped" and o["reason"]), o
+    ran = {o["name"] for o in outcomes if o["status"] == "ok"}
+    assert {"environment", "peaks", "steps tiny", "kernels", "waits", "end to end", "profile overhead"} <= ran
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "mix triton" in text and "fastsemi, 35 % rejected" in text and "| copy |" in text
+    for name in ("peaks", "steps", "kernels", "end_to_end", "environment", "profile_overhead"):
+        assert json.loads((tmp_path / "out" / f"{name}.json").read_text())

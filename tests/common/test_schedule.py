@@ -1,0 +1,25 @@
+import itertools
+import math
+
+import pytest
+
+from fastsemi.common.schedule import CosineSchedule
+
+
+def test_warm_up_is_linear_and_ends_at_the_peak():
+    schedule = CosineSchedule(1.0, 0.1, 10, 100)
+    lrs = [schedule.lr(step) for step in range(100)]
+    assert lrs[:10] == pytest.approx([0.1 + 0.09 * (step + 1) for step in range(10)])
+    assert max(lrs) == lrs[9] == lrs[10] == pytest.approx(1.0)
+    assert lrs[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(lrs[10:]))
+
+
+def test_cosine_shape():
+    schedule = CosineSchedule(2.0, 0.0, 0, 101)
+    assert schedule.lr(50) == pytest.approx(1.0)
+    assert schedule.lr(25) == pytest.approx(1 + math.cos(math.pi / 4))
+
+
+def test_one_step_without_warm_up():
+    assert CosineSchedule(1.0, 0.0, 0, 1).lr(0) == 1.0

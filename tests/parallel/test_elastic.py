@@ -1,0 +1,240 @@
+"""Runs that lose processes, and go on with more or fewer of them."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.checkpoint.folder import Checkpoints, read_info
+
+OPTIONS = ("--stages", "[semi]")
+
+
+def spy(log, kill_at=None, wait_for_save=True):
+    """Write down which images each micro-batch of this process holds; die before step `kill_at`."""
+    from fastsemi.stages.inputs import Views
+    from fastsemi.training.trainer import Trainer
+
+    to_device, update, seen = Views.to_device, Trainer._update, []
+
+    def watched(self, batch):
+        seen.append(batch.plan.ids.tolist())
+        return to_device(self, batch)
+
+    def step(self, batches):
+        if self.step == kill_at:
+            if wait_for_save:
+                self.checkpoints.finish()
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen.clear()
+        update(self, batches)
+        with open(log, "a") as file:
+            for i, micro in enumerate(self._micro_batches()):
+                row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2]}
+                file.write(json.dumps(row) + "\n")
+
+    Views.to_device, Trainer._update = watched, step
+
+
+def sequence(*logs):
+    """(step, micro-batch) -> ids of unlabelled and labelled images; steps that were repeated are the same."""
+    found = {}
+    for line in (line for log in logs for line in Path(log).read_text().splitlines()):
+        row = json.loads(line)
+        key = row["step"], row["micro"]
+        assert found.setdefault(key, row["ids"]) == row["ids"]
+    return found
+
+
+def weights(folder):
+    return checkpoint_file.load(folder / "checkpoints" / "semi_result.pt")["model"]
+
+
+def assert_close(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What an uninterrupted run in one process gave."""
+    return {}
+
+
+@pytest.fixture
+def uninterrupted(preset, processes, tmp_path, whole):
+    if not whole:
+        folder, words = preset("whole", *OPTIONS)
+        log = tmp_path / "whole.ids"
+        codes, said = processes.run(1, words, tmp_path / "whole.log", lambda rank: spy(log))
+        assert codes == [0], said
+        whole.update(sequence=sequence(log), weights=weights(folder))
+    return whole
+
+
+def test_one_two_one_processes_killed_within_an_epoch(preset, processes, tmp_path, uninterrupted):
+    """105 unlabelled images in batches of 40: steps 3 and 6, where it goes on, are within passes."""
+    folder, words = preset("cut", *OPTIONS)
+    checkpoints = Checkpoints(folder / "checkpoints", "semi")
+    logs = [tmp_path / f"{leg}.ids" for leg in ("first", "second.0", "second.1", "third")]
+
+    codes, said = processes.run(1, words, tmp_path / "a.log", lambda rank: spy(logs[0], 4))
+    assert codes == [-signal.SIGKILL], said
+    assert read_info(checkpoints.latest())["step"] == 3
+
+    sharded = [*words, "--distributed.strategy", "fsdp"]
+    prepare = lambda rank: spy(logs[1 + rank], 7 if rank else None)  # noqa: E731
+    codes, said = processes.run(2, sharded, tmp_path / "b.log", prepare)
+    assert codes == [2, -signal.SIGKILL], said
+    assert "resumes at step 3 of 10" in said[0] and "Traceback" not in said[0]
+    assert "another process of the run was lost" in said[0].splitlines()[-1]
+    assert read_info(checkpoints.latest())["step"] == 6
+
+    codes, said = processes.run(1, words, tmp_path / "c.log", lambda rank: spy(logs[3]))
+    assert codes == [0], said
+    assert "resumes at step 6 of 10" in said[0]
+
+    got = sequence(*logs)
+    assert got == uninterrupted["sequence"]
+    assert len(got) == 10 * 4
+    unlabelled = [i for key in sorted(got) for i in got[key][0]]
+    for start in range(0, 315, 105):
+        assert len(np.unique(unlabelled[start : start + 105])) == 105
+    assert_close(weights(folder), uninterrupted["weights"])
+    assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
+
+
+# What torchrun starts. Each worker notes the images of its micro-batches; then, by LOSE:
+# worker  the second of two dies once;
+# node    alone, a worker waits for a second node, whose arrival torchrun tells it by SIGTERM; the second node
+#         dies whole, torchrun and worker.
+SCRIPT = """
+import json, os, signal, sys, time
+from fastsemi.commands import cli
+from fastsemi.training.trainer import Trainer
+from fastsemi.stages.inputs import Views
+
+to_device, update, seen = Views.to_device, Trainer._update, []
+rank, world, lose = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["LOSE"]
+
+def watched(self, batch):
+    seen.append(batch.plan.ids.tolist())
+    return to_device(self, batch)
+
+def step(self, batches):
+    if lose == "worker" and (self.step, rank, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (5, 1, "0"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while lose != "worker" and self.step == 2 and world == 1 and not self._stop.now():
+        time.sleep(0.05)
+    if lose == "me" and self.step == 7:
+        self.checkpoints.finish()
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    seen.clear()
+    update(self, batches)
+    with open(os.environ["IDS"], "a") as file:
+        for i, micro in enumerate(self._micro_batches()):
+            row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2], "world": world}
+            file.write(json.dumps(row) + "\\n")
+
+Views.to_device, Trainer._update = watched, step
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    """The function `torchrun(name, lose, options, words)` starts one; its output goes to `name`.log."""
+    script, started = tmp_path / "worker.py", []
+    script.write_text(SCRIPT)
+
+    def start(name, lose, options, words):
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "LOSE": lose,
+            "IDS": str(tmp_path / f"{name}.ids"),
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else PyTorch 2.14 lets no node join a running one
+        }
+        command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *words]
+        with open(tmp_path / f"{name}.log", "w") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()  # ends its workers too
+            process.wait(60)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_again_that_lost_a_worker(preset, tmp_path, processes, torchrun, uninterrupted):
+    folder, words = preset("elastic", *OPTIONS)
+    options = ["--standalone", "--nproc-per-node=2", "--monitor-interval=0.1", "--max-restarts=2"]
+    code = torchrun("one", "worker", options, words).wait(200)
+    said = (tmp_path / "one.log").read_text()
+    assert code == 0, said
+    assert "resumes at step 3 of 10" in said
+    assert sequence(tmp_path / "one.ids") == uninterrupted["sequence"]
+    assert_close(weights(folder), uninterrupted["weights"])
+    assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
+
+
+@pytest.mark.slow
+def test_a_second_node_comes_and_is_lost(preset, tmp_path, processes, torchrun, uninterrupted):
+    """`--nnodes=1:2`: one node, two, and one again take the steps of a run that nothing happened to."""
+    folder, words = preset("nodes", *OPTIONS)
+    endpoint = f"--rdzv-endpoint=127.0.0.1:{processes.free_port()}"
+    # How long a node waits for a second one, and for a sign of life from it: by default 30 s and 15 s.
+    patience = "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5"
+    options = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=2", "--monitor-interval=0.1"]
+    options += ["--rdzv-backend=c10d", "--rdzv-id=nodes", endpoint, patience]
+    log, ids = tmp_path / "first.log", tmp_path / "first.ids"
+
+    first, deadline = torchrun("first", "node", options, words), time.monotonic() + 100
+    while not ids.exists() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second = torchrun("second", "me", options, words)
+    assert first.wait(200) == 0, log.read_text()
+    assert second.wait(10) == -signal.SIGKILL, (tmp_path / "second.log").read_text()
+
+    rows = [json.loads(line) for line in ids.read_text().splitlines()]
+    worlds = [world for world, _ in itertools.groupby(row["world"] for row in rows)]
+    assert worlds == [1, 2, 1], log.read_text()
+    assert sequence(ids, tmp_path / "second.ids") == uninterrupted["sequence"]
+    assert_close(weights(folder), uninterrupted["weights"])
+    assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(preset, processes, tmp_path):
+    folder, words = preset("stopped", *OPTIONS)
+
+    def prepare(rank):
+        from fastsemi.training.trainer import Trainer
+
+        update = Trainer._update
+
+        def step(self, batches):
+            if rank == 1 and self.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            update(self, batches)
+
+        Trainer._update = step
+
+    codes, said = processes.run(2, words, tmp_path / "stopped.log", prepare)
+    assert codes == [130, 130], said
+    # The vote of a step is counted in the next one.
+    assert "stopped at step 6 of 10 of semi; the same command resumes there" in said[0]
+    assert not said[1]
+    assert read_info(Checkpoints(folder / "checkpoints", "semi").latest())["step"] == 6

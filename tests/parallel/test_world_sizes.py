@@ -1,0 +1,75 @@
+"""A run computes the same in one process and in two."""
+
+import pytest
+import torch
+
+from fastsemi.training.checkpoint import file as checkpoint_file
+
+STAGES = ("pretrain", "finetune", "semi")
+
+
+@pytest.fixture(scope="module")
+def single():
+    """What one process computed, kept between tests."""
+    return {}
+
+
+def results(folder):
+    names = {stage: folder / "checkpoints" / f"{stage}_result.pt" for stage in STAGES}
+    return {stage: checkpoint_file.load(path)["model"] for stage, path in names.items()}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_equal_one_that_accumulates(preset, processes, tmp_path, single, strategy):
+    """All three stages with mixing, drop path and rejected samples: every logged value, every weight.
+
+    The two also compute activations again, which must change nothing, and draw the same drop path.
+    """
+    if not single:
+        folder, words = preset("one")
+        codes, said = processes.run(1, words, tmp_path / "one.log")
+        assert codes == [0], said
+        single["rows"] = {stage: processes.rows(folder, stage) for stage in STAGES}
+        single["scores"] = processes.rows(folder, "semi", "teacher_top1")
+        single["weights"] = results(folder)
+    options = ("--distributed.strategy", strategy, "--model.activation_checkpointing", "true")
+    folder, words = preset(strategy, *options)
+    codes, said = processes.run(2, words, tmp_path / "two.log")
+    assert codes == [0, 0], said
+    assert "semi: step 10/10" in said[0] and not said[1]
+
+    for stage in STAGES:
+        theirs = processes.rows(folder, stage)
+        assert [row["step"] for row in theirs] == [row["step"] for row in single["rows"][stage]]
+        for a, b in zip(single["rows"][stage], theirs, strict=True):
+            for key in a.keys() - {"stage", "seconds", "images_per_s", "loader_wait"}:
+                assert a[key] == pytest.approx(b[key], rel=1e-5, abs=1e-5), (stage, a["step"], key)
+        weights = results(folder)[stage]
+        assert weights.keys() == single["weights"][stage].keys()
+        for name, tensor in single["weights"][stage].items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5, msg=f"{stage} {name}")
+    assert len(single["rows"]["semi"]) == 10
+    assert processes.rows(folder, "semi", "teacher_top1") == single["scores"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_batch_norm_of_two_processes_is_that_of_one(preset, processes, tmp_path, strategy):
+    """Weights, and the running statistics of student and teacher, which evaluation goes by."""
+    found = {}
+    for world in (1, 2):
+        folder, words = preset(
+            f"norm{world}",
+            *("--stages", "[semi]", "--semi.length", "4 steps", "--distributed.strategy", strategy),
+            *("--model.name", "resnet18", "--model.args", "{channels: [8, 8, 8, 8], stem_width: 8}"),
+            *("--model.pool", "default", "--semi.drop_path", "0"),
+        )
+        codes, said = processes.run(world, words, tmp_path / f"{world}.log")
+        assert codes == [0] * world, said
+        teacher = checkpoint_file.load(folder / "checkpoints" / "semi_result.pt")["model"]
+        (student,) = processes.rows(folder, "semi", "student_top1")
+        found[world] = teacher, student
+    one, two = found[1][0], found[2][0]
+    assert any("running_var" in name for name in one) and one["bn1.num_batches_tracked"] == 4
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-4, msg=name)
+    assert found[1][1] == found[2][1]

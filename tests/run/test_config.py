@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.schedule import Duration
+from fastsemi.run import config as configuration
+
+ROOT = Path(__file__).parents[2]
+
+
+PRESETS = sorted(p for p in ROOT.glob("configs/**/*.yaml") if p.parent.name != "studies")  # grids of presets
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
+def test_every_preset_loads_and_survives_a_round_trip(preset, tmp_path):
+    config = configuration.load([preset], [])
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(configuration.to_yaml(config))
+    assert configuration.load([resolved], []) == config
+    assert set(yaml.safe_load(resolved.read_text())) == set(vars(config)), "complete"
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_base_files_and_overrides_are_merged_key_by_key(tmp_path):
+    _write(tmp_path / "base.yaml", "seed: 3\nsemi: {threshold: 0.7, batch: 64, mix: {mixup: 0.5}}\n")
+    child = _write(tmp_path / "child.yaml", "base: base.yaml\nsemi: {batch: 32}\n")
+    config = configuration.load([child], ["--semi.mix.cutmix", "0", "--output=runs/x"])
+    assert (config.seed, config.semi.threshold, config.semi.batch) == (3, 0.7, 32)
+    assert (config.semi.mix.mixup, config.semi.mix.cutmix) == (0.5, 0.0)
+    assert config.output == Path("runs/x")
+
+
+def test_a_later_file_wins(tmp_path):
+    first = _write(tmp_path / "1.yaml", "seed: 1\nlog_every: 7\n")
+    second = _write(tmp_path / "2.yaml", "seed: 2\n")
+    config = configuration.load([first, second], [])
+    assert (config.seed, config.log_every) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            "semi: {treshold: 0.5}",
+            [],
+            r"unknown key semi\.treshold in .*yaml; did you mean semi\.threshold\?",
+        ),
+        ("", ["--semi.treshold", "1"], r"unknown key semi\.treshold in the command line; did you mean"),
+        ("", ["--threshold", "1"], r"did you mean semi\.threshold\?"),
+        ("semi: 3", [], "semi in .* is a section"),
+        ("", ["--semi.threshold", "1.5"], r"semi\.threshold is 1\.5; it must lie in \[0, 1\]"),
+        ("", ["--finetune.batch", "0"], r"finetune\.batch is 0; it must be at least 1"),
+        ("", ["--semi.momentum", "1"], r"semi\.momentum is 1\.0; it must lie in \[0, 1\)"),
+        ("", ["--semi.length", "10"], "is no duration; write a number and a unit: '5 epochs'"),
+        ("", ["--semi.mixing", "probable"], r"semi\.mixing.*prob"),
+        ("", ["--seed", "one"], "seed"),
+        ("", ["--stages", "[semi, finetune]"], "in this order"),
+        ("", ["--semi.mix.mixup", "0", "--semi.mix.cutmix", "0"], r"set semi\.mixing to none"),
+        ("", ["--pretrain.decoder_dim", "100"], "multiple of 4 and of decoder_heads"),
+        ("", ["--semi.strong.randaugment", "rand-m9"], "rand-m9-mstd0.5-inc1"),
+        ("", ["stray"], "stray"),
+        ("- a\n- b\n", [], "holds no mapping"),
+        ("a: [", [], "cannot be read"),
+        ("base: config.yaml\n", [], "based on itself"),
+        ("base: nowhere.yaml\n", [], "does not exist"),
+    ],
+)
+def test_wrong_input_ends_with_one_line_that_names_it(tmp_path, text, options, message):
+    preset = _write(tmp_path / "config.yaml", text)
+    with pytest.raises(UserError, match=message) as error:
+        configuration.load([preset], options)
+    assert "\n" not in str(error.value)
+
+
+def test_durations():
+    assert Duration("5 epochs").steps(10.5) == 52
+    assert Duration("1 step").steps(10.5) == 1
+    assert str(Duration(" 2.5  epochs")) == "2.5 epochs"
+    for wrong in ("5", "epochs", "-1 steps", "5 hours", ""):
+        with pytest.raises(ValueError, match="duration"):
+            Duration(wrong)
+
+
+def test_every_field_is_documented_in_the_help():
+    """Inherited fields keep the text of the class that introduced them."""
+    text = " ".join(configuration.make_parser().format_help().split())
+    for key in configuration.known_keys():
+        if any(other.startswith(f"{key}.") for other in configuration.known_keys()):
+            continue  # a section
+        assert f"--{key} " in text, key
+        after = text.split(f"--{key} ", 1)[1].split(" --", 1)[0]
+        described = after.split("(type:")[0].split("}")[-1].strip()
+        assert len(described.split()) > 3, f"{key}: {after}"

@@ -1,0 +1,186 @@
+"""`fastsemi estimate`: operations against formulas, hours against arithmetic, one line for wrong input."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastsemi.commands import cli
+from fastsemi.run import config as configuration
+from fastsemi.tools.estimate.flops import count_flops
+from fastsemi.tools.estimate.gpus import GPUS
+from fastsemi.tools.estimate.rates import committed_results
+
+IMAGENET = Path(__file__).parents[2] / "configs/imagenet"
+SMALL = str(IMAGENET / "vit_small_10p.yaml")
+
+
+def estimate(capsys, *options, config=SMALL):
+    assert cli.main(["estimate", "--config", config, "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def vit_flops(tokens, dim, depth, patch, classes):
+    """Two operations a multiply-add; in a block a token meets 12 D^2 weights and 2 N D numbers."""
+    blocks = depth * tokens * (2 * 12 * dim**2 + 2 * 2 * tokens * dim)
+    return blocks + 2 * (tokens - 1) * 3 * patch**2 * dim + 2 * dim * classes
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape"),
+    [("vit_small_10p", (197, 384, 12, 16, 1000)), ("vit_huge_10p", (257, 1280, 32, 14, 1000))],
+)
+def test_operations_of_a_vit(preset, shape):
+    config = configuration.load([IMAGENET / f"{preset}.yaml"], [])
+    got = count_flops(config, "semi", 1000)
+    assert got.forward == vit_flops(*shape)
+    # A backward pass is two forward ones, but for the gradient of the pixels, which nobody asks for.
+    tokens, dim, _, patch, _ = shape
+    assert got.training == 3 * got.forward - 2 * (tokens - 1) * 3 * patch**2 * dim
+    assert got.step(config, "semi") == 768 * got.training + 640 * got.forward
+    finetune = count_flops(config, "finetune", 1000)
+    assert finetune.step(config, "finetune") == config.finetune.batch * got.training
+
+
+def test_checkpointing_computes_the_blocks_again(tiny):
+    kept, again = (
+        count_flops(tiny("--model.activation_checkpointing", f), "semi", 3) for f in ("false", "true")
+    )
+    assert kept.forward == again.forward
+    # Patches, the head and the last block's last product, which is not needed for its gradient, are not.
+    assert 0.8 * kept.forward < again.training - kept.training < kept.forward
+
+
+def test_masking_saves_operations_of_the_encoder():
+    config = configuration.load([IMAGENET / "mae_vit_huge.yaml"], [])
+    whole = vit_flops(257, 1280, 32, 14, 0)
+    assert count_flops(config, "pretrain", 1000).forward < 0.45 * whole
+
+
+def test_derived_hours_are_operations_over_the_assumed_rate(capsys):
+    got = estimate(capsys, "--stages", "[semi]", "--gpus", "4", "--gpu", "a100-80", "--utilisation", "0.5")[
+        "stages"
+    ]["semi"]
+    config = configuration.load([Path(SMALL)], [])
+    seconds = count_flops(config, "semi", 1000).step(config, "semi") / (4 * 0.5 * 312e12)
+    assert got["images_per_s"]["origin"] == "derived" and "assumed" in got["images_per_s"]["how"]
+    assert got["images_per_s"]["value"] == pytest.approx(640 / seconds)
+    assert got["loader_images_per_s_per_node"]["value"] == pytest.approx(768 / seconds)
+    assert got["steps"] == round(100 * (1_281_167 - 128_000) / 640)
+    assert got["hours"]["value"] == pytest.approx(got["steps"] * seconds / 3600)
+    assert got["micro_batches_per_gpu"] == 2 and got["fits"] and got["precision"] == "bfloat16"
+
+
+def test_a_given_rate_counts_for_one_gpu_and_is_shared_by_nodes(capsys):
+    options = ("--stages", "[semi]", "--gpus", "8", "--nodes", "2", "--images_per_s", "1000")
+    got = estimate(capsys, *options)["stages"]["semi"]
+    assert got["images_per_s"] == {**got["images_per_s"], "value": 8000.0, "origin": "given"}
+    assert got["loader_images_per_s_per_node"]["value"] == pytest.approx(8000 * 768 / 640 / 2)
+    assert got["hours"]["value"] == pytest.approx(got["steps"] * 640 / 8000 / 3600)
+
+
+def rows(tmp_path, **changes):
+    row = {
+        "median": 750.0,
+        "model": "ViT-S/16",
+        "case": "kept",
+        "configuration": {"image_size": 224, "precision": "bfloat16"},
+        "hardware": {"gpu": "NVIDIA H100 80GB HBM3"},
+    }
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps([{**row, "case": "paper", "median": 1.0}, {**row, **changes}]))
+    return ("--measured", str(file), "--gpus", "2")
+
+
+def test_a_measured_rate_replaces_the_assumption(capsys, tmp_path):
+    stages = estimate(capsys, *rows(tmp_path))["stages"]
+    assert stages["semi"]["images_per_s"]["value"] == 1500.0
+    assert stages["semi"]["images_per_s"]["origin"] == "measured"
+    assert "NVIDIA H100 80GB HBM3" in stages["semi"]["images_per_s"]["how"]
+    assert stages["finetune"]["images_per_s"]["origin"] == "derived"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hardware": {"gpu": "NVIDIA H200"}},
+        {"hardware": {"gpu": None}},
+        {"model": "ViT-B/16"},
+        {"case": "kept, compiled"},
+        {"configuration": {"image_size": 224, "precision": "float16"}},
+        {"configuration": {"image_size": 32, "precision": "bfloat16"}},
+        {"configuration": {"image_size": 224, "precision": "float32"}},
+    ],
+)
+def test_a_rate_of_something_else_is_not_taken(changes, capsys, tmp_path):
+    got = estimate(capsys, "--stages", "[semi]", *rows(tmp_path, **changes))["stages"]["semi"]
+    assert got["images_per_s"]["origin"] == "derived"
+
+
+def test_a_gpu_is_not_taken_for_one_whose_name_begins_alike(capsys, tmp_path):
+    options = rows(tmp_path, hardware={"gpu": "NVIDIA L40S"})
+    for gpu, origin in (("l4", "derived"), ("l40s", "measured")):
+        got = estimate(capsys, "--stages", "[semi]", *options, "--gpu", gpu)["stages"]["semi"]
+        assert got["images_per_s"]["origin"] == origin
+
+
+def test_committed_results_are_found(tmp_path):
+    for name in ("b/steps.json", "a/steps.json", "a/loaders.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("[]")
+    assert committed_results(tmp_path) == (tmp_path / "a/steps.json", tmp_path / "b/steps.json")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wanted", "precision", "peak"),
+    [
+        ("v100", "auto", "float16", "125 TFLOP/s"),
+        ("v100", "tf32", "float32", "15.7 TFLOP/s"),
+        ("a100-40", "auto", "bfloat16", "312 TFLOP/s"),
+        ("a100-40", "tf32", "tf32", "156 TFLOP/s"),
+        ("a100-40", "fp32", "float32", "19.5 TFLOP/s"),
+    ],
+)
+def test_precision_follows_the_gpu(capsys, gpu, wanted, precision, peak):
+    got = estimate(capsys, "--stages", "[semi]", "--gpu", gpu, "--precision", wanted)["stages"]["semi"]
+    assert got["precision"] == precision and peak in got["images_per_s"]["how"]
+
+
+def test_strategy_is_what_fits(capsys):
+    huge = str(IMAGENET / "vit_huge_10p.yaml")
+    options = ("--stages", "[semi]", "--gpus", "32")
+    l4 = estimate(capsys, *options, "--gpu", "l4", config=huge)["stages"]["semi"]
+    assert l4["strategy"] == "fsdp" and l4["fits"] and l4["memory"]["ddp"]["total"] > 24e9
+    assert estimate(capsys, *options, "--gpu", "h100", config=huge)["stages"]["semi"]["strategy"] == "ddp"
+    small = estimate(capsys, *options, "--gpu", "v100-16", "--distributed.strategy", "ddp", config=huge)
+    assert not small["stages"]["semi"]["fits"]
+
+
+def test_the_table_says_where_figures_come_from(capsys):
+    huge = ["--config", str(IMAGENET / "vit_huge_10p.yaml"), "--gpu", "v100-16", "--gpus", "1"]
+    assert cli.main(["estimate", *huge, "--semi.micro_batches", "8", "--distributed.strategy", "ddp"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for words in ("as known of imagenet, not counted", "the vendor's", "(assumed)", "semi does not fit: set"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--gpus", "3"), "finetune.micro_batches is 8, which 3 processes cannot share evenly; start 2 or 4"),
+        (("--gpus", "12"), "start 8 processes (no multiple of 12 divides the batch of 512"),
+        (("--gpus", "16"), "start 8 processes, or set finetune.micro_batches to 16"),
+        (("--gpus", "0"), "0 GPUs cannot be spread over 0 nodes evenly"),
+        (("--gpus", "8", "--nodes", "3"), "8 GPUs cannot be spread over 3 nodes evenly"),
+        (("--gpu", "gtx480"), f"--gpu gtx480 is not in the table; use {', '.join(GPUS)}"),
+        (("--utilisation", "1.5"), "--utilisation is 1.5; it must lie in (0, 1]"),
+        (("--images_per_s", "5"), "is the rate of one stage, and there are several"),
+        (("--images_per_s", "-5", "--stages", "[semi]"), "--images_per_s is -5.0; it must be positive"),
+        (("--measured", "nowhere.json"), "--measured nowhere.json cannot be read"),
+        (("--measured", SMALL), "is no result of python -m benchmarks.step.steps"),
+    ],
+)
+def test_wrong_input_ends_with_one_line(options, message, capsys):
+    assert cli.main(["estimate", "--config", SMALL, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -1,0 +1,212 @@
+"""The page about a run: what it shows of finished, unfinished and odd runs, and what it refuses."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fastsemi.commands.cli import main
+from fastsemi.common.errors import UserError
+from fastsemi.common.progress import Progress
+from fastsemi.run.folder import RunFolder
+from fastsemi.run.run import Run
+from fastsemi.run.summary import read_summary
+from fastsemi.tools.report.classes import MATRIX_CLASSES, describe
+from fastsemi.tools.report.contents import deviations, read_run, stage_lines
+from fastsemi.tools.report.curves import draw_curves
+from fastsemi.tools.report.page import _figures, duration
+
+
+def _train(config):
+    return Run(config, Progress(Console(quiet=True))).train(config.stages)
+
+
+class _Page(HTMLParser):
+    """The text, the tags that are left open, and everything that the page refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.open, self.references = "", [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def _report(config, *options):
+    assert main(["report", "--output", str(config.output), *options]) == 0
+    text = (config.output / "report.html").read_text()
+    page = _Page(text)
+    assert not page.open, "every tag is closed"
+    assert all(reference.startswith("data:image/") for reference in page.references), "needs no other file"
+    assert "url(" not in text and "@import" not in text and "<script" not in text
+    return page
+
+
+@pytest.fixture
+def odd_names(shapes, tmp_path):
+    """The shapes, with class names that mean something in HTML and in formulas."""
+    root = tmp_path / "odd"
+    shutil.copytree(shapes, root)
+    for split in ("train", "val"):
+        for old, new in (("bar", "<b>bar&"), ("cross", "$\\frac$"), ("dot", '"dot"')):
+            (root / split / old).rename(root / split / new)
+    return root
+
+
+def test_train_leaves_a_page_with_everything_that_needs_no_evaluation(tiny, tmp_path, capsys):
+    preset, config = tmp_path / "tiny.yaml", tiny()
+    assert main(["train", "--config", str(preset)]) == 0
+    assert "report.html" in re.sub(r"\s", "", capsys.readouterr().out)
+    page = _Page((config.output / "report.html").read_text())
+    teacher = json.loads((config.output / "summary.json").read_text())["stages"]["semi"]["teacher_top1"]
+    for words in (f"{teacher:.1f} %", "labelled images", "teacher", "pretrain", "momentum: 0.9", "timm"):
+        assert words in page.text
+    assert "None: all stages have finished" in page.text
+    assert "Most frequent confusions" not in page.text
+    pictures = [reference[:20] for reference in page.references]
+    assert pictures.count("data:image/svg+xml;b") == 4 + 5 + 6, "panels of pretrain, finetune, semi"
+    assert pictures.count("data:image/png;base6") == 4 * 3, "weak, strong and mixed views"
+
+
+def test_class_names_are_text_and_the_evaluation_agrees(tiny, odd_names, capsys):
+    config = tiny("--stages", "[finetune, semi]", "--data.root", str(odd_names), "--precision", "bf16")
+    summary = _train(config)
+    page = _report(config)
+    for name in ("<b>bar&", "$\\frac$", '"dot"'):
+        assert name in page.text
+    assert "<b>bar" not in (config.output / "report.html").read_text()
+    assert f"top-1 {summary['stages']['semi']['teacher_top1']:.2f} %" in page.text
+    assert "on 30 evaluation images" in page.text
+    picture = config.output / "views.png"
+    assert main(["views", "--output", str(config.output), "--count", "2", "--png", str(picture)]) == 0
+
+
+def test_an_unfinished_run_says_how_far_it_is(tiny):
+    config = tiny("--stages", "[finetune, semi]")
+    _train(config)
+    summary = json.loads((config.output / "summary.json").read_text())
+    del summary["stages"]["semi"]
+    summary["skipped_images"] = ["a/<i>.png"]
+    (config.output / "summary.json").write_text(json.dumps(summary))
+    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    kept = [json.dumps(row) for row in rows if row["stage"] == "finetune" or row["step"] <= 4]
+    (config.output / "metrics.jsonl").write_text("\n".join([*kept, '[1]\n{"stage": "se']))
+    page = _report(config, "--no-evaluate")
+    assert "unfinished, step 4 of 8" in page.text and "a/<i>.png" in page.text
+    assert "1 image cannot be decoded and was skipped" in page.text
+
+
+def test_a_run_that_has_just_begun_and_one_whose_images_are_gone(tiny):
+    config = tiny("--stages", "[pretrain]")
+    _train(config)
+    (config.output / "summary.json").unlink()
+    (config.output / "metrics.jsonl").unlink()
+    page = _report(config)
+    assert "not started" in page.text and "Curves" not in page.text and "Views" not in page.text
+    page = _report(config, "--data.root", "/nowhere")
+    assert "Not shown: image folder /nowhere/train does not exist" in page.text
+
+
+def test_a_drawing_that_fails_does_not_fail_the_run(tiny, tmp_path, capsys):
+    config, preset = tiny("--stages", "[finetune]"), str(tmp_path / "tiny.yaml")
+    (config.output / "report.html").mkdir(parents=True)  # cannot be replaced by a file
+    assert main(["train", "--config", preset, "--stages", "[finetune]"]) == 0
+    out = capsys.readouterr().out
+    assert "report: not written (" in out and "fastsemi report --output" in out
+    assert (config.output / "model" / "config.json").exists()
+
+
+def test_the_gain_is_over_what_the_semi_stage_starts_from(tiny):
+    config, speed = tiny("--stages", "[finetune, semi]"), {"seconds": 1.0, "images_per_s": 2.0}
+    config.output.mkdir()
+    (config.output / "config.yaml").write_text("seed: 0\n")
+    stages = {"finetune": {"top1": 10.0, "ema_top1": 30.0, **speed}, "semi": {"teacher_top1": 34.5, **speed}}
+    (config.output / "summary.json").write_text(json.dumps({"stages": stages}))
+    assert _figures(read_run(config.output), {})[:2] == [
+        ("34.5 %", "top-1 of the teacher"),
+        ("+4.5", "points over fine-tuning alone"),
+    ]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"stages": {"semi": 1}}', '{"stages": {"semi": {}}}'])
+def test_a_damaged_summary_is_named(content, tmp_path):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=r"summary\.json is damaged; delete it"):
+        read_summary(RunFolder(tmp_path).summary)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--output", "/nowhere"], ["/nowhere holds no run", "--output"]),
+        (["--evalute"], ["evalute"]),
+        (["--output", "{damaged}"], ["summary.json is damaged"]),
+    ],
+)
+def test_wrong_input_ends_in_one_line(options, words, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "summary.json").write_text("{")
+    assert main(["report", *(option.format(damaged=tmp_path) for option in options)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastsemi: error: ") and error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+def test_refused_steps_of_loss_scaling_are_deviations(tiny):
+    config = tiny("--stages", "[finetune]")
+    config.output.mkdir()
+    (config.output / "config.yaml").write_text("seed: 0\n")
+    rows = [
+        {"stage": "finetune", "step": 4, "epoch": 2.0, "loss": None, "skipped_steps": 0.5},
+        {"stage": "finetune", "step": 6, "epoch": 3.0, "loss": 1.0, "skipped_steps": 0.5},
+    ]
+    (config.output / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = read_run(config.output)
+    assert any("3 steps changed nothing" in text for text in deviations(files, config))
+    assert [line.state for line in stage_lines(files, config)] == ["unfinished, step 6 of 8"]
+    (curve,) = draw_curves(files.metrics["finetune"])
+    assert curve.text == "loss by step; last: total 1", "what is not finite is left out"
+
+
+def test_curves_stay_small_and_keep_their_bytes():
+    rows = [{"step": step, "loss": np.sin(step), "lr": 1e-3} for step in range(20_000)]
+    first, second = draw_curves(rows), draw_curves(rows)
+    assert [curve.svg for curve in first] == [curve.svg for curve in second]
+    assert max(len(curve.svg) for curve in first) < 400_000
+    assert draw_curves([]) == [] and draw_curves([{"step": 1, "loss": None}]) == []
+
+
+def test_confusions_are_counted_and_ordered():
+    found = describe(np.array([[8, 2, 0], [0, 10, 0], [3, 0, 0]]), ["a", "b", "c"])
+    assert (found.images, found.top1) == (23, pytest.approx(100 * 18 / 23))
+    assert [(line.name, line.accuracy, line.taken_for, line.times) for line in found.worst] == [
+        ("c", 0, "a", 3),
+        ("a", 80, "b", 2),
+        ("b", 100, "", 0),
+    ]
+    assert found.pairs == [("c", "a", 3), ("a", "b", 2)]
+    many = MATRIX_CLASSES + 1
+    assert describe(np.eye(many, dtype=np.int64), [str(i) for i in range(many)]).matrix is None
+    empty = describe(np.zeros((2, 2), dtype=np.int64), ["a", "b"])
+    assert not empty.worst and not empty.pairs and empty.top1 == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(9.4, "9 s"), (59.7, "1 min 00 s"), (139, "2 min 19 s"), (7260, "2 h 01 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
