@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from timm.models import save_for_hf
 from torch import nn
+
+from fastsemi.models.create import model_args
+from fastsemi.models.settings import ModelConfig
 
 
 def export_timm(
     model: nn.Module,
     folder: Path,
     *,
-    model_args: dict[str, Any],
+    config: ModelConfig,
     class_names: tuple[str, ...],
     image_size: int,
     mean: tuple[float, float, float],
@@ -25,7 +27,7 @@ def export_timm(
     Args:
         model: A model of `create_model`.
         folder: Where to write `config.json` and `model.safetensors`.
-        model_args: The arguments that `create_model` built it with, from `create.model_args`.
+        config: What `create_model` built it from.
         class_names: Names of the classes, by index.
         image_size: Side of the input in pixels.
         mean: Channel means that the input is normalised with.
@@ -44,7 +46,7 @@ def export_timm(
         model,
         str(folder),
         model_config={
-            "model_args": model_args,
+            "model_args": model_args(config, image_size),
             "label_names": list(class_names),
             "pretrained_cfg": preprocessing,
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from fastsemi.models.create import create_model, model_args
+from fastsemi.models.create import create_model
 from fastsemi.models.timm_folder import export_timm
 from fastsemi.run.context import RunContext
 from fastsemi.run.order import STAGES
@@ -26,7 +26,7 @@ def leave_model(run: RunContext) -> None:
     export_timm(
         model,
         folder.fresh_model,
-        model_args=model_args(config.model, data.image_size),
+        config=config.model,
         class_names=run.data.classes,
         image_size=data.image_size,
         mean=data.mean,

@@ -5,8 +5,9 @@ import timm
 import torch
 
 from fastsemi.common.errors import UserError
-from fastsemi.models.create import create_model, export_timm, scale_head, use_fused_attention
+from fastsemi.models.create import create_model, scale_head, use_fused_attention
 from fastsemi.models.settings import ModelConfig
+from fastsemi.models.timm_folder import export_timm
 
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
 
@@ -126,7 +127,10 @@ def test_an_export_gives_the_same_logits_in_plain_timm(vit, tmp_path, config):
     model = create_model(config, num_classes=3, image_size=32, drop_path=0.1)
     vit.randomise(model)
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    export_timm(model, tmp_path, class_names=("a", "b", "c"), image_size=32, mean=mean, std=std, crop=0.9)
+    names = ("a", "b", "c")
+    export_timm(
+        model, tmp_path, config=config, class_names=names, image_size=32, mean=mean, std=std, crop=0.9
+    )
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     torch.testing.assert_close(vit.logits(loaded, 32), vit.logits(model, 32), rtol=1e-5, atol=1e-5)
     data = timm.data.resolve_model_data_config(loaded)

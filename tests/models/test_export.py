@@ -13,9 +13,10 @@ from rich.console import Console
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
-from fastsemi.models.create import create_model, export_timm
+from fastsemi.models.create import create_model
 from fastsemi.models.export import export, require_onnx
 from fastsemi.models.settings import ModelConfig
+from fastsemi.models.timm_folder import export_timm
 from fastsemi.run.run import Run
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -33,10 +34,12 @@ FORMATS = [pytest.param("onnx", marks=needs_onnx), "pt2"]
 @pytest.fixture(params=NETWORKS)
 def trained(request, vit, tmp_path):
     """A network with weights that matter, as a run leaves it."""
-    model = create_model(NETWORKS[request.param], num_classes=3, image_size=32)
+    config = NETWORKS[request.param]
+    model = create_model(config, num_classes=3, image_size=32)
     vit.randomise(model)
     names = ("a", 'b"<', "ü")
-    export_timm(model, tmp_path / "model", class_names=names, image_size=32, mean=MEAN, std=STD, crop=0.9)
+    folder = tmp_path / "model"
+    export_timm(model, folder, config=config, class_names=names, image_size=32, mean=MEAN, std=STD, crop=0.9)
     return timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
 
 

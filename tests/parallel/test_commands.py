@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fastsemi.commands import cli
-from fastsemi.models.create import create_model, export_timm
+from fastsemi.models.create import create_model
+from fastsemi.models.timm_folder import export_timm
 from fastsemi.run import config as configuration
 
 
@@ -24,6 +25,7 @@ def trained(preset, shapes, tmp_path):
     export_timm(
         create_model(config.model, num_classes=3, image_size=16),
         folder / "model",
+        config=config.model,
         class_names=("bar", "cross", "dot"),
         image_size=16,
         mean=config.data.mean,
