@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from fastsemi.run.config import Config, StageName
 from fastsemi.stages.base import Stage
@@ -10,7 +10,7 @@ from fastsemi.stages.finetune import Finetune
 from fastsemi.stages.pretrain import Pretrain
 from fastsemi.stages.semi import Semi
 
-STAGES: tuple[StageName, ...] = ("pretrain", "finetune", "semi")
+STAGES: tuple[StageName, ...] = get_args(StageName)
 STAGE_CLASSES: dict[StageName, type[Stage]] = {"pretrain": Pretrain, "finetune": Finetune, "semi": Semi}
 
 

@@ -8,8 +8,9 @@ finds what is wrong, and writes the drawing of the floors into docs/architecture
 from __future__ import annotations
 
 import ast
+import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,40 +83,43 @@ def room_of(path: Path, root: Path, rooms: Mapping[str, Place]) -> str:
     return str(relative) if str(relative) in rooms else str(relative.parent)
 
 
-def named(node: ast.AST, module: str, is_package: bool) -> Iterator[str]:
-    """The dotted names that a node of a syntax tree imports, wherever in the file it stands."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        above = module.split(".")[: None if is_package and node.level == 1 else -node.level or None]
-        base = ".".join([*(above if node.level else ()), *([node.module] if node.module else ())])
-        yield from (f"{base}.{alias.name}" for alias in node.names)
-    elif isinstance(node, ast.Call) and node.args:
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        name = node.args[0]
-        if isinstance(name, ast.JoinedStr):  # f"fastsemi.commands.{name}"
-            name = name.values[0]
-        if called in ("import_module", "__import__") and isinstance(name, ast.Constant):
-            yield str(name.value).rstrip(".")
+@functools.cache
+def named(text: str, module: str, is_package: bool) -> list[tuple[int, str]]:
+    """The dotted names that a file's text imports, with their lines, wherever in it they stand."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            above = parts[: len(parts) - node.level + is_package] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            name = node.args[0]
+            if isinstance(name, ast.JoinedStr):  # f"fastsemi.commands.{name}"
+                name = name.values[0]
+            if called in ("import_module", "__import__") and isinstance(name, ast.Constant):
+                found.append((node.lineno, str(name.value).rstrip(".")))
+    return found
 
 
 def imports(root: Path, rooms: Mapping[str, Place]) -> list[Import]:
     """Every import of a file of the tree by another, lazy ones and those for type checkers included."""
     known, found = files(root), []
     for module, path in known.items():
-        tree = ast.parse(path.read_text(), str(path))
-        for node in ast.walk(tree):
-            for name in named(node, module, path.name == "__init__.py"):
-                if name.split(".")[0] not in (*TOPS, "tests"):
-                    continue
-                target = name
-                while target not in known and "." in target:
-                    target = target.rpartition(".")[0]  # a name inside of the module
-                if target not in known:
-                    target = name  # of no file here
-                if target != module:
-                    room = room_of(known[target], root, rooms) if target in known else target
-                    found.append(Import(str(path.relative_to(root)), node.lineno, target, room))
+        for line, name in named(path.read_text(), module, path.name == "__init__.py"):
+            if name.split(".")[0] not in (*TOPS, "tests"):
+                continue
+            target = name
+            while target not in known and "." in target:
+                target = target.rpartition(".")[0]  # a name inside of the module
+            if target not in known:
+                target = name  # of no file here
+            if target != module:
+                room = room_of(known[target], root, rooms) if target in known else target
+                found.append(Import(str(path.relative_to(root)), line, target, room))
     return list(dict.fromkeys(found))
 
 

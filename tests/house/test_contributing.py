@@ -89,7 +89,6 @@ def follow(kind: str, root: Path, edits) -> None:
         edits.add_entry(run / "config.py", "StageName", '"toy"', after="pretrain")
         edits.add_to_class(run / "config.py", "Config", "toy: ToyConfig = field(default_factory=ToyConfig)")
         edits.add_import(run / "config.py", "from fastsemi.stages.toy_config import ToyConfig")
-        edits.add_entry(run / "order.py", "STAGES", '"toy"', after="pretrain")
         edits.add_entry(run / "order.py", "STAGE_CLASSES", '"toy": Toy')
         edits.add_import(run / "order.py", "from fastsemi.stages.toy import Toy")
         edits.add_import(run / "build.py", "from fastsemi.stages.toy import Toy")
