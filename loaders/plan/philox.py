@@ -49,7 +49,7 @@ def words(seed: int, epoch: ArrayLike, ids: ArrayLike, stream: int, count: int) 
         seed: The run's seed, up to 64 bits; the key.
         epoch: Pass over the data, a scalar or [B].
         ids: [B] sample ids below 2**32.
-        stream: What the draws are for (view and purpose); see `loaders.plan.Stream`.
+        stream: What the draws are for (view and purpose); see `loaders.plan.draws.Purpose`.
         count: Draws per sample, D.
 
     Returns:

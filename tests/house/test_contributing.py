@@ -174,7 +174,7 @@ def test_the_toy_kernel_is_chosen_measured_and_agrees_with_its_specification(run
     pytest.importorskip("triton")
     run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_toy.py", TRITON_INTERPRET="1")
     rows = tmp_path / "rows.json"
-    small = ("--batch", "4", "--size", "32", "--classes", "10", "--rounds", "1")
+    small = ("--batch", "4", "--size", "32", "--classes", "10", "--rounds", "5")
     run("-m", "benchmarks.ops.kernels", *small, "--json", str(rows), TRITON_INTERPRET="0")
     assert "energy torch" in rows.read_text()
     compiled = run(
