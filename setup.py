@@ -79,8 +79,8 @@ class BuildNative(build_ext):
 
 native = Extension(
     "fastsemi._native",
-    sources=sorted(glob("kernels/csrc/*.cpp")),
-    depends=sorted([*glob("kernels/csrc/*.h"), *glob("kernels/csrc/*.inc")]),
+    sources=sorted(glob("kernels/csrc/**/*.cpp", recursive=True)),
+    depends=sorted(p for kind in ("h", "inc") for p in glob(f"kernels/csrc/**/*.{kind}", recursive=True)),
     include_dirs=["kernels/csrc", *([pybind11.get_include()] if pybind11 else [])],
     libraries=["jpeg"],
     extra_compile_args=[*FLAGS, *pkg_config("--cflags")],

@@ -25,18 +25,15 @@ class Kernels:
     """The kernels of one implementation, here the reference: plain PyTorch on any device.
 
     Every implementation has these functions with the same arguments; the modules they come from document
-    them: `kernels.reference.pseudo_label`, `.weights`, `.mix` and `.soft_ce`, and `loaders.augment` for
-    `augment`, which is C++ on a CPU where that was built.
+    them: `kernels.reference.pseudo_label`, `.mix` and `.soft_ce`, and `kernels.augment.cpu` for `augment`,
+    which is C++ on a CPU where that was built.
     """
 
     name: Literal["triton", "torch"] = "torch"
     augment = staticmethod(augment_view)
     pseudo_label = staticmethod(reference_pseudo_label.pseudo_label)
-    mix_weights = staticmethod(reference_mix.mix_weights)
-    labelled_mix_weights = staticmethod(reference_mix.labelled_mix_weights)
-    mix_images = staticmethod(reference_mix.mix_images)
     mix = staticmethod(reference_mix.mix)
-    labelled_mix = staticmethod(reference_mix.labelled_mix)
+    normalise = staticmethod(reference_mix.normalise)
     two_label_cross_entropy = staticmethod(reference_soft_ce.two_label_cross_entropy)
 
 
@@ -129,11 +126,8 @@ def _triton_kernels() -> Kernels:
         name = "triton"
         augment = staticmethod(triton_augment.augment)
         pseudo_label = staticmethod(triton_pseudo_label.pseudo_label)
-        mix_weights = staticmethod(triton_mix.mix_weights)
-        labelled_mix_weights = staticmethod(triton_mix.labelled_mix_weights)
-        mix_images = staticmethod(triton_mix.mix_images)
         mix = staticmethod(triton_mix.mix)
-        labelled_mix = staticmethod(triton_mix.labelled_mix)
+        normalise = staticmethod(triton_mix.normalise)
         two_label_cross_entropy = staticmethod(triton_soft_ce.two_label_cross_entropy)
 
     return TritonKernels()

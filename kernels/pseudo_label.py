@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsemi.kernels.launch import launchable, row_block
+from fastsemi.kernels.blocks.launch import launchable, row_block
 
 
 @triton.jit

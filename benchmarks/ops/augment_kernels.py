@@ -62,9 +62,7 @@ def augment_cases(
     g = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, size, size, 3), generator=g, dtype=torch.uint8).to(device)
     op, arg = planned_layers(view, batch)
-    runs: dict[str, Callable[[], object]] = {
-        "torch": partial(augment_in_torch, images, op, arg, fill=FILL, interpolation="bicubic")
-    }
+    runs: dict[str, Callable[[], object]] = {"torch": partial(augment_in_torch, images, op, arg, fill=FILL)}
     if "triton" in kinds:
         runs["triton"] = partial(kinds["triton"].augment, images, view, fill=FILL)
     details = {"bytes": augment_bytes(view, batch, size)}

@@ -96,9 +96,7 @@ def cases(kind: str, pixels: NDArray[np.uint8], threads: int, peers: dict[str, P
         for name in names
     }
     images = torch.from_numpy(pixels)
-    runs["reference (PyTorch)"] = partial(
-        augment_in_torch, images, op, arg, fill=FILL, interpolation="bicubic"
-    )
+    runs["reference (PyTorch)"] = partial(augment_in_torch, images, op, arg, fill=FILL)
     for name, pool in peers.items():
         runs[name] = partial(pool.map, partial(_transform, kind), range(count), chunksize=max(1, count // 16))
     details = {"kind": kind, "kernels": names[0]}

@@ -27,8 +27,8 @@ from triton.compiler import ASTSource
 
 from fastsemi.kernels.augment.kernel import pass_kernel, statistics_kernel, tables_kernel
 from fastsemi.kernels.augment.operator import MAX_GROUPS as AUGMENT_GROUPS
-from fastsemi.kernels.launch import row_block
-from fastsemi.kernels.mix.kernel import mix_kernel, weights_kernel
+from fastsemi.kernels.blocks.launch import row_block
+from fastsemi.kernels.mix.kernel import mix_kernel
 from fastsemi.kernels.mix.operator import MAX_GROUPS
 from fastsemi.kernels.pseudo_label import pseudo_label_kernel
 from fastsemi.kernels.soft_ce import soft_ce_backward_kernel, soft_ce_forward_kernel
@@ -38,17 +38,16 @@ CAPABILITIES = (70, 75, 80, 90, 100, 120)
 # Types of the arguments by name; "half" is bf16, or fp16 before Ampere. What is not here is a constant.
 TYPES = {
     **dict.fromkeys(("images", "scratch", "tables"), "*u8"),
-    **dict.fromkeys(("words", "passes", "op", "partial"), "*i32"),
+    **dict.fromkeys(("passes", "op", "partial"), "*i32"),
     **dict.fromkeys(("arg",), "*fp32"),
     "affine": "*fp64",
-    **dict.fromkeys(("flip", "cutmix", "out_keep"), "*i1"),
-    **dict.fromkeys(("erase_box", "erase_key", "partner", "box", "out_partner", "out_box"), "*i64"),
+    "cutmix": "*i1",
+    **dict.fromkeys(("erase_box", "erase_key", "partner"), "*i64"),
     **dict.fromkeys(("label", "label_a", "label_b"), "*i64"),
     **dict.fromkeys(("centre", "lam", "confidence", "weight", "loss", "log_sum", "grad_loss"), "*fp32"),
-    **dict.fromkeys(("out_lam", "out_confidence"), "*fp32"),
-    **dict.fromkeys(("threshold", "smoothing"), "fp32"),
+    "out_lam": "*fp32",
+    "smoothing": "fp32",
     **dict.fromkeys((f"{name}{c}" for name in ("mean", "scale", "fill") for c in range(3)), "fp32"),
-    "B": "i32",
 }
 
 
@@ -72,8 +71,7 @@ def _rows(name: str, kernel: Any, classes: int, floats: tuple[str, ...], wide_lo
 
 def _mix(name: str, wide_loads: int, kind: str = "half", size: int = 224, **constants: Any) -> Case:
     used = {
-        "BLOCK_B": 1, "SIZE": size, "MODE": "prob", "FLIP": False, "ERASE": True, "CHANNELS_LAST": False,
-        "WIDE": size % 16 == 0, "GROUPS": MAX_GROUPS, **constants,
+        "SIZE": size, "MIX": True, "ERASE": True, "WIDE": size % 16 == 0, "GROUPS": MAX_GROUPS, **constants,
     }  # fmt: skip
     return Case(f"mix, {name}", mix_kernel, used, MAX_GROUPS // 32, {"out": kind}, wide_loads)
 
@@ -98,26 +96,16 @@ CASES = (
     _rows("soft_ce forward", soft_ce_forward_kernel, 1000, ("logits",), 2),
     _rows("soft_ce forward", soft_ce_forward_kernel, 21841, ("logits",), 0),
     _rows("soft_ce backward", soft_ce_backward_kernel, 1000, ("logits", "grad_logits"), 2),
-    Case(
-        "mix weights, pseudo_plus, B = 256",
-        weights_kernel,
-        {"BLOCK_B": 256, "SIZE": 224, "MODE": "pseudo_plus"},
-        1,
-        {},
-        0,
-    ),
-    _mix("prob, erase", 6),
-    _mix("prob, erase, fp32", 6, kind="fp32"),
-    _mix("prob, erase, flip", 6, FLIP=True),
-    _mix("prob, erase, channels last", 6, CHANNELS_LAST=True),
-    _mix("pseudo_plus, erase, flip, side 98", 0, size=98, MODE="pseudo_plus", BLOCK_B=256, FLIP=True),
-    _mix("normalise only", 3, MODE="plain", ERASE=False),
+    _mix("erase", 6),
+    _mix("erase, fp32", 6, kind="fp32"),
+    _mix("erase, side 98", 0, size=98),
+    _mix("nothing erased", 6, ERASE=False),
+    _mix("normalise only", 3, MIX=False, ERASE=False),
     _augment("statistics", statistics_kernel, 3),
     _augment("statistics, side 98", statistics_kernel, 0, size=98, warps=AUGMENT_GROUPS // 16),
     Case("augment, tables", tables_kernel, {"PIXELS": 224 * 224, "TILES": 25}, 4, {}, 0),
-    _augment("pass, bicubic", pass_kernel, 3, TAPS=4),
-    _augment("pass, bilinear", pass_kernel, 3, TAPS=2),
-    _augment("pass, bicubic, side 98", pass_kernel, 0, size=98, TAPS=4),
+    _augment("pass", pass_kernel, 3),
+    _augment("pass, side 98", pass_kernel, 0, size=98),
 )
 
 

@@ -22,15 +22,15 @@ from torch import Tensor
 from benchmarks.harness.harness import Case, DeviceTimer, Timer, measure, ratio, rows, wall_seconds, write
 from benchmarks.ops.augment_kernels import PEER, augment_cases
 from fastsemi.kernels.dispatch import Kernels, select
-from fastsemi.kernels.reference.mix import MixWeights, mix_images, mix_weights
+from fastsemi.kernels.reference.mix import corrected, mix
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FLUSH_BYTES = 256 * 2**20  # several times the L2 cache of any GPU
 Pixels = dict[str, Any]
 
 
-def loop_mix(images: Tensor, plan: dict[str, Tensor], threshold: float, pixels: Pixels) -> Tensor:
-    """Probabilistic pseudo mixup one sample at a time on normalised images, each weight read by the host.
+def loop_mix(images: Tensor, plan: dict[str, Tensor], pixels: Pixels) -> Tensor:
+    """Mixing one sample at a time on normalised images, each weight read by the host.
 
     This is what eager code for one image does when it is put in a loop: about two launches and one wait for
     every sample.
@@ -41,11 +41,11 @@ def loop_mix(images: Tensor, plan: dict[str, Tensor], threshold: float, pixels: 
     for i in pixels.get("erase_index", torch.empty(0)).tolist():
         left, top, width, height = pixels["erase_box"][i].tolist()
         x[i, :, top : top + height, left : left + width] = torch.randn(3, height, width, device=device)
-    weights = mix_weights("prob", **plan, threshold=threshold, size=images.shape[1])
+    weight, boxes = corrected(**plan, size=images.shape[1])
     mixed = x.clone()
     for i in range(len(x)):
-        j, lam = int(weights.partner[i].item()), weights.lam[i].item()
-        left, top, width, height = weights.box[i].tolist()
+        j, lam = int(plan["partner"][i].item()), weight[i].item()
+        left, top, width, height = boxes[i].tolist()
         if width:
             mixed[i, :, top : top + height, left : left + width] = x[
                 j, :, top : top + height, left : left + width
@@ -55,10 +55,11 @@ def loop_mix(images: Tensor, plan: dict[str, Tensor], threshold: float, pixels: 
     return mixed.to(dtype)
 
 
-def mix_bytes(weights: MixWeights, size: int, dtype: torch.dtype) -> int:
+def mix_bytes(plan: dict[str, Tensor], size: int, dtype: torch.dtype) -> int:
     """Bytes that mixing must move: every byte of an image once per use, every result once."""
-    box = weights.box[:, 2] * weights.box[:, 3]
-    mixup = (weights.lam < 1) & (box == 0)
+    lam, boxes = corrected(**plan, size=size)
+    box = boxes[:, 2] * boxes[:, 3]
+    mixup = (lam < 1) & (box == 0)
     read = 3 * (size * size - box + torch.where(mixup, size * size, box)).sum()
     return int(read) + 3 * len(box) * size * size * dtype.itemsize
 
@@ -66,14 +67,18 @@ def mix_bytes(weights: MixWeights, size: int, dtype: torch.dtype) -> int:
 def mix_example(
     batch: int, size: int, device: str, dtype: torch.dtype
 ) -> tuple[Tensor, dict[str, Tensor], Pixels]:
-    """Images, plan and options: a quarter of the samples has an erased box of 2 to 33 % of the area."""
+    """Images, plan and options: a quarter of the samples has an erased box of 2 to 33 % of the area.
+
+    Weights are those of probabilistic pseudo mixup with evenly spread confidences.
+    """
     g = torch.Generator().manual_seed(0)
+    confidence = torch.rand(batch, generator=g) * 0.9 + 0.05
+    partner = torch.randperm(batch, generator=g)
     plan = {
-        "confidence": torch.rand(batch, generator=g) * 0.9 + 0.05,
-        "partner": torch.randperm(batch, generator=g),
+        "partner": partner,
+        "lam": confidence / (confidence + confidence[partner]),
         "cutmix": torch.rand(batch, generator=g) < 0.5,
         "centre": torch.rand(batch, 2, generator=g),
-        "lam": torch.rand(batch, generator=g),
     }
     side = (size * (torch.rand(batch, generator=g) * 0.31 + 0.02).sqrt()).long().clamp(min=1)
     low = (torch.rand(batch, 2, generator=g) * (size - side)[:, None]).long()
@@ -94,19 +99,13 @@ def mix_cases(args: argparse.Namespace, timer: Timer, kinds: dict[str, Kernels])
     """Mixing of a micro-batch, and a copy that moves as many bytes."""
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     images, plan, pixels = mix_example(args.batch, args.size, args.device, dtype)
-    moved = mix_bytes(mix_weights("prob", **plan, threshold=0.5, size=args.size), args.size, dtype)
-    call: Pixels = {**plan, **pixels, "threshold": 0.5}
+    moved = mix_bytes(plan, args.size, dtype)
     runs: dict[str, Callable[[], object]] = {
-        f"mix {name}": partial(kernels.mix, "prob", images, **call) for name, kernels in kinds.items()
+        f"mix {name}": partial(kernels.mix, images, **plan, **pixels) for name, kernels in kinds.items()
     }
     if args.compile:
-
-        def reference(images: Tensor, plan: dict[str, Tensor], pixels: Pixels) -> Tensor:
-            weights = mix_weights("prob", **plan, threshold=0.5, size=args.size)
-            return mix_images(images, weights, **pixels)
-
-        runs["mix compiled"] = partial(torch.compile(reference), images, plan, pixels)
-    runs["mix loop"] = partial(loop_mix, images, plan, 0.5, pixels)
+        runs["mix compiled"] = partial(torch.compile(mix), images, **plan, **pixels)
+    runs["mix loop"] = partial(loop_mix, images, plan, pixels)
     source = torch.empty(moved // 2, dtype=torch.uint8, device=args.device)
     runs["copy"] = partial(torch.empty_like(source).copy_, source)
     return [Case(name, run, args.batch, timer, {"bytes": moved}) for name, run in runs.items()]

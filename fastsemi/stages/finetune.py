@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastsemi.common.spans import record
-from fastsemi.kernels.dispatch import Kernels
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.plan.draws import AugmentConfig, View
 from fastsemi.loaders.plan.mixing import MixConfig
@@ -18,31 +16,19 @@ from fastsemi.loaders.stream import Stream
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.mixed_batch import MixedBatch
 from fastsemi.stages.stage_config import StageConfig
 from fastsemi.stages.teacher import EMATeacher
 
 
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Mixed labelled images and their two labels."""
-
-    images: Tensor  # [B, 3, S, S]
-    label: Tensor  # [B]
-    other: Tensor  # [B] label of the image mixed in
-    lam: Tensor  # [B] weight of `label`
-
-    def loss(self, logits: Tensor, smoothing: float, kernels: Kernels) -> Tensor:
-        """Cross-entropy of each image, [B]."""
-        return kernels.two_label_cross_entropy(logits, self.label, self.other, self.lam, smoothing=smoothing)
-
-
-def mix_labelled(batch: DeviceBatch, views: Views) -> LabelledBatch:
+def mix_labelled(batch: DeviceBatch, views: Views) -> MixedBatch:
     """Augment labelled images and mix them by Beta-distributed weights (eq. 3)."""
-    images, weights = views.mix_labelled(batch)
-    if weights is None:
-        ones = torch.ones(len(batch.labels), device=batch.labels.device)
-        return LabelledBatch(images, batch.labels, batch.labels, ones)
-    return LabelledBatch(images, batch.labels, batch.labels[weights.partner], weights.lam)
+    images, labels, mix = views.augment(batch, 0), batch.labels, batch.mix
+    ones = torch.ones(len(labels), device=labels.device)
+    if mix is None:
+        return MixedBatch(views.normalise(images, batch.erase[0]), labels, labels, ones, ones)
+    mixed, lam = views.mix(images, mix, batch.erase[0])
+    return MixedBatch(mixed, labels, labels[mix.partner], lam, ones)
 
 
 def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, data: Data, seed: int) -> Role:
@@ -76,7 +62,7 @@ class Finetune(Stage):
         mixed = mix_labelled(batch["labelled"], self._views)
         with record("student"):
             logits = self.network(mixed.images)
-        loss = mixed.loss(logits, self.config.label_smoothing, self._views.kernels).mean()
+        loss = mixed.losses(logits, self.config.label_smoothing, self._views.kernels).mean()
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 
     def after_update(self, skipped: Tensor | None = None) -> None:

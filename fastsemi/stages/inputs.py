@@ -9,21 +9,20 @@ from torch import Tensor
 
 from fastsemi.common.spans import record
 from fastsemi.kernels.dispatch import Kernels
-from fastsemi.kernels.reference.mix import MixWeights, PixelArgs
+from fastsemi.kernels.reference.mix import PixelArgs
 from fastsemi.loaders.plan.packing import planned_arrays, upload
 from fastsemi.loaders.plan.types import LoadedBatch, ViewPlan
 from fastsemi.loaders.settings import DataConfig
-from fastsemi.stages.thresholds.settings import MixMode
 
 
 @dataclass(frozen=True)
 class DeviceMix:
-    """`MixPlan` on the device; all [B] or [B, 2]."""
+    """`MixPlan` on the device."""
 
-    partner: Tensor
-    cutmix: Tensor
-    centre: Tensor
-    lam: Tensor
+    partner: Tensor  # [B] int64, a permutation
+    cutmix: Tensor  # [B] bool
+    centre: Tensor  # [B, 2] of the cutmix box
+    lam: Tensor  # [B]
 
 
 @dataclass(frozen=True)
@@ -109,50 +108,18 @@ class Views:
         args = self._pixels(erase)
         args["dtype"] = dtype or self._dtype
         with record("mix"):
-            return self.kernels.mix_images(images, None, **args)
+            return self.kernels.normalise(images, **args)
 
-    def mix_labelled(self, batch: DeviceBatch) -> tuple[Tensor, MixWeights | None]:
-        """Augment the one view of labelled images, normalise, erase and mix it by drawn weights (eq. 3).
-
-        Returns:
-            [B, 3, S, S] and how they were mixed; None where the plan mixes nothing.
-        """
-        images, erase, mix = self.augment(batch, 0), batch.erase[0], batch.mix
-        if mix is None:
-            return self.normalise(images, erase), None
-        with record("mix"):
-            return self.kernels.labelled_mix(
-                images, mix.partner, mix.cutmix, mix.centre, mix.lam, **self._pixels(erase)
-            )
-
-    def mix_unlabelled(
-        self, batch: DeviceBatch, strong: Tensor, mode: MixMode, confidence: Tensor, threshold: float
-    ) -> tuple[Tensor, MixWeights]:
-        """Normalise, erase and mix augmented strong views by their confidences (section 3).
-
-        Args:
-            batch: What the views belong to; view 1 is the strong one.
-            strong: [B, S, S, 3] uint8.
-            mode: Variant of pseudo mixup.
-            confidence: [B] of the pseudo labels.
-            threshold: Least confidence that counts.
+    def mix(self, images: Tensor, mix: DeviceMix, erase: DeviceErase | None = None) -> tuple[Tensor, Tensor]:
+        """Normalise uint8 images [B, S, S, 3], erase boxes and mix pairs (eq. 3).
 
         Returns:
-            [B, 3, S, S], and how they were mixed.
+            [B, 3, S, S], and the weight of each sample in its mixed image, [B]: after cutmix the share of the
+            pixels that were kept.
         """
-        mix = batch.mix
-        assert mix is not None  # the stream of unlabelled images always plans it
         with record("mix"):
             return self.kernels.mix(
-                mode,
-                strong,
-                confidence,
-                mix.partner,
-                mix.cutmix,
-                mix.centre,
-                mix.lam,
-                threshold,
-                **self._pixels(batch.erase[1]),
+                images, mix.partner, mix.lam, mix.cutmix, mix.centre, **self._pixels(erase)
             )
 
     def _pixels(self, erase: DeviceErase | None) -> PixelArgs:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastsemi.common.spans import record
-from fastsemi.kernels.reference.mix import MixWeights
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.plan.draws import View
 from fastsemi.loaders.plan.mixing import MixConfig
@@ -19,21 +18,13 @@ from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.compaction import Compaction, skips_rejected
 from fastsemi.stages.finetune import labelled_role, mix_labelled
 from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.mixed_batch import MixedBatch
+from fastsemi.stages.pseudo_label_metrics import pseudo_label_metrics
+from fastsemi.stages.pseudo_mixup import Pairs, pair
 from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.stages.teacher import EMATeacher
 from fastsemi.stages.thresholds.base import PseudoLabels
-from fastsemi.stages.thresholds.rules import create_rule, mixed_weights, mixing_inputs
-
-
-@dataclass(frozen=True)
-class MixedBatch:
-    """Unlabelled images as the student sees them, and what it should say."""
-
-    images: Tensor  # [n, 3, S, S], n <= Nu where rejected samples are left out
-    label: Tensor  # [n] pseudo label of the image
-    other: Tensor  # [n] pseudo label of the image mixed in
-    lam: Tensor  # [n] weight of `label`
-    weight: Tensor  # [n] how much the sample counts, 0 for rejected ones
+from fastsemi.stages.thresholds.rules import create_rule
 
 
 class Semi(Stage):
@@ -73,22 +64,22 @@ class Semi(Stage):
         }
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
-        """L = Ll + mu * Lu (section 2.3)."""
-        unlabelled = batch["unlabelled"]
-        pseudo = self.pseudo_label(unlabelled)  # [Nu]
-        trusted = self.rule.weights(pseudo)  # [Nu] in [0, 1]; the paper's: [o >= tau]
+        """L = Ll + mu * Lu (section 2.3), of Nl labelled and Nu unlabelled images."""
+        unlabelled, smoothing, kernels = batch["unlabelled"], self.config.label_smoothing, self._views.kernels
+        pseudo = self.pseudo_label(unlabelled)  # y_i, o_i; [Nu], [Nu]
+        trusted = self.rule.weights(pseudo)  # [o_i >= tau], or what another rule says in [0, 1]; [Nu]
         self.rule.observe(pseudo)
-        images, mix, weight = self.mix(unlabelled, pseudo, trusted)  # [Nu, 3, S, S]; eq. 4, 5
-        kept = Compaction(weight > 0) if self._skip else None
-        labelled = mix_labelled(batch["labelled"], self._views)  # [Nl, 3, S, S]
-        mixed = self.targets(images, pseudo.label, mix, weight, kept)  # [n, 3, S, S]
+        pairs = self.pair(unlabelled, pseudo, trusted)  # j, lam_i, [o*_i >= tau], eq. 4 and 5; each [Nu]
+        kept = Compaction(pairs.weight > 0) if self._skip else None
+        mixed = self.mix(unlabelled, pseudo, pairs)  # eq. 3; [Nu, 3, S, S]
+        labelled = mix_labelled(batch["labelled"], self._views)  # eq. 3; [Nl, 3, S, S]
+        mixed = mixed.select(kept)  # [n, 3, S, S], n <= Nu
 
         with record("student"):
             logits = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
-        smoothing, kernels = self.config.label_smoothing, self._views.kernels
-        labelled_loss = labelled.loss(labelled_logits, smoothing, kernels).mean()
-        unlabelled_loss = self.unlabelled_loss(unlabelled_logits, mixed, len(weight))
+        labelled_loss = labelled.losses(labelled_logits, smoothing, kernels).mean()
+        unlabelled_loss = mixed.losses(unlabelled_logits, smoothing, kernels).sum() / len(trusted)  # eq. 2
         loss = labelled_loss + self.config.loss_weight * unlabelled_loss
         further = self.rule.loss(unlabelled_logits, mixed.weight > 0)
         if further is not None:
@@ -97,7 +88,7 @@ class Semi(Stage):
             "loss": Ratio(loss.detach(), 1),
             "loss_labelled": Ratio(labelled_loss.detach(), 1),
             "loss_unlabelled": Ratio(unlabelled_loss.detach(), 1),
-            **self.pseudo_label_metrics(pseudo, trusted, weight, unlabelled.labels),
+            **pseudo_label_metrics(pseudo, trusted, pairs.weight, unlabelled.labels),
         }
         return StepOutput(loss, metrics)
 
@@ -108,51 +99,17 @@ class Semi(Stage):
             logits = self.teacher(weak)
             return PseudoLabels(*self._views.kernels.pseudo_label(logits), logits, batch.ids)
 
-    def mix(
-        self, batch: DeviceBatch, pseudo: PseudoLabels, trusted: Tensor
-    ) -> tuple[Tensor, MixWeights, Tensor]:
-        """Mix strong views; prob: lam_i = o_i / (o_i + o_j), o*_i = max(o_i, o_j) (eq. 3, 4, 5).
+    def pair(self, batch: DeviceBatch, pseudo: PseudoLabels, trusted: Tensor) -> Pairs:
+        """Pairs of strong views, their weights and what they count (section 3)."""
+        assert batch.mix is not None  # the stream of unlabelled images always plans it
+        return pair(self.config.mixing, pseudo.confidence, trusted, batch.mix.partner, batch.mix.lam)
 
-        Returns:
-            [Nu, 3, S, S], how they were mixed, and how much each counts, [Nu].
-        """
-        strong, mode = self._views.augment(batch, 1), self.config.mixing
-        inputs = mixing_inputs(mode, pseudo, trusted)
-        images, mixed = self._views.mix_unlabelled(batch, strong, mode, *inputs)
-        return images, mixed, mixed_weights(mode, pseudo, trusted, mixed)
-
-    def targets(
-        self, images: Tensor, label: Tensor, mix: MixWeights, weight: Tensor, kept: Compaction | None = None
-    ) -> MixedBatch:
-        """Mixed images with the pseudo labels of both their parts; of all samples, or of the kept ones."""
-        parts = (images, label, label[mix.partner], mix.lam, weight)
-        return MixedBatch(*(kept.select(part) for part in parts) if kept else parts)
-
-    def unlabelled_loss(self, logits: Tensor, mixed: MixedBatch, count: int) -> Tensor:
-        """Eq. 2 on mixed images: [o* >= tau] CE(x, y), divided by all Nu = `count` images."""
-        losses = self._views.kernels.two_label_cross_entropy(
-            logits,
-            mixed.label,
-            mixed.other,
-            mixed.lam,
-            smoothing=self.config.label_smoothing,
-            weight=mixed.weight,
-        )
-        return losses.sum() / count
-
-    def pseudo_label_metrics(
-        self, pseudo: PseudoLabels, trusted: Tensor, weight: Tensor, truth: Tensor
-    ) -> dict[str, Ratio]:
-        """How much samples count, and how good pseudo labels are where the truth is known; for the log."""
-        known = truth >= 0
-        confident = (trusted > 0) & known
-        right = (confident & (pseudo.label == truth)).sum()
-        return {
-            "acceptance": Ratio(weight.sum(), weight.numel()),
-            "confidence": Ratio(pseudo.confidence.sum(), weight.numel()),
-            "pseudo_label_accuracy": Ratio(right, confident.sum()),
-            "pseudo_label_recall": Ratio(right, known.sum()),
-        }
+    def mix(self, batch: DeviceBatch, pseudo: PseudoLabels, pairs: Pairs) -> MixedBatch:
+        """Mix strong views, and pseudo labels by the pixels of each that are left (eq. 3)."""
+        assert batch.mix is not None
+        mix = replace(batch.mix, partner=pairs.partner, lam=pairs.lam)
+        images, lam = self._views.mix(self._views.augment(batch, 1), mix, batch.erase[1])
+        return MixedBatch(images, pseudo.label, pseudo.label[pairs.partner], lam, pairs.weight)
 
     def after_update(self, skipped: Tensor | None = None) -> None:
         """Eq. 1, and what the threshold rule learnt from the step."""

@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastsemi.common.errors import UserError
 from fastsemi.kernels.reference.augment import apply_op
-from fastsemi.kernels.reference.warp import TAPS
+from fastsemi.kernels.reference.warp import Fill
 from fastsemi.loaders.plan.types import RANDAUGMENT_OPS, ViewPlan
 
 if TYPE_CHECKING:
@@ -33,9 +32,7 @@ _JITTER_OPS = np.array([RANDAUGMENT_OPS.index(name) for name in ("brightness", "
 _CPU_PART = 600 << 10
 
 
-def augment_view(
-    images: Tensor, view: ViewPlan, *, fill: tuple[int, int, int], interpolation: str = "bicubic"
-) -> Tensor:
+def augment_view(images: Tensor, view: ViewPlan, *, fill: Fill) -> Tensor:
     """Apply the colour jitter and then the RandAugment layers of a view's plan.
 
     The result of an image depends on its own pixels and its own row of the plan alone, not on what else is
@@ -48,37 +45,30 @@ def augment_view(
         view: The plan of these B images.
         fill: Colour outside of warped images, red, green, blue in 0..255: timm uses the data mean times 255,
             rounded.
-        interpolation: "bicubic" or "bilinear", for rotation, shear and translation.
 
     Returns:
         [B, S, S, 3] uint8, a new tensor.
 
     Raises:
-        UserError: The interpolation is unknown.
         ValueError: `images` is not uint8 NHWC, or the plan has another number of rows or no valid argument.
     """
-    check_augment(images, interpolation)
+    check_augment(images)
     op, arg = planned_layers(view, len(images))
     operator = _native_operator(torch.get_num_threads()) if images.device.type == "cpu" else None
-    if operator is None or interpolation != "bicubic" or not images.numel():
-        return augment_in_torch(images, op, arg, fill=fill, interpolation=interpolation)
+    if operator is None or not images.numel():
+        return augment_in_torch(images, op, arg, fill=fill)
     out = torch.empty_like(images, memory_format=torch.contiguous_format)
     operator.run(images.contiguous().numpy(), op, arg, fill, out.numpy())
     return out
 
 
 def augment_in_torch(
-    images: Tensor,
-    op: NDArray[np.int64],
-    arg: NDArray[np.float32],
-    *,
-    fill: tuple[int, int, int],
-    interpolation: str,
+    images: Tensor, op: NDArray[np.int64], arg: NDArray[np.float32], *, fill: Fill
 ) -> Tensor:
     """`augment_view` by the PyTorch reference; `op` and `arg` are the [layers, B] of `planned_layers`."""
     out = images.clone(memory_format=torch.contiguous_format)
     if images.device.type != "cpu" or not op.size:
-        _augment_(out, op, arg, fill, interpolation)
+        _augment_(out, op, arg, fill)
         return out
 
     size = max(1, _CPU_PART // images[0].numel())
@@ -88,19 +78,13 @@ def augment_in_torch(
         with torch.inference_mode(inference):
             for start in range(0, len(images), size):
                 part = slice(start, start + size)
-                _augment_(out[part], op[:, part], arg[:, part], fill, interpolation)
+                _augment_(out[part], op[:, part], arg[:, part], fill)
 
     _serial_thread().submit(augment_parts).result()
     return out
 
 
-def _augment_(
-    images: Tensor,
-    op: NDArray[np.int64],
-    arg: NDArray[np.float32],
-    fill: tuple[int, int, int],
-    interpolation: str,
-) -> None:
+def _augment_(images: Tensor, op: NDArray[np.int64], arg: NDArray[np.float32], fill: Fill) -> None:
     """Apply operations and arguments [layers, b] to `images`, [b, S, S, 3], in place."""
     order = np.argsort(op, axis=1, kind="stable")
     sorted_arg = torch.from_numpy(np.take_along_axis(arg, order, axis=1))
@@ -109,13 +93,13 @@ def _augment_(
         for name, run in _runs(codes):
             group = [images[row] for row in order[layer, run].tolist()]
             batch = torch.stack(group) if len(group) > 1 else group[0][None]
-            result = apply_op(name, batch, sorted_arg[layer, run], fill=fill, interpolation=interpolation)
+            result = apply_op(name, batch, sorted_arg[layer, run], fill=fill)
             torch._foreach_copy_(group, result.unbind())
 
 
 @lru_cache(maxsize=1)
 def _native_operator(threads: int) -> Augmenter | None:
-    """The C++ operator (`kernels/csrc/augment.cpp`) with that many threads; None where it was not built."""
+    """The C++ operator (`kernels/csrc/augment/augment.cpp`) with that many threads, or None."""
     try:
         from fastsemi._native import Augmenter
     except ImportError:
@@ -143,12 +127,8 @@ os.register_at_fork(after_in_child=_serial_thread.cache_clear)
 os.register_at_fork(after_in_child=_native_operator.cache_clear)
 
 
-def check_augment(images: Tensor, interpolation: str) -> None:
+def check_augment(images: Tensor) -> None:
     """Refuse what `augment_view` refuses."""
-    if interpolation not in TAPS:
-        raise UserError(
-            f"unknown interpolation {interpolation!r} for RandAugment; use {' or '.join(sorted(TAPS))}"
-        )
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be [B, S, S, 3] uint8, not {list(images.shape)} {images.dtype}")
 

@@ -1,6 +1,6 @@
 """The Triton kernels of `kernels.augment`: statistics of a tile, tables from them, a pass over the pixels.
 
-`kernels.augment_plan` says what the columns of `passes` mean and which passes are in a launch.
+`kernels.augment.passes` says what the columns of `passes` mean and which passes are in a launch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import triton.language as tl
 
 from fastsemi.kernels.augment.neighbours import sharpen, warp
 from fastsemi.kernels.augment.passes import COLUMNS, SHARPNESS, WARP
-from fastsemi.kernels.augment.pixels import GROUP, narrow_load, narrow_store, wide_load, wide_store
 from fastsemi.kernels.augment.pointwise import AUTOCONTRAST, CONTRAST, grey, pointwise
+from fastsemi.kernels.blocks.pixels import GROUP, narrow_load, narrow_store, wide_load, wide_store
 
 CHUNK = tl.constexpr(128)  # pixels of one step of the narrow path
 
@@ -39,7 +39,9 @@ def statistics_kernel(
     passes += tl.program_id(0) // TILES * _COLUMNS
     source, first, look = tl.load(passes), tl.load(passes + 3), tl.load(passes + 6)
     if WIDE:
-        red, green, blue, real = wide_load(images, source, tile, PIXELS, GROUPS)
+        group = tile * GROUPS + tl.arange(0, GROUPS)
+        real = group < PIXELS // GROUP
+        red, green, blue = wide_load(images, source, group, real, PIXELS)
         mask = tl.broadcast_to(real[:, None], red.shape)
     else:
         pixel = tile * TILE + tl.arange(0, TILE)
@@ -128,7 +130,6 @@ def pass_kernel(
     fill2,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
-    TAPS: tl.constexpr,
     WIDE: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
@@ -145,11 +146,13 @@ def pass_kernel(
     if final != 0:
         result = out
     if WIDE and neighbours == 0:
-        red, green, blue, _ = wide_load(images, source, tile, PIXELS, GROUPS)
+        group = tile * GROUPS + tl.arange(0, GROUPS)
+        real = group < PIXELS // GROUP
+        red, green, blue = wide_load(images, source, group, real, PIXELS)
         red, green, blue = pointwise(
             red, green, blue, op, arg, first, last, partial + extra, tables, 1, PIXELS, TILES
         )
-        wide_store(result, target, tile, red, green, blue, PIXELS, GROUPS)
+        wide_store(result, target, group, real, red, green, blue, PIXELS)
     else:
         image = images + source.to(tl.int64) * (3 * PIXELS)
         result += target.to(tl.int64) * (3 * PIXELS)
@@ -160,7 +163,7 @@ def pass_kernel(
             mask = pixel < PIXELS
             if neighbours == _WARP:
                 fill = fill0, fill1, fill2
-                red, green, blue = warp(image, pixel, mask, affine + 6 * extra, fill, HEIGHT, WIDTH, TAPS)
+                red, green, blue = warp(image, pixel, mask, affine + 6 * extra, fill, HEIGHT, WIDTH)
             elif neighbours == _SHARPNESS:
                 red, green, blue = sharpen(image, pixel, mask, tl.load(arg + first), HEIGHT, WIDTH)
             else:

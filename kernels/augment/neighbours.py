@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastsemi.kernels.augment.pixels import narrow_load
 from fastsemi.kernels.augment.pointwise import blend, truncate
+from fastsemi.kernels.blocks.pixels import narrow_load
 
 
 @triton.jit
@@ -27,8 +27,8 @@ def sharpen(image, pixel, mask, factor, HEIGHT: tl.constexpr, WIDTH: tl.constexp
 
 
 @triton.jit
-def warp(image, pixel, mask, matrix, fill, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TAPS: tl.constexpr):
-    """`kernels.reference.warp` by a matrix of six float64: bilinear with 2 taps, bicubic with 4.
+def warp(image, pixel, mask, matrix, fill, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """`kernels.reference.warp` by a matrix of six float64.
 
     A value is that of the pixel before the position less a sum of differences: flat areas stay exact, and it
     is the small sum that float32 rounds.
@@ -37,14 +37,13 @@ def warp(image, pixel, mask, matrix, fill, HEIGHT: tl.constexpr, WIDTH: tl.const
     source_x = tl.load(matrix) * x + tl.load(matrix + 1) * y + tl.load(matrix + 2)
     source_y = tl.load(matrix + 3) * x + tl.load(matrix + 4) * y + tl.load(matrix + 5)
     inside = mask & (source_x >= 0) & (source_x < WIDTH) & (source_y >= 0) & (source_y < HEIGHT)
-    left, weights_x = _split(tl.where(inside, source_x, 0.5), TAPS)
-    top, weights_y = _split(tl.where(inside, source_y, 0.5), TAPS)
-    base, below = _column(image, left, top, inside, weights_y, HEIGHT, WIDTH, TAPS)
+    left, weights_x = _split(tl.where(inside, source_x, 0.5))
+    top, weights_y = _split(tl.where(inside, source_y, 0.5))
+    base, below = _column(image, left, top, inside, weights_y, HEIGHT, WIDTH)
     red, green, blue = below
-    first: tl.constexpr = 1 - TAPS // 2
-    before = _interpolated(image, left + first, top, inside, weights_y, HEIGHT, WIDTH, TAPS)
-    for j in tl.static_range(TAPS - 1):
-        after = _interpolated(image, left + (first + j + 1), top, inside, weights_y, HEIGHT, WIDTH, TAPS)
+    before = _interpolated(image, left - 1, top, inside, weights_y, HEIGHT, WIDTH)
+    for j in tl.static_range(3):
+        after = _interpolated(image, left + j, top, inside, weights_y, HEIGHT, WIDTH)
         red += weights_x[j] * (before[0] - after[0])
         green += weights_x[j] * (before[1] - after[1])
         blue += weights_x[j] * (before[2] - after[2])
@@ -56,23 +55,20 @@ def warp(image, pixel, mask, matrix, fill, HEIGHT: tl.constexpr, WIDTH: tl.const
 
 
 @triton.jit
-def _interpolated(
-    image, column, top, mask, weights, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TAPS: tl.constexpr
-):
-    base, below = _column(image, column, top, mask, weights, HEIGHT, WIDTH, TAPS)
+def _interpolated(image, column, top, mask, weights, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    base, below = _column(image, column, top, mask, weights, HEIGHT, WIDTH)
     return base[0] - below[0], base[1] - below[1], base[2] - below[2]
 
 
 @triton.jit
-def _column(image, column, top, mask, weights, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TAPS: tl.constexpr):
+def _column(image, column, top, mask, weights, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
     """Interpolate down a column: the pixels in row `top`, and what to subtract from them."""
     column = _inside(column, WIDTH)
-    first: tl.constexpr = 1 - TAPS // 2
     base = narrow_load(image, _inside(top, HEIGHT) * WIDTH + column, mask)
-    before = narrow_load(image, _inside(top + first, HEIGHT) * WIDTH + column, mask)
+    before = narrow_load(image, _inside(top - 1, HEIGHT) * WIDTH + column, mask)
     red, green, blue = tl.zeros_like(base[0]), tl.zeros_like(base[0]), tl.zeros_like(base[0])
-    for i in tl.static_range(TAPS - 1):
-        after = narrow_load(image, _inside(top + (first + i + 1), HEIGHT) * WIDTH + column, mask)
+    for i in tl.static_range(3):
+        after = narrow_load(image, _inside(top + i, HEIGHT) * WIDTH + column, mask)
         red += weights[i] * (before[0] - after[0])
         green += weights[i] * (before[1] - after[1])
         blue += weights[i] * (before[2] - after[2])
@@ -86,12 +82,11 @@ def _inside(place, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _split(position, TAPS: tl.constexpr):
+def _split(position):
     """The pixel whose centre lies before a position, and the weights of the differences from tap to tap."""
     position -= 0.5
     whole = tl.floor(position)
     d = (position - whole).to(tl.float32)
     whole = whole.to(tl.int32)
     product = d * (1.0 - d)
-    # One return: Triton 3.6 wants all that a function has to be of one type.
-    return whole, (d,) if TAPS == 2 else (product * (1.0 - d), d, product * -d)
+    return whole, (product * (1.0 - d), d, product * -d)

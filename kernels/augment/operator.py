@@ -11,32 +11,32 @@ from torch import Tensor
 from fastsemi.kernels.augment.cpu import check_augment, planned_layers
 from fastsemi.kernels.augment.kernel import pass_kernel, statistics_kernel, tables_kernel
 from fastsemi.kernels.augment.passes import schedule
-from fastsemi.kernels.launch import launchable
-from fastsemi.kernels.reference.warp import TAPS, Fill
+from fastsemi.kernels.blocks.launch import launchable
+from fastsemi.kernels.reference.warp import Fill
 from fastsemi.loaders.plan.types import ViewPlan
 
 MAX_GROUPS = 128  # groups of 16 pixels in a tile: one for each thread of four warps
 
 
-def augment(images: Tensor, view: ViewPlan, *, fill: Fill, interpolation: str = "bicubic") -> Tensor:
-    """Apply a view's colour jitter and RandAugment, as `loaders.augment.augment_view`.
+def augment(images: Tensor, view: ViewPlan, *, fill: Fill) -> Tensor:
+    """Apply a view's colour jitter and RandAugment, as `kernels.augment.cpu.augment_view`.
 
     Args and errors are the same; images are on a CUDA device, or on CPU under TRITON_INTERPRET=1. Colour
     operations equal the reference bit by bit; a few values in 10^4 of a warp are off by 1.
 
-    The plan becomes passes on the host (`kernels.augment_plan`) and goes to the device in one copy. A round
+    The plan becomes passes on the host (`kernels.augment.passes`) and goes to the device in one copy. A round
     of passes is one launch, with one before it where a sample needs a statistic (contrast, autocontrast,
     equalize), and another where that is a table (the last two): two launches for a view of colour jitter, six
     at the most for two layers of RandAugment.
     """
-    check_augment(images, interpolation)
+    check_augment(images)
     op, arg = planned_layers(view, len(images))
     if not (op >= 0).any():
         return images.clone(memory_format=torch.contiguous_format)
     _, height, width, _ = images.shape
     plan = schedule(op, arg, height, width, triton.cdiv(height * width, 16 * _groups(height * width)))
     rounds = [number for one in plan.rounds for number in one]
-    return _augment(images, *plan.to(images.device), rounds, plan.slots, list(fill), interpolation)
+    return _augment(images, *plan.to(images.device), rounds, plan.slots, list(fill))
 
 
 def _groups(pixels: int) -> int:
@@ -53,7 +53,6 @@ def _augment(
     rounds: Sequence[int],
     slots: int,
     fill: Sequence[int],
-    interpolation: str,
 ) -> Tensor:
     height, width = images.shape[1:3]
     pixels, groups = height * width, _groups(height * width)
@@ -82,7 +81,7 @@ def _augment(
         scratch = images.new_empty(slots if later else 1, height, width, 3)
         launchable(pass_kernel)[(count * tiles,)](
             source, out, scratch, mine, op, arg, affine, partial, table, *map(float, fill),
-            TAPS=TAPS[interpolation], WIDE=wide, num_warps=groups // 32, **shape,
+            WIDE=wide, num_warps=groups // 32, **shape,
         )  # fmt: skip
         source, begin = scratch, begin + count
     return out

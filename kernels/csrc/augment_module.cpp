@@ -1,4 +1,4 @@
-// Python's view of the augmentation; fastsemi/loaders/augment.py is its only user.
+// Python's view of the augmentation; fastsemi/kernels/augment/cpu.py is its only user.
 #include "augment_module.h"
 
 #include <pybind11/numpy.h>
@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "augment.h"
-#include "team.h"
+#include "augment/augment.h"
+#include "threads/team.h"
 
 namespace py = pybind11;
 

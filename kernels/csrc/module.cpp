@@ -1,4 +1,4 @@
-// Python's view of the operator; fastsemi/loaders/engines/_native_op.py is its only user.
+// Python's view of the operator; fastsemi/loaders/engines/native_operator.py is its only user.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,7 +9,7 @@
 #include <stdexcept>
 
 #include "augment_module.h"
-#include "pool.h"
+#include "threads/pool.h"
 
 namespace py = pybind11;
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastsemi.kernels.blocks.pixels import narrow_load
 from fastsemi.kernels.mix.noise import erase_noise
 
 CHUNK = tl.constexpr(128)  # pixels of one step
@@ -21,20 +22,7 @@ def erases(erase_box, sample, first, last):
 
 @triton.jit
 def narrow_pixels(
-    images,
-    out,
-    flip,
-    erase,
-    i,
-    j,
-    blend,
-    start,
-    mean,
-    scale,
-    SIZE: tl.constexpr,
-    FLIP: tl.constexpr,
-    ERASE: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    images, out, erase, i, j, blend, start, mean, scale, SIZE: tl.constexpr, ERASE: tl.constexpr
 ):
     """CHUNK pixels from `start` on."""
     share, left, top, right, bottom = blend
@@ -46,39 +34,32 @@ def narrow_pixels(
     # Rows and columns of j that are needed: all for mixup, the box for cutmix, none where j adds nothing.
     end = tl.where(share > 0.0, SIZE, 0)
     needed = real & (inside | (row < end))
-    own = _pixels(images, flip, erase, i, start, row, column, real, mean, scale, SIZE, FLIP, ERASE)
-    other = _pixels(images, flip, erase, j, start, row, column, needed, mean, scale, SIZE, FLIP, ERASE)
+    own = _normalised(images, erase, i, start, row, column, real, mean, scale, SIZE, ERASE)
+    other = _normalised(images, erase, j, start, row, column, needed, mean, scale, SIZE, ERASE)
     base = out + i.to(tl.int64) * (3 * SIZE * SIZE)
     for c in tl.static_range(3):
         value = own[c] + tl.where(inside, 1.0, share) * (other[c] - own[c])
-        offset = 3 * pixel + c if CHANNELS_LAST else c * SIZE * SIZE + pixel
-        tl.store(base + offset, value.to(out.dtype.element_ty), mask=real)
+        tl.store(base + c * SIZE * SIZE + pixel, value.to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit
-def _pixels(
+def _normalised(
     images,
-    flip,
     erase,
     sample,
     start,
     row,
     column,
-    mask,
+    need,
     mean,
     scale,
     SIZE: tl.constexpr,
-    FLIP: tl.constexpr,
     ERASE: tl.constexpr,
 ):
-    """The three channels of pixels of a sample: flipped, normalised, erased."""
-    source = column
-    if FLIP:
-        source = tl.where(tl.load(flip + sample) != 0, SIZE - 1 - column, column)
-    base = images + sample.to(tl.int64) * (3 * SIZE * SIZE) + 3 * (row * SIZE + source)
-    red = (tl.load(base, mask=mask, other=0).to(tl.float32) - mean[0]) * scale[0]
-    green = (tl.load(base + 1, mask=mask, other=0).to(tl.float32) - mean[1]) * scale[1]
-    blue = (tl.load(base + 2, mask=mask, other=0).to(tl.float32) - mean[2]) * scale[2]
+    """The three channels of pixels of a sample: normalised and erased."""
+    pixel = row * SIZE + column
+    red, green, blue = narrow_load(images + sample.to(tl.int64) * (3 * SIZE * SIZE), pixel, need)
+    red, green, blue = (red - mean[0]) * scale[0], (green - mean[1]) * scale[1], (blue - mean[2]) * scale[2]
     if ERASE:
         boxes, keys = erase
         if erases(boxes, sample, start // SIZE, (start + CHUNK - 1) // SIZE):
@@ -87,7 +68,7 @@ def _pixels(
             bottom = top + tl.load(boxes + 4 * sample + 3).to(tl.int32)
             hit = (column >= left) & (column < right) & (row >= top) & (row < bottom)
             keys += 2 * sample
-            noise = erase_noise(tl.load(keys), tl.load(keys + 1), row * SIZE + column)
+            noise = erase_noise(tl.load(keys), tl.load(keys + 1), pixel)
             red, green = tl.where(hit, noise[0], red), tl.where(hit, noise[1], green)
             blue = tl.where(hit, noise[2], blue)
     return red, green, blue

@@ -23,7 +23,7 @@ COLOR_OPS = {
     "sharpness": color.sharpness,
 }
 
-# As above, with the keywords `fill` and `interpolation`.
+# As above, with the keyword `fill`.
 WARP_OPS = {
     "rotate": warp.rotate,
     "shear_x": warp.shear_x,
@@ -33,7 +33,7 @@ WARP_OPS = {
 }
 
 
-def apply_op(name: str, images: Tensor, arg: Tensor, *, fill: warp.Fill, interpolation: str) -> Tensor:
+def apply_op(name: str, images: Tensor, arg: Tensor, *, fill: warp.Fill) -> Tensor:
     """Apply one operation to every image of a batch.
 
     Args:
@@ -41,14 +41,13 @@ def apply_op(name: str, images: Tensor, arg: Tensor, *, fill: warp.Fill, interpo
         images: [b, H, W, 3] uint8, contiguous; not modified.
         arg: [b] float32 on the same device; its meaning: `loaders.plan.types.RANDAUGMENT_OPS`.
         fill: Colour outside the image, red, green, blue in 0..255.
-        interpolation: "bilinear" or "bicubic".
 
     Returns:
         [b, H, W, 3] uint8.
 
     Raises:
-        KeyError: The name or the interpolation is unknown.
+        KeyError: The name is unknown.
     """
     if name in WARP_OPS:
-        return WARP_OPS[name](images, arg, fill=fill, interpolation=interpolation)
+        return WARP_OPS[name](images, arg, fill=fill)
     return COLOR_OPS[name](images, arg)

@@ -1,4 +1,4 @@
-"""Mixing of a micro-batch, the specification of `kernels.mix`."""
+"""Normalising, erasing and mixing of a micro-batch, the specification of `kernels.mix`."""
 
 from __future__ import annotations
 
@@ -8,140 +8,98 @@ import torch
 from torch import Tensor
 
 from fastsemi.kernels.reference.noise import erase_noise, pixel_noise
-from fastsemi.kernels.reference.weights import MixMode, MixWeights, labelled_mix_weights, mix_weights
-
-__all__ = [
-    "MixMode",
-    "MixWeights",
-    "PixelArgs",
-    "labelled_mix",
-    "labelled_mix_weights",
-    "mix",
-    "mix_images",
-    "mix_weights",
-]
 
 
 class PixelArgs(TypedDict):
-    """The keyword arguments of `mix_images`, which explains them."""
+    """How pixels become the network's input: the keyword arguments of `mix` and `normalise`."""
 
-    flip: NotRequired[Tensor | None]
     erase_box: NotRequired[Tensor | None]
+    """int64 [B, 4], left, top, width, height, width 0 for none; filled with `erase_noise` after
+    normalisation, as RandomErasing of timm does in mode "pixel"."""
     erase_key: NotRequired[Tensor | None]
+    """int64 [B, 2], keys of that noise; needed with `erase_box`."""
     erase_index: NotRequired[Tensor | None]
+    """int64 [E], the samples that have a box, where the caller knows them (the plan does). Noise is then
+    drawn for these alone; None draws it for all samples."""
     mean: tuple[float, float, float]
+    """Of each channel, for pixel values in 0 to 1."""
     std: tuple[float, float, float]
+    """Likewise."""
     dtype: NotRequired[torch.dtype]
-    channels_last: NotRequired[bool]
-
-
-def mix_images(
-    images: Tensor,
-    weights: MixWeights | None,
-    *,
-    flip: Tensor | None = None,
-    erase_box: Tensor | None = None,
-    erase_key: Tensor | None = None,
-    erase_index: Tensor | None = None,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
-) -> Tensor:
-    """Flip, normalise, erase and mix, in this order; computed in float32 and rounded once at the end.
-
-    Sample i takes the pixels of its partner as flipped and erased, but not mixed: inside its box for
-    cutmix, everywhere with weight `1 - lam` for mixup (equation 3 of the paper).
-
-    Args:
-        images: uint8 [B, S, S, 3].
-        weights: How to mix, for the same B samples; None to mix nothing.
-        flip: bool [B], samples to mirror left to right; None for none.
-        erase_box: int64 [B, 4], left, top, width, height in the flipped image, width 0 for none; filled
-            with `erase_noise` after normalisation, as RandomErasing of timm does in mode "pixel".
-        erase_key: int64 [B, 2], keys of that noise; needed with `erase_box`.
-        erase_index: int64 [E], the samples that have a box, where the caller knows them (the plan does).
-            Noise is then drawn for these alone; None draws it for all samples.
-        mean: Of each channel, for pixel values in 0 to 1.
-        std: Likewise.
-        dtype: Float type of the result.
-        channels_last: Lay the result out as [B, S, S, 3] in memory (`torch.channels_last`).
-
-    Returns:
-        [B, 3, S, S] of type `dtype`.
-    """
-    check_pixels(images, erase_box, erase_key)
-    if flip is not None:
-        images = torch.where(flip[:, None, None, None], images.flip(2), images)
-    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    pixels.sub_(_per_channel([255.0 * m for m in mean], pixels)).div_(
-        _per_channel([255.0 * s for s in std], pixels)
-    )
-    if erase_box is not None and erase_key is not None:
-        _erase(pixels, erase_box, erase_key, erase_index)
-    if weights is not None:
-        mixup = (weights.box[:, 2] == 0)[:, None, None]
-        own = torch.where(
-            mixup, weights.lam[:, None, None], 1.0 - inside(weights.box, pixels.shape[-1]).float()
-        )
-        pixels = torch.lerp(pixels[weights.partner], pixels, own[:, None])
-    return pixels.to(dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    """Float type of the images; float32 where it is not given."""
 
 
 def mix(
-    mode: MixMode,
     images: Tensor,
-    confidence: Tensor,
     partner: Tensor,
+    lam: Tensor,
     cutmix: Tensor,
     centre: Tensor,
-    lam: Tensor,
-    threshold: float,
     **pixels: Unpack[PixelArgs],
-) -> tuple[Tensor, MixWeights]:
-    """`mix_weights` of unlabelled images, and `mix_images` by them.
+) -> tuple[Tensor, Tensor]:
+    """Normalise, erase and mix, in this order; computed in float32 and rounded once at the end.
+
+    Equation 3 of the paper: mixup gives `lam x_i + (1 - lam) x_j`, cutmix takes the pixels inside a box from
+    j and the others from i. The partner's pixels are erased, but not mixed.
 
     Args:
-        mode: As of `mix_weights`, and so are all tensors but `images`.
         images: uint8 [B, S, S, 3].
-        confidence: float32 [B].
-        partner: int64 [B].
-        cutmix: bool [B].
-        centre: float32 [B, 2].
-        lam: float32 [B].
-        threshold: Least confidence of a pseudo label that is used.
-        **pixels: As of `mix_images`.
+        partner: int64 [B], the sample j mixed into i; i itself for none.
+        lam: float32 [B], weight of sample i; for cutmix the box has the area 1 - lam before it is clipped.
+        cutmix: bool [B], cutmix instead of mixup.
+        centre: float32 [B, 2], centre (x, y) of the cutmix box as a fraction of the side, in [0, 1).
+        **pixels: As of `PixelArgs`.
 
     Returns:
-        Images [B, 3, S, S] and the weights they were mixed by.
+        Images [B, 3, S, S] of type `dtype`, and the weight of sample i in them, float32 [B]: `lam` for mixup,
+        the share of the pixels that are really kept for cutmix, 1 for a sample that is its own partner.
     """
-    weights = mix_weights(mode, confidence, partner, cutmix, centre, lam, threshold, images.shape[1])
-    return mix_images(images, None if mode == "none" else weights, **pixels), weights
+    clean = _normalised(images, **pixels)
+    lam, box = corrected(partner, lam, cutmix, centre, images.shape[1])
+    boxed = (box[:, 2] > 0)[:, None, None]
+    own = torch.where(boxed, 1.0 - inside(box, images.shape[1]).float(), lam[:, None, None])  # [B, S, S]
+    mixed = torch.lerp(clean[partner], clean, own[:, None])
+    return mixed.to(pixels.get("dtype", torch.float32)), lam
 
 
-def labelled_mix(
-    images: Tensor,
-    partner: Tensor,
-    cutmix: Tensor,
-    centre: Tensor,
-    lam: Tensor,
-    **pixels: Unpack[PixelArgs],
-) -> tuple[Tensor, MixWeights]:
-    """`labelled_mix_weights`, and `mix_images` by them; args and result as of `mix`."""
-    weights = labelled_mix_weights(partner, cutmix, centre, lam, images.shape[1])
-    return mix_images(images, weights, **pixels), weights
+def normalise(images: Tensor, **pixels: Unpack[PixelArgs]) -> Tensor:
+    """`mix` of samples that are their own partners: uint8 [B, S, S, 3] to [B, 3, S, S] of type `dtype`."""
+    return _normalised(images, **pixels).to(pixels.get("dtype", torch.float32))
 
 
-def check_pixels(images: Tensor, erase_box: Tensor | None, erase_key: Tensor | None) -> None:
-    """Refuse arguments of `mix_images` that fit no kernel.
+def corrected(
+    partner: Tensor, lam: Tensor, cutmix: Tensor, centre: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """The weight that each sample really has, float32 [B], and its cutmix box, as of `cutmix_box`.
 
-    Raises:
-        ValueError: Images are not uint8 [B, S, S, 3], or boxes come without keys.
+    Args are those of `mix`; `size` is the side S of the images in pixels.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (images.shape[1],) * 2 + (3,):
-        raise ValueError(f"images must be uint8 [B, S, S, 3], not {images.dtype} {list(images.shape)}")
-    if erase_box is not None and erase_key is None:
-        raise ValueError("erase_box needs erase_key, the keys of the noise")
+    alone = partner == torch.arange(len(partner), device=partner.device)
+    box = cutmix_box(lam, centre, cutmix & ~alone, size)
+    pixels = size * size
+    kept = (pixels - box[:, 2] * box[:, 3]).to(torch.float32) / pixels  # after clipping
+    return torch.where(alone, 1.0, torch.where(cutmix, kept, lam)), box
+
+
+def cutmix_box(lam: Tensor, centre: Tensor, cutmix: Tensor, size: int) -> Tensor:
+    """Cutmix boxes: a square of `floor(S sqrt(1 - lam))` pixels around the centre, clipped at the border.
+
+    The edges are those of timm's `rand_bbox` with margin 0.
+
+    Args:
+        lam: float32 [B], the weight that the unclipped box would leave to the sample.
+        centre: float32 [B, 2], centre (x, y) as a fraction of the side, in [0, 1).
+        cutmix: bool [B], samples that have a box at all.
+        size: Side S of the images in pixels.
+
+    Returns:
+        int64 [B, 4]: left, top, width, height; all 0 where there is no box or it holds no pixel.
+    """
+    side = (size * torch.sqrt(1.0 - lam)).to(torch.int64)[:, None]  # [B, 1]
+    middle = (size * centre).to(torch.int64).clamp(max=size - 1)  # [B, 2]; the product may round up to S
+    low = (middle - side // 2).clamp(min=0)
+    high = (middle + (side + 1) // 2).clamp(max=size)
+    return torch.cat([low, high - low], dim=1) * (cutmix[:, None] & (side > 0))
 
 
 def inside(box: Tensor, size: int) -> Tensor:
@@ -158,6 +116,30 @@ def inside(box: Tensor, size: int) -> Tensor:
     low, extent = box[:, :2, None], box[:, 2:, None]
     hit = (position >= low) & (position < low + extent)  # [B, 2, S]: columns, then rows
     return hit[:, 1, :, None] & hit[:, 0, None, :]
+
+
+def check_pixels(images: Tensor, erase_box: Tensor | None, erase_key: Tensor | None) -> None:
+    """Refuse arguments of `mix` and `normalise` that fit no kernel.
+
+    Raises:
+        ValueError: Images are not uint8 [B, S, S, 3], or boxes come without keys.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (images.shape[1],) * 2 + (3,):
+        raise ValueError(f"images must be uint8 [B, S, S, 3], not {images.dtype} {list(images.shape)}")
+    if erase_box is not None and erase_key is None:
+        raise ValueError("erase_box needs erase_key, the keys of the noise")
+
+
+def _normalised(images: Tensor, **args: Unpack[PixelArgs]) -> Tensor:
+    """Normalised and erased, float32 [B, 3, S, S]."""
+    box, key = args.get("erase_box"), args.get("erase_key")
+    check_pixels(images, box, key)
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    pixels.sub_(_per_channel([255.0 * m for m in args["mean"]], pixels))
+    pixels.div_(_per_channel([255.0 * s for s in args["std"]], pixels))
+    if box is not None and key is not None:
+        _erase(pixels, box, key, args.get("erase_index"))
+    return pixels
 
 
 def _erase(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor | None) -> None:

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "augment.h"
+#include "augment/augment.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "jpeg.h"
+#include "jpeg/jpeg.h"
 
 namespace {
 

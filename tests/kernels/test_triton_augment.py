@@ -9,7 +9,6 @@ import torch
 
 pytest.importorskip("triton")
 
-from fastsemi.common.errors import UserError
 from fastsemi.kernels.augment import operator as triton_augment
 from fastsemi.kernels.augment.cpu import augment_view
 from fastsemi.kernels.augment.passes import WARPS, schedule
@@ -54,22 +53,22 @@ def view(op, arg, color=None):
     return ViewPlan(np.zeros((len(op), 4), np.int32), np.zeros(len(op), bool), color, layers)
 
 
-def differences(images, plan, interpolation="bicubic"):
+def differences(images, plan):
     before = images.clone()
-    got = triton_augment.augment(images, plan, fill=FILL, interpolation=interpolation)
+    got = triton_augment.augment(images, plan, fill=FILL)
     assert torch.equal(images, before), "the input was modified"
-    expected = augment_view(images.cpu(), plan, fill=FILL, interpolation=interpolation)
+    expected = augment_view(images.cpu(), plan, fill=FILL)
     assert got.dtype == torch.uint8 and got.shape == expected.shape and got.is_contiguous()
     return (got.cpu().int() - expected.int()).abs()
 
 
-def every(names, shape, tried, interpolation="bicubic"):
+def every(names, shape, tried):
     """Differences of operations with the arguments `tried`, all of them in one batch."""
     pairs = [
         (RANDAUGMENT_OPS.index(name), arg) for name in names for arg in ARGS.get(name, (0.0,) * 8)[tried]
     ]
     op, arg = ([[pair[i]] for pair in pairs] for i in range(2))
-    return differences(pictures(len(pairs), *shape, seed=shape[1]), view(op, arg), interpolation)
+    return differences(pictures(len(pairs), *shape, seed=shape[1]), view(op, arg))
 
 
 # Sizes below, and of, 16 pixels a thread, which 16 must divide; one tile and several; not square.
@@ -79,10 +78,9 @@ def test_color_operations_equal_the_reference(shape):
     assert not every(names, shape, slice(1, 5, 3)).any()
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_warps_follow_the_reference(interpolation):
+def test_warps_follow_the_reference():
     shapes = ((1, 1), (3, 3), (7, 18))
-    found = torch.cat([every(WARPS, shape, slice(1, 4, 2), interpolation).flatten() for shape in shapes])
+    found = torch.cat([every(WARPS, shape, slice(1, 4, 2)).flatten() for shape in shapes])
     assert found.max() <= 1
     assert found.float().mean() < 1e-3
 
@@ -92,8 +90,7 @@ def test_warps_follow_the_reference(interpolation):
 def test_every_argument():
     assert not every([name for name in RANDAUGMENT_OPS if name not in WARPS], (4, 8), slice(None)).any()
     assert not every([name for name in WARPS if name != "rotate"], (8, 12), slice(None)).any()
-    for interpolation in ("bilinear", "bicubic"):
-        assert every(("rotate",), (8, 12), slice(None), interpolation).max() <= 1
+    assert every(("rotate",), (8, 12), slice(None)).max() <= 1
 
 
 def test_two_layers_of_every_kind_of_pass():
@@ -132,8 +129,6 @@ def test_images_that_start_at_an_odd_byte_or_lie_apart():
 
 def test_wrong_arguments_are_refused():
     images, plan = pictures(2, 4, 4), view([[2], [2]], [[0.0], [0.0]])
-    with pytest.raises(UserError, match="nearest"):
-        triton_augment.augment(images, plan, fill=FILL, interpolation="nearest")
     with pytest.raises(ValueError, match="uint8"):
         triton_augment.augment(images.float(), plan, fill=FILL)
     with pytest.raises(ValueError, match="rows does not fit 1 images"):
@@ -141,19 +136,18 @@ def test_wrong_arguments_are_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_gpu_agrees_at_training_size_and_is_not_waited_for(interpolation):
+def test_gpu_agrees_at_training_size_and_is_not_waited_for():
     pairs = [(code, arg) for code, name in enumerate(RANDAUGMENT_OPS) for arg in ARGS.get(name, (0.0,) * 2)]
     op = np.array([[code, pairs[(7 * i) % len(pairs)][0]] for i, (code, _) in enumerate(pairs)])
     arg = np.array([[arg, pairs[(7 * i) % len(pairs)][1]] for i, (_, arg) in enumerate(pairs)])
     images = pictures(len(op), 224, 224)
-    triton_augment.augment(images, view(op, arg), fill=FILL, interpolation=interpolation)  # compiles
+    triton_augment.augment(images, view(op, arg), fill=FILL)  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        out = triton_augment.augment(images, view(op, arg), fill=FILL, interpolation=interpolation)
+        out = triton_augment.augment(images, view(op, arg), fill=FILL)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    expected = augment_view(images.cpu(), view(op, arg), fill=FILL, interpolation=interpolation)
+    expected = augment_view(images.cpu(), view(op, arg), fill=FILL)
     unequal = (out.cpu() != expected).float().mean((1, 2, 3)).numpy()
     warped = np.isin(op, [RANDAUGMENT_OPS.index(name) for name in WARPS]).any(1)
     assert not unequal[~warped].any()
@@ -167,5 +161,5 @@ def test_operator_passes_the_checks_of_pytorch():
     plan = schedule(op, np.full(op.shape, 0.5, np.float32), 16, 16, 1)
     rounds = [number for one in plan.rounds for number in one]
     images = pictures(3, 16, 16)
-    args = images, *plan.to(images.device), rounds, plan.slots, list(FILL), "bicubic"
+    args = images, *plan.to(images.device), rounds, plan.slots, list(FILL)
     torch.library.opcheck(torch.ops.fastsemi.augment.default, args)

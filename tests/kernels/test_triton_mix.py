@@ -7,8 +7,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from fastsemi.common.errors import UserError
+import triton
+import triton.language as tl
+
 from fastsemi.kernels.mix import operator as triton_mix
+from fastsemi.kernels.mix.kernel import weigh
 from fastsemi.kernels.reference import mix as eager_mix
 from fastsemi.kernels.reference.noise import erase_noise, philox
 
@@ -19,16 +22,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MODES = ["none", "pseudo", "pseudo_plus", "prob", "labelled"]
-FIELDS = ("partner", "lam", "box", "confidence", "keep")
+KINDS = ["mixup", "cutmix", "both", "alone", None]  # None: normalise
 
 
-def example(batch, seed=0):
+def example(batch, seed=0, kind="both"):
+    """How to mix; a permutation of so many samples may leave some alone."""
     g = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(batch, generator=g) < 0.5
     plan = {
-        "confidence": torch.rand(batch, generator=g) * 0.9 + 0.05,
-        "partner": torch.randperm(batch, generator=g),
-        "cutmix": torch.rand(batch, generator=g) < 0.5,
+        "partner": torch.arange(batch) if kind == "alone" else torch.randperm(batch, generator=g),
+        "cutmix": {"mixup": drawn & False, "cutmix": drawn | True}.get(kind, drawn),
         "centre": torch.rand(batch, 2, generator=g),
         "lam": torch.rand(batch, generator=g),
     }
@@ -43,35 +46,29 @@ def picture(batch, size, seed=0):
     extent = torch.minimum(torch.randint(1, size + 1, (batch, 2), generator=g), size - low)
     box = torch.cat([low, extent], dim=1)
     box[::3] = 0
-    args = {
-        "flip": torch.rand(batch, generator=g) < 0.5,
-        "erase_box": box,
-        "erase_key": torch.randint(2**32, (batch, 2), generator=g),
-    }
+    args = {"erase_box": box, "erase_key": torch.randint(2**32, (batch, 2), generator=g)}
     return images.to(DEVICE), {name: value.to(DEVICE) for name, value in args.items()}
 
 
-def mixed_by(module, mode, images, plan, **pixels):
-    if mode == "labelled":
-        drawn = {name: value for name, value in plan.items() if name != "confidence"}
-        return module.labelled_mix(images, **drawn, mean=MEAN, std=STD, **pixels)
-    return module.mix(mode, images, **plan, threshold=0.4, mean=MEAN, std=STD, **pixels)
+def mixed_by(module, images, plan, **pixels):
+    """Images, and weights where there are any."""
+    if plan is None:
+        return module.normalise(images, mean=MEAN, std=STD, **pixels), None
+    return module.mix(images, **plan, mean=MEAN, std=STD, **pixels)
 
 
-def exact_images(images, weights, flip=None, erase_box=None, erase_key=None):
-    """Flip, normalise, erase and mix in fp64."""
+def exact_images(images, plan, erase_box=None, erase_key=None):
+    """Normalise, erase and mix in fp64."""
     size = images.shape[1]
     x = images.double() / 255
-    if flip is not None:
-        x = torch.where(flip[:, None, None, None], x.flip(2), x)
     x = (x - x.new_tensor(MEAN)) / x.new_tensor(STD)
     if erase_box is not None:
         x = torch.where(inside(erase_box, size), exact_noise(erase_key, size), x)
-    if weights is not None:
-        lam = weights.lam.double()[:, None, None, None]
-        boxed = (weights.box[:, 2] > 0)[:, None, None, None]
-        own = torch.where(boxed, (~inside(weights.box, size)).double(), lam)
-        x = own * x + (1 - own) * x[weights.partner]
+    if plan is not None:
+        lam, box = eager_mix.corrected(**plan, size=size)
+        boxed = (box[:, 2] > 0)[:, None, None, None]
+        own = torch.where(boxed, (~inside(box, size)).double(), lam.double()[:, None, None, None])
+        x = own * x + (1 - own) * x[plan["partner"]]
     return x.permute(0, 3, 1, 2)
 
 
@@ -101,90 +98,85 @@ def assert_no_worse(got, eager, exact, atol):
     assert error <= 2 * rounding + atol, f"{error:.3g} > 2 * {rounding:.3g} + {atol}"
 
 
-def assert_same_weights(got, expected):
-    for field in FIELDS:
-        assert torch.equal(getattr(got, field), getattr(expected, field)), field
-
-
 # Sides that 16 divides take the wide path, where an erased box sends some tiles back to the narrow one.
 @pytest.mark.parametrize(("batch", "size"), [(1, 3), (3, 14), (1, 16), (2, 48)])
-@pytest.mark.parametrize("mode", MODES)
-def test_one_launch_gives_the_weights_and_images_of_the_reference(mode, batch, size):
-    plan = example(batch, seed=batch)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_launch_gives_the_weights_and_images_of_the_reference(kind, batch, size):
+    plan = None if kind is None else example(batch, batch, kind)
     images, pixels = picture(batch, size)
-    got, weights = mixed_by(triton_mix, mode, images, plan, **pixels)
-    eager, expected = mixed_by(eager_mix, mode, images, plan, **pixels)
-    assert_same_weights(weights, expected)
+    got, lam = mixed_by(triton_mix, images, plan, **pixels)
+    eager, expected = mixed_by(eager_mix, images, plan, **pixels)
+    assert plan is None or torch.equal(lam, expected)
     assert got.shape == eager.shape and got.stride() == eager.stride()
-    assert_no_worse(got, eager, exact_images(images, expected, **pixels), 2e-7)
+    assert_no_worse(got, eager, exact_images(images, plan, **pixels), 2e-7)
 
 
-@pytest.mark.parametrize("options", [{}, {"channels_last": True}, {"flip": torch.tensor([True, False] * 2)}])
-@pytest.mark.parametrize("cutmix", [False, True])
-def test_images_of_several_tiles_without_erasing(cutmix, options):
-    plan = example(4, seed=4) | {"cutmix": torch.full((4,), cutmix, device=DEVICE)}
-    images, options = picture(4, 64)[0], {n: v.to(DEVICE) if n == "flip" else v for n, v in options.items()}
-    got, weights = mixed_by(triton_mix, "labelled", images, plan, **options)
-    eager, _ = mixed_by(eager_mix, "labelled", images, plan, **options)
-    assert (weights.box[:, 2] > 0).any() == cutmix
-    assert_no_worse(got, eager, exact_images(images, weights, options.get("flip")), 2e-7)
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_several_tiles_without_erasing(kind):
+    plan, (images, _) = None if kind is None else example(4, 4, kind), picture(4, 64)
+    if kind in ("mixup", "cutmix"):
+        _, box = eager_mix.corrected(**plan, size=64)
+        assert (box[:, 2] > 0).any() == (kind == "cutmix")
+    got, _ = mixed_by(triton_mix, images, plan)
+    eager, _ = mixed_by(eager_mix, images, plan)
+    assert_no_worse(got, eager, exact_images(images, plan), 2e-7)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize(
-    "used", [(), ("flip",), ("erase_box", "erase_key"), ("flip", "erase_box", "erase_key")]
-)
+@pytest.mark.parametrize("used", [(), ("erase_box", "erase_key")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [7, 16])
-def test_types_and_layouts(size, dtype, used, channels_last):
-    plan = example(2, seed=1)
+@pytest.mark.parametrize("kind", ["both", None])
+def test_types(kind, size, dtype, used):
+    plan = None if kind is None else example(2, seed=1)
     images, pixels = picture(2, size, seed=1)
     pixels = {name: pixels[name] for name in used}
-    options = pixels | {"dtype": dtype, "channels_last": channels_last}
-    got, weights = mixed_by(triton_mix, "prob", images, plan, **options)
-    eager, _ = mixed_by(eager_mix, "prob", images, plan, **options)
+    got, _ = mixed_by(triton_mix, images, plan, **pixels, dtype=dtype)
+    eager, _ = mixed_by(eager_mix, images, plan, **pixels, dtype=dtype)
     assert got.dtype == dtype and got.stride() == eager.stride()
-    assert_no_worse(got, eager, exact_images(images, weights, **pixels), 2e-7)
+    assert_no_worse(got, eager, exact_images(images, plan, **pixels), 2e-7)
 
 
-@pytest.mark.parametrize("mode", [*MODES, None])
-@pytest.mark.parametrize("size", [14, 16])
-def test_images_by_given_weights(mode, size):
-    plan, (images, pixels) = example(4, seed=2), picture(4, size)
-    weights = None if mode is None else mixed_by(eager_mix, mode, images, plan)[1]
-    got = triton_mix.mix_images(images, weights, **pixels, mean=MEAN, std=STD)
-    eager = eager_mix.mix_images(images, weights, **pixels, mean=MEAN, std=STD)
-    assert_no_worse(got, eager, exact_images(images, weights, **pixels), 2e-7)
+@triton.jit
+def weigh_kernel(partner, lam, cutmix, centre, out_lam, out_box, SIZE: tl.constexpr):
+    """What the mix kernel works out of one sample before it makes pixels."""
+    i = tl.program_id(0)
+    own, left, top, right, bottom = weigh(i, tl.load(partner + i).to(tl.int32), lam, cutmix, centre, SIZE)
+    tl.store(out_lam + i, own)
+    tl.store(out_box + 4 * i, left)
+    tl.store(out_box + 4 * i + 1, top)
+    tl.store(out_box + 4 * i + 2, right - left)
+    tl.store(out_box + 4 * i + 3, bottom - top)
 
 
+def kernel_weights(plan, size):
+    """Weights, and boxes as left, top, width, height."""
+    count = len(plan["lam"])
+    lam = torch.empty(count, device=DEVICE)
+    box = torch.empty(count, 4, dtype=torch.int64, device=DEVICE)
+    order = (plan[name] for name in ("partner", "lam", "cutmix", "centre"))
+    weigh_kernel[(count,)](*order, lam, box, SIZE=size)
+    return lam, box
+
+
+@pytest.mark.parametrize("size", [3, 98, 224])
 @pytest.mark.parametrize("batch", [1, 2, 9, 40])
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.1])
-@pytest.mark.parametrize("mode", ["none", "pseudo", "pseudo_plus", "prob"])
-def test_weights_are_those_of_the_reference_bit_by_bit(mode, threshold, batch):
-    plan = example(batch, seed=batch)
-    plan["lam"][:2] = torch.tensor([1.0, 0.0])[:batch]
-    args = dict(**plan, threshold=threshold, size=224)
-    assert_same_weights(triton_mix.mix_weights(mode, **args), eager_mix.mix_weights(mode, **args))
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_weights_are_those_of_the_reference_bit_by_bit(kind, batch, size):
+    plan = example(batch, batch, kind)
+    plan["lam"][:3] = torch.tensor([1.0, 0.0, 0.999])[:batch]
+    for got, expected in zip(kernel_weights(plan, size), eager_mix.corrected(**plan, size=size), strict=True):
+        assert torch.equal(got, expected)
 
 
-def test_labelled_weights_and_boxes_clipped_at_every_border():
-    batch = 64
-    plan = example(batch) | {"cutmix": torch.ones(batch, dtype=torch.bool, device=DEVICE)}
+def test_weights_of_boxes_clipped_at_every_border():
+    plan = example(64, kind="cutmix")
     plan["centre"][:4] = torch.tensor(
         [[0.0, 0.5], [0.999, 0.5], [0.5, 0.0], [0.5, 0.99999999]], device=DEVICE
     )
-    args = plan["partner"], plan["cutmix"], plan["centre"], plan["lam"], 98
-    got, expected = triton_mix.labelled_mix_weights(*args), eager_mix.labelled_mix_weights(*args)
-    assert_same_weights(got, expected)
-    corner = expected.box[:, :2] == 0
-    assert corner.any() and (expected.box[:, :2] + expected.box[:, 2:] == 98).any()
-
-
-def test_a_masked_confidence_of_nan_is_never_kept():
-    plan = example(6, seed=3)
-    plan["confidence"][2] = float("nan")
-    for mode in ("pseudo", "pseudo_plus"):
-        assert not triton_mix.mix_weights(mode, **plan, threshold=0.1, size=32).keep[2]
+    lam, box = eager_mix.corrected(**plan, size=98)
+    got_lam, got_box = kernel_weights(plan, 98)
+    assert torch.equal(got_lam, lam) and torch.equal(got_box, box)
+    assert (box[:, :2] == 0).any() and (box[:, :2] + box[:, 2:] == 98).any()
 
 
 def test_noise_of_the_kernel_is_that_of_the_reference():
@@ -192,7 +184,7 @@ def test_noise_of_the_kernel_is_that_of_the_reference():
     images = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=DEVICE)
     box = torch.tensor([[0, 0, size, size]] * 2, device=DEVICE)
     key = torch.tensor([[0, 0], [2**32 - 1, 2**31 + 5]], device=DEVICE)
-    got = triton_mix.mix_images(images, None, erase_box=box, erase_key=key, mean=MEAN, std=STD)
+    got = triton_mix.normalise(images, erase_box=box, erase_key=key, mean=MEAN, std=STD)
     expected = erase_noise(key, size, DEVICE).permute(0, 3, 1, 2)
     assert (got - expected).abs().max() < 2e-6
     assert_no_worse(got, expected, exact_noise(key, size).permute(0, 3, 1, 2), 2e-7)
@@ -201,20 +193,19 @@ def test_noise_of_the_kernel_is_that_of_the_reference():
 def test_a_view_that_starts_at_an_odd_byte_is_read_right():
     storage = torch.randint(256, (2 * 16 * 16 * 3 + 1,), dtype=torch.uint8, device=DEVICE)
     images = storage[1:].view(2, 16, 16, 3)
-    got = triton_mix.mix_images(images, None, mean=MEAN, std=STD)
-    assert torch.allclose(got, eager_mix.mix_images(images, None, mean=MEAN, std=STD), atol=1e-6)
+    got = triton_mix.normalise(images, mean=MEAN, std=STD)
+    assert torch.allclose(got, eager_mix.normalise(images, mean=MEAN, std=STD), atol=1e-6)
     turned = images.transpose(1, 2)
-    got = triton_mix.mix_images(turned, None, mean=MEAN, std=STD)
-    assert torch.allclose(got, eager_mix.mix_images(turned, None, mean=MEAN, std=STD), atol=1e-6)
+    got = triton_mix.normalise(turned, mean=MEAN, std=STD)
+    assert torch.allclose(got, eager_mix.normalise(turned, mean=MEAN, std=STD), atol=1e-6)
 
 
 @pytest.mark.parametrize("module", [triton_mix, eager_mix])
 def test_wrong_arguments_are_refused(module):
     plan, (images, pixels) = example(2), picture(2, 16)
-    with pytest.raises(UserError, match=r"'mixup'.*none, pseudo, pseudo_plus, prob"):
-        module.mix("mixup", images, **plan, threshold=0.5, mean=MEAN, std=STD)
-    with pytest.raises(ValueError, match="erase_key"):
-        module.mix_images(images, None, erase_box=pixels["erase_box"], mean=MEAN, std=STD)
-    for wrong in (images.float(), images[0], images[:, :8], images.permute(0, 3, 1, 2)):
-        with pytest.raises(ValueError, match=r"uint8 \[B, S, S, 3\]"):
-            module.mix_images(wrong, None, mean=MEAN, std=STD)
+    for how in (None, plan):
+        with pytest.raises(ValueError, match="erase_key"):
+            mixed_by(module, images, how, erase_box=pixels["erase_box"])
+        for wrong in (images.float(), images[0], images[:, :8], images.permute(0, 3, 1, 2)):
+            with pytest.raises(ValueError, match=r"uint8 \[B, S, S, 3\]"):
+                mixed_by(module, wrong, how)

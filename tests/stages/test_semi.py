@@ -17,6 +17,7 @@ from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext
 from fastsemi.stages.compaction import Compaction
 from fastsemi.stages.inputs import Views
+from fastsemi.stages.pseudo_label_metrics import pseudo_label_metrics
 from fastsemi.stages.semi import Semi
 from fastsemi.stages.thresholds.base import PseudoLabels
 from fastsemi.stages.thresholds.fixed import Fixed
@@ -184,15 +185,12 @@ def test_a_step_without_any_kept_sample_is_the_supervised_step(build):
     assert float(output.loss.detach()) == pytest.approx(float(metrics["loss_labelled"].total))
 
 
-def test_pseudo_label_metrics_count_what_is_known(build):
-    stage, _, _ = build("--semi.threshold", "0.5")
+def test_pseudo_label_metrics_count_what_is_known():
     pseudo = PseudoLabels(
         torch.tensor([0, 1, 2, 1]), torch.tensor([0.9, 0.8, 0.3, 0.7]), torch.zeros(4, 3), torch.arange(4)
     )
     truth = torch.tensor([0, 2, 2, -1])
-    metrics = stage.pseudo_label_metrics(
-        pseudo, stage.rule.weights(pseudo), torch.tensor([1.0, 1, 0, 1]), truth
-    )
+    metrics = pseudo_label_metrics(pseudo, Fixed(0.5).weights(pseudo), torch.tensor([1.0, 1, 0, 1]), truth)
     assert float(metrics["acceptance"].total) / metrics["acceptance"].count == 0.75
     accuracy, recall = metrics["pseudo_label_accuracy"], metrics["pseudo_label_recall"]
     assert (int(accuracy.total), int(accuracy.count)) == (1, 2)

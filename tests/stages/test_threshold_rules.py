@@ -6,12 +6,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsemi.common.errors import UserError
-from fastsemi.kernels.reference.weights import mix_weights
 from fastsemi.stages.thresholds.base import PseudoLabels
 from fastsemi.stages.thresholds.fixed import Fixed
 from fastsemi.stages.thresholds.flexmatch import FlexMatch
 from fastsemi.stages.thresholds.freematch import FreeMatch
-from fastsemi.stages.thresholds.rules import mixed_weights, mixing_inputs
 from fastsemi.stages.thresholds.settings import FlexMatchConfig, FreeMatchConfig, SoftMatchConfig
 from fastsemi.stages.thresholds.softmatch import SoftMatch
 
@@ -227,47 +225,6 @@ def test_freematch_s_fairness_of_nothing_has_no_gradient():
     rule.loss(student, torch.zeros(5, dtype=torch.bool)).backward()
     assert student.grad.abs().max() == 0
     assert FreeMatch(FreeMatchConfig(fairness=0.0), CLASSES).loss(student, torch.ones(5) > 0) is None
-
-
-def _mixing(mode, labels, weights, threshold=None):
-    """The specification of the mixing kernel, with a rule's inputs or with the threshold itself."""
-    count = len(weights)
-    rng = np.random.default_rng(3)
-    plan = (
-        torch.from_numpy(rng.permutation(count)),
-        torch.from_numpy(rng.random(count) < 0.5),
-        torch.from_numpy(rng.random((count, 2)).astype(np.float32)),
-        torch.from_numpy(rng.random(count).astype(np.float32)),
-    )
-    confidence, tau = mixing_inputs(mode, labels, weights)
-    if threshold is not None:
-        confidence, tau = labels.confidence, threshold
-    return mix_weights(mode, confidence, *plan, tau, 16)
-
-
-@pytest.mark.parametrize("mode", ["none", "pseudo", "pseudo_plus", "prob"])
-def test_the_fixed_rule_mixes_and_keeps_bit_for_bit_as_the_kernels_do_by_threshold(mode):
-    logits = np.random.default_rng(0).normal(size=(64, CLASSES)) * 2
-    labels = _labels(logits, np.arange(64))
-    labels.confidence[7] = 0.7  # exactly the threshold
-    weights = Fixed(0.7).weights(labels)
-    got, direct = _mixing(mode, labels, weights), _mixing(mode, labels, weights, 0.7)
-    for name in ("partner", "lam", "box"):
-        assert torch.equal(getattr(got, name), getattr(direct, name)), name
-    assert torch.equal(mixed_weights(mode, labels, weights, got), direct.keep.float())
-    assert 0 < direct.keep.sum() < 64
-
-
-def test_in_prob_the_more_confident_one_decides():
-    labels = _labels(np.random.default_rng(0).normal(size=(32, CLASSES)), np.arange(32))
-    weights = torch.rand(32)
-    mixed = _mixing("prob", labels, weights)
-    got = mixed_weights("prob", labels, weights, mixed)
-    for i in range(32):
-        j = int(mixed.partner[i])
-        decides = i if labels.confidence[i] >= labels.confidence[j] else j
-        assert got[i] == weights[decides]
-    assert torch.equal(mixed_weights("pseudo", labels, weights, mixed), weights)
 
 
 @pytest.mark.parametrize(

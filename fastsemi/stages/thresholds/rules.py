@@ -1,21 +1,16 @@
-"""The threshold rules by name, and how they go with pseudo mixup."""
+"""The threshold rules by name."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from fastsemi.kernels.reference.mix import MixWeights
-from fastsemi.stages.thresholds.base import PseudoLabels, ThresholdRule
+from fastsemi.stages.thresholds.base import ThresholdRule
 from fastsemi.stages.thresholds.fixed import Fixed
 from fastsemi.stages.thresholds.flexmatch import FlexMatch
 from fastsemi.stages.thresholds.freematch import FreeMatch
 from fastsemi.stages.thresholds.settings import (
     FlexMatchConfig,
     FreeMatchConfig,
-    MixMode,
     RuleName,
     SoftMatchConfig,
 )
@@ -69,24 +64,3 @@ def create_rule(config: RuleSettings, *, classes: int, images: int, highest_id: 
             return FreeMatch(config.freematch, classes)
         case "softmatch":
             return SoftMatch(config.softmatch, classes)
-
-
-def mixing_inputs(mode: MixMode, labels: PseudoLabels, weights: Tensor) -> tuple[Tensor, float]:
-    """Confidences [B] and threshold for the mixing kernel, so that it mixes as a rule's weights ask.
-
-    In `pseudo_plus` the clean samples are those with a weight above 0; the other modes mix without regard to
-    what is kept, and only `prob` looks at the confidence (eq. 4).
-    """
-    return ((weights > 0).float(), 0.5) if mode == "pseudo_plus" else (labels.confidence, 0.0)
-
-
-def mixed_weights(mode: MixMode, labels: PseudoLabels, weights: Tensor, mixed: MixWeights) -> Tensor:
-    """How much each mixed sample counts, float32 [B].
-
-    In `prob` the weight is that of the more confident one of the two, the sample itself where they are equal:
-    with one threshold this is `max(o_i, o_j) >= tau` (eq. 5). In the other modes it is the sample's own.
-    """
-    if mode != "prob":
-        return weights
-    own, other = labels.confidence, labels.confidence[mixed.partner]
-    return torch.where(own >= other, weights, weights[mixed.partner])

@@ -79,23 +79,24 @@ def make_examples(config: Config, *, count: int, step: int) -> Examples:
         batch = run.views.to_device(loaded)
         with run.precision.autocast():
             pseudo = stage.pseudo_label(batch)
-            mixed, weights, counts = stage.mix(batch, pseudo, stage.rule.weights(pseudo))
+            pairs = stage.pair(batch, pseudo, stage.rule.weights(pseudo))
+            mixed = stage.mix(batch, pseudo, pairs)
         pictures = {
             "weak": run.views.augment(batch, 0).cpu().numpy(),
             "strong": run.views.augment(batch, 1).cpu().numpy(),
-            "mixed": _pixels(mixed, config),
+            "mixed": _pixels(mixed.images, config),
         }
     finally:
         run.close()
     classes, labels = run.data.classes, pseudo.label.tolist()
-    partner, lam, keep = weights.partner.tolist(), weights.lam.tolist(), (counts > 0).tolist()
+    others, lam, keep = mixed.other.tolist(), mixed.lam.tolist(), (pairs.weight > 0).tolist()
     rows = [
         Example(
             id=int(loaded.plan.ids[b]),
             truth=classes[truth] if (truth := int(loaded.plan.labels[b])) >= 0 else None,
             label=classes[labels[b]],
             confidence=float(pseudo.confidence[b]),
-            other=classes[labels[partner[b]]],
+            other=classes[others[b]],
             lam=lam[b],
             kept=keep[b],
             pictures={name: images[b] for name, images in pictures.items()},

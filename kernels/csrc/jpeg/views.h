@@ -1,0 +1,118 @@
+// The views of one image: which blocks of it they need, the planes those decode to, and their resize.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "simd/filter.h"
+#include "simd/kernels.h"
+
+namespace fastsemi {
+
+struct Window {
+    int left, top, width, height;  // source pixels
+    bool flip;
+    uint8_t* out;  // [side, side, 3]
+};
+
+// One colour component as the file stores it.
+struct ComponentLayout {
+    Grid x, y;                   // shrink is chosen by Views
+    int block_cols, block_rows;  // blocks of 8 x 8 samples
+    const uint16_t* quant;       // 64 values in row order, or null where samples are filled in directly
+};
+
+// A component of width x height pixels whose samples are given with Views::fill_row.
+ComponentLayout full_component(int width, int height);
+
+enum class Color { gray, rgb, ycc };
+
+constexpr int kRowPadding = 3 * 16;
+
+// Working memory and state of one image at a time; one object per thread, reused.
+class Views {
+public:
+    explicit Views(const Kernels& kernels) : kernels_(kernels) {}
+
+    // Plans the decode. Windows must lie inside the image. With `shrink`, components that every axis of a
+    // window reduces at least threefold are decoded at 1/2 or 1/4 of their size.
+    void plan(const std::vector<ComponentLayout>& layout, Color color, const Window* windows, int count, int side,
+              bool shrink);
+
+    // Which blocks of a row of blocks lie in a window: one byte for each, 0 for none, followed by 3 more zeros.
+    // The answer is kept for 4 rows of a component, one in each `lane`.
+    const uint8_t* begin_row(int component, int block_row, int lane);
+    int first_row(int component) const { return components_[component].first_row; }
+    int end_row(int component) const { return components_[component].end_row; }
+    // The next block's 64 coefficients, zero, column by column, and a 65th value that is ignored. The caller
+    // fills them, then commits the block with its byte from begin_row.
+    int16_t* slot(int component) {
+        Component& c = components_[component];
+        return c.slots + kBlockStep * c.queued;
+    }
+    void commit(int component, int block_col, int block_row, int need, bool only_dc) {
+        Component& c = components_[component];
+        if (need != 1 || only_dc) return commit_rare(c, block_col, block_row, need, only_dc);
+        Plane& p = c.planes[0];
+        c.dst[c.queued] = p.at((block_col - p.col0) * 8, (block_row - p.row0) * 8);
+        if (++c.queued == kQueue) flush(c);
+    }
+
+    // Instead of blocks: the pixels of one row, 3 bytes each and kRowPadding more readable after them, for a layout of
+    // three full components planned without `shrink`.
+    void fill_row(int y, const uint8_t* rgb);
+
+    // Decodes what is queued and writes all views.
+    void finish();
+
+private:
+    static constexpr int kQueue = 16;
+
+    struct Plane {
+        bool used = false;
+        int col0 = 0, col1 = 0, row0 = 0, row1 = 0;  // blocks
+        ptrdiff_t stride = 0;
+        std::vector<uint8_t> memory;
+        uint8_t* at(int x, int y) { return memory.data() + y * stride + x; }
+    };
+    struct ComponentView {
+        Axis x, y;
+        int level;                   // log2 of shrink
+        int col0, col1, row0, row1;  // blocks
+    };
+    struct Component {
+        int like;  // the first component with the same grids: the one whose `views` count
+        std::vector<ComponentView> views;
+        Plane planes[3];            // by level
+        std::vector<uint8_t> need;  // bit per level, 4 lanes
+        int first_row, end_row;
+        uint16_t quant[64];
+        alignas(64) int16_t slots[kBlockStep * kQueue];
+        int queued = 0;        // slots that wait for the full inverse DCT
+        uint8_t* dst[kQueue];  // where it goes
+        // State of the resize of one view.
+        RowFilter filter;                 // of `like`
+        std::vector<uint8_t> ring, line;  // rows filtered horizontally; the finished row
+        int next = 0;
+    };
+
+    const std::vector<ComponentView>& views_of(const Component& c) const { return components_[c.like].views; }
+    void plan_views(const ComponentLayout& layout, bool shrink, Component& c);
+    void plan_planes(const ComponentLayout& layout, Component& c);
+    void commit_rare(Component& c, int block_col, int block_row, int need, bool only_dc);
+    void flush(Component& c);
+    void resize_view(int view);
+    void resize_line(Component& c, int view, int y);
+
+    const Kernels& kernels_;
+    std::vector<Component> components_;
+    std::vector<const uint8_t*> taps_;
+    std::vector<int16_t> weights_;
+    FilterScratch scratch_;
+    const Window* windows_ = nullptr;
+    int count_ = 0, side_ = 0, used_components_ = 0;
+    ptrdiff_t line_stride_ = 0;
+    Color color_ = Color::gray;
+};
+
+}  // namespace fastsemi

@@ -1,0 +1,63 @@
+// The inner loops, one implementation for each instruction set; the best one is chosen when the program runs.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "simd/filter.h"
+
+namespace fastsemi {
+
+// Rows handed to a kernel may be read this many bytes past their end, and lines written as far.
+constexpr int kPadding = 128;
+
+// Distance of blocks of coefficients in memory: room for 64 and for some that are not used.
+constexpr int kBlockStep = 72;
+
+// The horizontal filter in the order that the shuffle kernels read it. Outputs come in groups; a group reads
+// bytes base[g] + 2 t onwards for tap pair t, `mask` picks the two bytes of each of its outputs.
+struct RowFilter {
+    int count = 0, taps = 0, groups = 0;
+    bool shuffled = false;         // else: start and weight hold one dot product per output
+    std::vector<int32_t> base;    // [groups], or the start of each output
+    std::vector<uint8_t> mask;    // [groups][group][4]
+    std::vector<int16_t> weight;  // [groups / lanes][taps / 2][lanes][group][2], or [count][taps]
+};
+
+struct Kernels {
+    const char* name;
+    int group;         // outputs that one shuffle gathers for; 0: dot products only
+    int lanes;         // groups in one register
+    int batch;         // groups are padded to a multiple of this
+    int window;        // bytes a shuffle can choose from
+    int dot_multiple;  // taps of dot products are padded to this
+    // out[o] = clip((sum of weight * row[..] + half) >> kWeightBits) for all outputs, rounded up to groups.
+    void (*horizontal)(const uint8_t* row, const RowFilter& filter, uint8_t* out);
+    // The same over `taps` rows, one weight per row, in pairs; writes n bytes rounded up to 64.
+    void (*vertical)(const uint8_t* const* rows, const int16_t* weight, int taps, int n, uint8_t* out);
+    // Planar YCbCr (JFIF) or RGB to interleaved RGB; exactly 3 n bytes are written.
+    void (*ycc_to_rgb)(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int n, uint8_t* out);
+    void (*planes_to_rgb)(const uint8_t* r, const uint8_t* g, const uint8_t* b, int n, uint8_t* out);
+    // The reverse: planes[c][i] = rgb[3 i + c]. n is rounded up to 16, in what is read and in what is written.
+    void (*rgb_to_planes)(const uint8_t* rgb, int n, uint8_t* const* planes);
+    // 8 x 8 inverse DCT of `n` blocks that lie kBlockStep apart, each stored column by column; quant likewise.
+    // dst[i] is the first of 8 rows.
+    void (*idct)(const int16_t* coef, const uint16_t* quant, uint8_t* const* dst, ptrdiff_t stride, int n);
+};
+
+// The implementations this CPU can run, best first; the last is the portable one.
+std::vector<const Kernels*> available_kernels();
+
+// Lays `axis` out for `kernels`, for a row that begins with sample `origin`.
+void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowFilter& filter);
+
+// Inverse DCT to n x n samples, n = 4 or 2, from the n x n lowest coefficients. Layouts as in Kernels::idct.
+void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst, ptrdiff_t stride);
+
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__) || defined(__i386__)
+#define FASTSEMI_X86 1
+extern const Kernels kSse41Kernels, kAvx2Kernels, kAvx512Kernels;
+#endif
+
+}  // namespace fastsemi
