@@ -91,15 +91,6 @@ def follow(kind: str, root: Path, edits) -> None:
         edits.add_import(run / "config.py", "from fastsemi.stages.toy_config import ToyConfig")
         edits.add_entry(run / "order.py", "STAGE_CLASSES", '"toy": Toy')
         edits.add_import(run / "order.py", "from fastsemi.stages.toy import Toy")
-        edits.add_import(run / "build.py", "from fastsemi.stages.toy import Toy")
-        edits.add_to_function(
-            run / "build.py",
-            "build_stage",
-            'if name == "toy":\n'
-            "    _start(run, model, _before(run, name))\n"
-            "    return Toy(config.toy, model, run.data, run.views, seed=config.seed)",
-            before=ast.If,
-        )
 
 
 def contents(root: Path) -> dict[str, bytes]:
