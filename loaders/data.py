@@ -1,38 +1,27 @@
-"""The data of a run: which images, which labels, and the loaders of each role."""
+"""The data of a run: which images and which labels each role has, and the loaders of their batches."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.device_copy import CudaCopier, load_to_device
+from fastsemi.loaders.bad_images import BadImages
+from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.engines.base import Engine
-from fastsemi.loaders.engines.choose import create_engine
-from fastsemi.loaders.index.index import Index
+from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.index.labels import select_labelled, unlabelled_ids
 from fastsemi.loaders.plan.types import PlannedBatch
-from fastsemi.loaders.prefetch import BadImages, Loader, Prefetcher
+from fastsemi.loaders.prefetch import Loader
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
-from fastsemi.loaders.sources.open import IndexedSource, open_source
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images of an index that serve one role, and the source of their bytes."""
-
-    index: Index
-    source: IndexedSource
-    ids: NDArray[np.int64]
+from fastsemi.loaders.sources.open import open_source
 
 
 class Data:
@@ -45,10 +34,8 @@ class Data:
     """
 
     def __init__(self, config: DataConfig, loader: LoaderConfig, *, device: torch.device | None = None):
-        self.config, self.loader = config, loader
-        self._device = device if device is not None and device.type == "cuda" else None
-        self.bad = BadImages(config.max_bad)
-        self._engines: dict[int, Engine] = {}
+        self.config = config
+        self.batches = Batches(config, loader, device=device)
 
     def _open(self, what: str | Path, has_classes: bool) -> ImageSet:
         source = open_source(
@@ -142,63 +129,31 @@ class Data:
         """Class names; the position is the label."""
         return self._train.index.classes
 
-    def with_loader(self, loader: LoaderConfig) -> Data:
-        """The same images with engines of their own; close both."""
-        other = copy.copy(self)
-        other.loader, other._engines = loader, {}
-        return other
+    @property
+    def loader(self) -> LoaderConfig:
+        """How images are read."""
+        return self.batches.loader
 
-    def engine(self, images: ImageSet) -> Engine:
-        """The engine of a source, opened once."""
-        key = id(images.source)
-        if key not in self._engines:
-            self._engines[key] = create_engine(
-                self.loader.engine,
-                images.source,
-                image_size=self.config.image_size,
-                threads=self.loader.thread_count,
-                max_pixels=self.config.max_pixels,
-                options=self.loader.dali,
-                device=self._device or torch.device("cpu"),
-            )
-        return self._engines[key]
+    @property
+    def bad(self) -> BadImages:
+        """Policy and count of broken files."""
+        return self.batches.bad
 
     @property
     def on_gpu(self) -> bool:
         """Whether batches come on a CUDA device."""
-        return self._device is not None
+        return self.batches.on_gpu
 
-    @cached_property
-    def _copier(self) -> CudaCopier:
-        """One for all loaders: PyTorch keeps each stream its own memory, and evaluations load anew."""
-        assert self._device is not None
-        return CudaCopier(self._device)
+    def engine(self, images: ImageSet) -> Engine:
+        """The engine of a source, opened once."""
+        return self.batches.engine(images)
 
-    @contextmanager
     def load(
         self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
-    ) -> Iterator[Loader]:
-        """Load planned batches of `images` in order, ahead of time, within a `with` block.
-
-        Batches come on the CUDA device that the object was made for, else on the CPU.
-
-        `allow_empty` is for evaluation, where a batch may consist of broken images alone.
-        """
-        create: Callable[..., Loader] = Prefetcher
-        if self._device is not None:
-            create = partial(load_to_device, copier=self._copier)
-        with create(
-            self.engine(images),
-            plans,
-            depth=self.loader.prefetch,
-            timeout=self.loader.timeout_s,
-            bad=self.bad,
-            allow_empty=allow_empty,
-        ) as batches:
-            yield batches
+    ) -> AbstractContextManager[Loader]:
+        """Load planned batches, as `Batches.load`."""
+        return self.batches.load(images, plans, allow_empty=allow_empty)
 
     def close(self) -> None:
         """Stop all engines."""
-        for engine in self._engines.values():
-            engine.close()
-        self._engines.clear()
+        self.batches.close()

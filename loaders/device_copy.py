@@ -15,13 +15,14 @@ from torch import Tensor
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.spans import record
+from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.plan.packing import pack, planned_arrays, unpack
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
-from fastsemi.loaders.prefetch import BadImages, Loader, Prefetcher, put_unless
+from fastsemi.loaders.prefetch import Loader, Prefetcher, put_unless
 from fastsemi.loaders.slots import Copy, DeviceSlots, SlotRing, Slots
 
-AHEAD = 2  # batches that wait on the device
+ON_DEVICE = 2  # batches that wait on the device
 
 
 class Copier(Protocol):
@@ -85,9 +86,10 @@ class CudaCopier:
 class DeviceLoader(Loader):
     """Batches on the device, with the arrays of their plans, in the order of a prefetcher.
 
-    A thread takes loaded batches, starts their copies and keeps up to `AHEAD` of them ready. A host slot goes
-    back to the ring with its copy, which the prefetcher's feeding thread waits for before the slot is filled
-    anew. The consumer's stream waits for the copy, the consumer itself only for a batch that is not loaded.
+    A thread takes loaded batches, starts their copies and keeps up to `ON_DEVICE` of them ready. A host slot
+    goes back to the ring with its copy, which the prefetcher's feeding thread waits for before the slot is
+    filled anew. The consumer's stream waits for the copy, the consumer itself only for a batch that is not
+    loaded.
 
     Args:
         batches: Loads into slots of `ring`, or into memory of the device. Closed with this loader.
@@ -101,7 +103,7 @@ class DeviceLoader(Loader):
     def __init__(self, batches: Prefetcher, copier: Copier, ring: SlotRing | None):
         self._batches, self._copier, self._ring = batches, copier, ring
         self._ready: queue.Queue[tuple[LoadedBatch, list[Tensor], Copy] | BaseException]
-        self._ready = queue.Queue(maxsize=AHEAD)
+        self._ready = queue.Queue(maxsize=ON_DEVICE)
         self._stop = threading.Event()
         self.waited = 0.0
         self._thread = threading.Thread(target=self._copy, name="fastsemi-copy", daemon=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.loaders.slots import RecycledSlots, Slots
@@ -24,36 +25,6 @@ from fastsemi.loaders.slots import RecycledSlots, Slots
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-class BadImages:
-    """Counts broken files, up to a limit.
-
-    Args:
-        limit: How many different files may be broken; 0 raises on the first.
-    """
-
-    def __init__(self, limit: int = 0):
-        self.limit = limit
-        self.paths: set[str] = set()
-
-    def record(self, error: BadImageError) -> None:
-        """Count a broken file once and log it. A file that is refused is not counted.
-
-        Raises:
-            BadImageError: More files are broken than the limit allows.
-        """
-        if self.limit == 0:
-            raise error
-        count = len(self.paths | {error.path})
-        if count > self.limit:
-            raise BadImageError(
-                error.path, f"{error.reason} (broken file {count}, data.max_bad is {self.limit})"
-            )
-        if error.path in self.paths:
-            return
-        self.paths.add(error.path)
-        logger.warning("skipped broken image %d of at most %d: %s", len(self.paths), self.limit, error)
 
 
 class Loader(Iterator[LoadedBatch]):

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.reference import decode_rgb
 from fastsemi.loaders.index.index import Index
-from fastsemi.loaders.prefetch import BadImages
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.beton_format import (
     ALLOCATION,

@@ -113,7 +113,7 @@ def ceilings(out: Path, tiny: bool) -> str:
 
 def native(out: Path, tiny: bool) -> str:
     """Build the native image operator in the tree where it is not there."""
-    from fastsemi.loaders.engines._native_op import available
+    from fastsemi.loaders.engines.native_operator import available
 
     if available() is None:
         return "the native operator is there"

@@ -2,7 +2,8 @@
 
     python -m benchmarks.harness.compare                       the newest two of this machine's history
     python -m benchmarks.harness.compare OLD NEW               two files, or two folders of files
-    python -m benchmarks.harness.compare --record FOLDER  keep a copy of a folder's results in its history
+    python -m benchmarks.harness.compare --record FOLDER  keep a copy of a folder's results in its history,
+                                                  unless they are of uncommitted changes
 
 Exits with 1 if a case became slower by more than the threshold and the spreads do not touch, with 2 where
 there is nothing to compare.
@@ -11,53 +12,76 @@ there is nothing to compare.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness import harness
+from benchmarks.harness import harness, history
 from benchmarks.harness.environment import environment
 from fastsemi.common.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "results"
-HISTORY = "history"
 THRESHOLD = 0.05
 
 
-def record(folder: Path, history: Path | None = None) -> Path:
-    """Copy the JSON files of a folder of results into a new folder of its history, named by time and commit.
+def changes(
+    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], threshold: float = 0.05
+) -> list[dict[str, Any]]:
+    """Change of every case that both results hold with the same settings.
+
+    A case is `slower` or `faster` when its median changed by more than `threshold` and the ranges from p20 to
+    p80 do not touch; a change of that size with touching ranges is `noise`, all else `same`.
+
+    Args:
+        old: Rows measured before.
+        new: Rows measured now.
+        threshold: Smallest change that counts, as a fraction.
+
+    Returns:
+        Dictionaries with name, threads, old, new, unit, change (positive is faster), low and high (the change
+        from one end of the spreads to the other) and verdict.
 
     Raises:
-        UserError: There are none.
+        UserError: The rows are from different hardware, or have no case in common.
     """
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise UserError(f"{folder} holds no results; measure first: make bench")
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    git = (environment()["git"] or "unknown").replace("+", "-changed")
-    out = (history or folder / HISTORY) / f"{stamp}-{git}"
-    out.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, out / file.name)
-    return out
-
-
-def newest(results: Path, machine: str) -> tuple[Path, Path]:
-    """The newest two folders of results of a machine, older one first: of its history, or of its GPU suites.
-
-    Raises:
-        UserError: There are fewer than two.
-    """
-    kept = sorted(path for path in (results / machine / HISTORY).glob("*") if path.is_dir())
-    suites = sorted(path for path in results.glob(f"{machine}-20*") if path.is_dir())
-    found = kept if len(kept) > 1 else suites
-    if len(found) < 2:
+    places = {row["hardware"]["name"] for row in (*old, *new)}
+    if len(places) > 1:
         raise UserError(
-            f"{results} holds fewer than two results of {machine} to compare; run make bench once more, or "
-            "give two files or folders"
+            f"results of different hardware ({', '.join(sorted(places))}) say nothing about the code"
         )
-    return found[-2], found[-1]
+
+    def key(row: dict[str, Any]) -> tuple:
+        settings = row.get("configuration", {})  # with measured figures among them, which are fractions
+        whole = sorted((name, value) for name, value in settings.items() if isinstance(value, int | str))
+        return row["name"], row["threads"], row["device"], *whole
+
+    before = {key(row): row for row in old}
+    result = []
+    for row in new:
+        then = before.get(key(row))
+        if then is None:
+            continue
+        faster = row["median"] / then["median"] if row["unit"] != "ms" else then["median"] / row["median"]
+        apart = row["p20"] > then["p80"] or row["p80"] < then["p20"]
+        ends = row["p20"] / then["p80"], row["p80"] / then["p20"]
+        low, high = (1 / ends[1], 1 / ends[0]) if row["unit"] == "ms" else ends
+        verdict = "same"
+        if abs(faster - 1) > threshold:
+            verdict = ("faster" if faster > 1 else "slower") if apart else "noise"
+        result.append(
+            {
+                **{name: row[name] for name in ("name", "threads", "unit")},
+                **{"old": then["median"], "new": row["median"], "change": faster - 1, "verdict": verdict},
+                **{"low": low - 1, "high": high - 1},
+            }
+        )
+    if not result:
+        raise UserError(
+            "the two results have no case of the same settings in common; compare files of one benchmark, "
+            "run with the same options"
+        )
+    return result
 
 
 def pairs(old: Path, new: Path) -> list[tuple[Path, Path]]:
@@ -87,14 +111,14 @@ def compare(old: Path, new: Path, threshold: float) -> tuple[list[str], bool]:
     folders = old.is_dir()
     for before, after in pairs(old, new):
         try:
-            changes = harness.compare(harness.read(before), harness.read(after), threshold)
+            found = changes(harness.read(before), harness.read(after), threshold)
         except UserError as error:
             if not folders:
                 raise
             lines.append(f"skipped {before.name}: {error}")
             continue
         lines.append(f"{before} -> {after}")
-        for c in changes:
+        for c in found:
             slower |= c["verdict"] == "slower"
             lines.append(
                 f"  {c['verdict']:7}{c['change']:+7.1%} ({c['low']:+.1%} to {c['high']:+.1%})  "
@@ -103,6 +127,20 @@ def compare(old: Path, new: Path, threshold: float) -> tuple[list[str], bool]:
     if all(line.startswith("skipped") for line in lines):
         raise UserError(f"{old} and {new} hold nothing that can be compared: {lines[0]}")
     return lines, slower
+
+
+def _record(folder: Path) -> int:
+    """Keep a copy of a folder's results, unless they are of a changed tree; that is no error."""
+    changed = history.of_changed_tree(folder)
+    if changed:
+        print(
+            f"not kept in the history: {', '.join(changed)} were measured with uncommitted changes; commit "
+            "them and measure again",
+            file=sys.stderr,
+        )
+    else:
+        print(history.record(folder))
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,12 +155,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.record:
-            print(record(args.record))
-            return 0
+            return _record(args.record)
         if (args.old is None) != (args.new is None):
             raise UserError("one result alone cannot be compared; give two, or none for the newest two")
-        found = (args.old, args.new) if args.old else newest(RESULTS, environment()["hardware"]["name"])
-        lines, slower = compare(found[0], found[1], args.threshold)
+        old, new = args.old, args.new
+        if old is None:
+            old, new = history.newest(RESULTS, environment()["hardware"]["name"])
+        lines, slower = compare(old, new, args.threshold)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -53,11 +53,16 @@ def _versions() -> dict[str, str]:
 
 
 def _git() -> str | None:
-    """The commit, with `+` where the tree differs from it; None outside a repository."""
+    """The commit, with `+` where code differs from it; None outside a repository.
+
+    Results and documents do not count: what one benchmark writes is no change of what the next one measures.
+    """
     sha = _output("git", "rev-parse", "--short=12", "HEAD")
     if not sha:
         return None
-    return sha + ("+" if _output("git", "status", "--porcelain", "--untracked-files=no") else "")
+    written = (":(top,exclude)benchmarks/results", ":(top,exclude,glob)**/*.md")
+    status = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *written)
+    return sha + ("+" if status else "")
 
 
 def hardware() -> dict[str, Any]:

@@ -203,65 +203,6 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def compare(
-    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], threshold: float = 0.05
-) -> list[dict[str, Any]]:
-    """Change of every case that both results hold with the same settings.
-
-    A case is `slower` or `faster` when its median changed by more than `threshold` and the ranges from p20 to
-    p80 do not touch; a change of that size with touching ranges is `noise`, all else `same`.
-
-    Args:
-        old: Rows measured before.
-        new: Rows measured now.
-        threshold: Smallest change that counts, as a fraction.
-
-    Returns:
-        Dictionaries with name, threads, old, new, unit, change (positive is faster), low and high (the change
-        from one end of the spreads to the other) and verdict.
-
-    Raises:
-        UserError: The rows are from different hardware, or have no case in common.
-    """
-    places = {row["hardware"]["name"] for row in (*old, *new)}
-    if len(places) > 1:
-        raise UserError(
-            f"results of different hardware ({', '.join(sorted(places))}) say nothing about the code"
-        )
-
-    def key(row: dict[str, Any]) -> tuple:
-        settings = row.get("configuration", {})  # with measured figures among them, which are fractions
-        whole = sorted((name, value) for name, value in settings.items() if isinstance(value, int | str))
-        return row["name"], row["threads"], row["device"], *whole
-
-    before = {key(row): row for row in old}
-    result = []
-    for row in new:
-        then = before.get(key(row))
-        if then is None:
-            continue
-        faster = row["median"] / then["median"] if row["unit"] != "ms" else then["median"] / row["median"]
-        apart = row["p20"] > then["p80"] or row["p80"] < then["p20"]
-        ends = row["p20"] / then["p80"], row["p80"] / then["p20"]
-        low, high = (1 / ends[1], 1 / ends[0]) if row["unit"] == "ms" else ends
-        verdict = "same"
-        if abs(faster - 1) > threshold:
-            verdict = ("faster" if faster > 1 else "slower") if apart else "noise"
-        result.append(
-            {
-                **{name: row[name] for name in ("name", "threads", "unit")},
-                **{"old": then["median"], "new": row["median"], "change": faster - 1, "verdict": verdict},
-                **{"low": low - 1, "high": high - 1},
-            }
-        )
-    if not result:
-        raise UserError(
-            "the two results have no case of the same settings in common; compare files of one benchmark, "
-            "run with the same options"
-        )
-    return result
-
-
 def exit_code(run: Callable[[], object]) -> int:
     """Run a benchmark's command; wrong input ends with one line and 2, like that of `fastsemi`."""
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import io
 import os
 import shutil
@@ -18,70 +17,21 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.harness.photo_sources import CURE, computed_picture, find_photos, pictures_below
 from fastsemi.common.errors import UserError
 
 QUALITY = 90
 MIN_DETAIL = 0.3  # bytes per pixel at QUALITY: less is sky, blur or a plain wall
-MIN_SIDE = 400  # of a photograph worth cutting
 MAX_PHOTOS = 64  # held in memory
-FALL = 1.25  # of the amplitudes of computed pictures with frequency: as many bytes a pixel as photographs
 FORMAT = 1  # of the cut; another number makes other files
 
-# Folders of Debian's packages, and which of their pictures are photographs (the others are drawn).
-WALLPAPERS = Path("/usr/share/wallpapers")  # plasma-workspace-wallpapers
-WALLPAPER_PHOTOS = (
-    *("BytheWater", "ColdRipple", "ColorfulCups", "EveningGlow", "FallenLeaf", "Grey", "Kite"),
-    *("OneStandsOut", "Path", "summer_1am"),
-)
-BACKGROUNDS = Path("/usr/share/backgrounds")  # lomiri-wallpapers
-PACKAGE_PHOTOS = (
-    ("skimage", "data", ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")),
-    ("sklearn", "datasets/images", ("china.jpg", "flower.jpg")),
-)
-CURE = (
-    "install some (Debian: apt install plasma-workspace-wallpapers), or give a folder of JPEGs with --images"
-)
-
 _Part = tuple[Image.Image, tuple[int, int], tuple[int, int, int, int]]  # photograph, size, box
-
-
-def _pictures(folder: Path) -> list[Path]:
-    suffixes = {".jpg", ".jpeg", ".png"}
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-
-
-def find_photos() -> list[Path]:
-    """Photographs of at least 400 x 400 pixels that this machine has, each in its largest form, in order.
-
-    Raises:
-        UserError: There are none.
-    """
-    found = _pictures(BACKGROUNDS)
-    for name in WALLPAPER_PHOTOS:
-        forms = [p for p in _pictures(WALLPAPERS / name) if p.stem != "screenshot"]
-        found += [max(forms, key=lambda p: p.stat().st_size)] if forms else []
-    for package, folder, names in PACKAGE_PHOTOS:
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin is not None:
-            found += [p for name in names if (p := Path(spec.origin).parent / folder / name).is_file()]
-    photos = [p for p in found if min(_size(p)) >= MIN_SIDE]
-    if not photos:
-        raise UserError(f"no photographs were found on this machine to cut JPEGs from; {CURE}")
-    return photos
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError:
-        return 0, 0
 
 
 def draw_size(rng: np.random.Generator) -> tuple[int, int]:
@@ -193,45 +143,6 @@ def cut(out: Path, count: int, photos: Sequence[Path] | None = None, seed: int =
     return sorted(folder.glob("*.jpg"))
 
 
-def copy_images(folder: Path, out: Path, count: int) -> list[Path]:
-    """Copy `count` JPEGs, drawn from all below a folder (the same each time) into the page cache.
-
-    Raises:
-        UserError: No such folder, or not `count` colour JPEGs in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give a folder of JPEGs with --images")
-    named = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-    order = np.random.default_rng(0).permutation(len(named))
-    taken = list(islice((named[i] for i in order if _is_colour_jpeg(named[i])), count))
-    if len(taken) < count:
-        raise UserError(f"{folder} has {len(taken)} colour JPEGs, fewer than --count {count}; lower --count")
-    out.mkdir(parents=True)
-    return [Path(shutil.copyfile(path, out / f"{i:06d}.jpg")) for i, path in enumerate(sorted(taken))]
-
-
-def _is_colour_jpeg(path: Path) -> bool:
-    """Whether every peer can decode the file: ImageNet holds a PNG named .JPEG, and CMYK."""
-    try:
-        with Image.open(path) as image:
-            return image.format == "JPEG" and image.mode == "RGB"
-    except OSError:
-        return False
-
-
-def picture(width: int, height: int, seed: int) -> Image.Image:
-    """A picture whose spectrum falls with frequency as that of photographs does, for machines without any."""
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1
-    shape = (3, *frequency.shape)
-    waves = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / frequency**FALL
-    grey, *colour = np.fft.irfft2(waves, s=(height, width))
-    channels = np.stack([grey, grey + 0.3 * colour[0], grey + 0.3 * colour[1]], axis=-1)
-    scaled = 128 + 55 * (channels - channels.mean()) / channels.std()
-    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-
-
 def jpegs(out: Path, count: int) -> tuple[list[Path], str]:
     """`count` JPEGs cut from this machine's photographs, or from computed pictures where it has none.
 
@@ -247,7 +158,7 @@ def jpegs(out: Path, count: int) -> tuple[list[Path], str]:
     for seed in range(4):
         path = drawn / f"{seed}.jpg"
         if not path.exists():
-            picture(1200, 1000, seed).save(path, quality=95)
+            computed_picture(1200, 1000, seed).save(path, quality=95)
     return cut(out, count, sorted(drawn.glob("*.jpg"))), "pieces of computed pictures (no photographs here)"
 
 
@@ -261,7 +172,7 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, help="folder of photographs to cut from")
     args = parser.parse_args()
     try:
-        files = cut(args.out, args.count, _pictures(args.photos) if args.photos else None)
+        files = cut(args.out, args.count, pictures_below(args.photos) if args.photos else None)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -123,28 +123,7 @@ PHASES = {
 
 
 def steps(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
-    """All plots of `benchmarks.step.steps`: images/s, and where the time of a step goes."""
-    return _step_rates(rows, folder) + breakdown(rows, folder)
-
-
-def _step_rates(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    counts = [sum(row["model"] == model for row in rows) for model in models]
-    with plt.rc_context(STYLE):
-        size = (8, 0.9 * len(models) + 0.28 * sum(counts))
-        figure, axes = plt.subplots(
-            len(models), squeeze=False, figsize=size, height_ratios=counts, layout="constrained"
-        )
-        for axis, model in zip(axes[:, 0], models, strict=True):
-            _bars(axis, [row for row in rows if row["model"] == model])
-            axis.set_title(f"{model}, the semi step", loc="left")
-            axis.set_xlabel("unlabelled images/s")
-        figure.supxlabel(caption(rows[0]), fontsize=7, color="#555555")
-        return save(figure, folder, "steps")
-
-
-def breakdown(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
-    """Milliseconds of each phase of a step, one bar a case."""
+    """Where the time of a step goes: milliseconds of each phase, one bar a case."""
     with plt.rc_context(STYLE):
         models = list(dict.fromkeys(row["model"] for row in rows))
         counts = [sum(row["model"] == model for row in rows) for model in models]

@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import harness, result_tables
-from benchmarks.loading import loader_goals
+from benchmarks.harness import harness, loader_goals, result_tables
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"

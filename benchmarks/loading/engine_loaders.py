@@ -12,17 +12,16 @@ import numpy as np
 import simplejpeg
 import torch
 
-from benchmarks.loading.peers import FILL, JITTER, RANDAUGMENT, AbsentError, Loader, Setup
+from benchmarks.loading.comparison import FILL, JITTER, RANDAUGMENT, AbsentError, MeasuredLoader, Setup
 from fastsemi.common.errors import UserError
 from fastsemi.kernels.augment.cpu import augment_view
 from fastsemi.loaders.device_copy import CudaCopier, load_to_device
-from fastsemi.loaders.engines._native_op import available
 from fastsemi.loaders.engines.choose import create_engine
+from fastsemi.loaders.engines.native_operator import available
 from fastsemi.loaders.engines.settings import DaliOptions, Decode, EngineName
 from fastsemi.loaders.index.index import MAX_PIXELS, build_index
 from fastsemi.loaders.plan.draws import AugmentConfig, View
-from fastsemi.loaders.prefetch import Loader as Loaded
-from fastsemi.loaders.prefetch import Prefetcher
+from fastsemi.loaders.prefetch import Loader, Prefetcher
 from fastsemi.loaders.slots import RecycledSlots
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
@@ -76,7 +75,7 @@ class EngineLoader:
         self._step += times * (len(self._setup.files) // self._setup.batch)
         plans = (self._stream.plan(step, 0) for step in range(first, self._step))
         gpu = torch.cuda.is_available()
-        create: Callable[..., Loaded] = partial(Prefetcher, slots=self._slots)
+        create: Callable[..., Loader] = partial(Prefetcher, slots=self._slots)
         if gpu:
             create = partial(load_to_device, copier=CudaCopier(torch.device("cuda")))
         with create(self._engine, plans, depth=AHEAD) as batches:
@@ -138,8 +137,8 @@ def _decode(files: tuple[str, ...]) -> int:
 
 def _engine(
     engine: str, source: str = "folder", *, augments: bool = True, max_side: int = 0
-) -> Callable[[Setup], Loader]:
-    def create(setup: Setup) -> Loader:
+) -> Callable[[Setup], MeasuredLoader]:
+    def create(setup: Setup) -> MeasuredLoader:
         if setup.augment and not augments:
             raise AbsentError("augmentation does not depend on the source")
         return EngineLoader(setup, engine, source, max_side=max_side)
@@ -147,10 +146,10 @@ def _engine(
     return create
 
 
-def _dali(decode: Decode) -> Callable[[Setup], Loader]:
+def _dali(decode: Decode) -> Callable[[Setup], MeasuredLoader]:
     """One way to decode; `auto` of `fastsemi dali` takes the faster one."""
 
-    def create(setup: Setup) -> Loader:
+    def create(setup: Setup) -> MeasuredLoader:
         if setup.augment or not torch.cuda.is_available():
             raise AbsentError("measured on a GPU, views only")
         return EngineLoader(setup, "dali", "folder", options=DaliOptions(decode=decode))
@@ -158,7 +157,7 @@ def _dali(decode: Decode) -> Callable[[Setup], Loader]:
     return create
 
 
-ENGINES: dict[str, Callable[[Setup], Loader]] = {
+ENGINES: dict[str, Callable[[Setup], MeasuredLoader]] = {
     "fastsemi native": _engine("native"),
     "fastsemi native, raw .beton": _engine("native", "raw", augments=False),
     "fastsemi native, raw .beton, 400 px": _engine("native", "raw", augments=False, max_side=400),

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,27 @@ from PIL import Image
 
 from benchmarks.harness import harness, photos, plots
 from benchmarks.harness.environment import environment
-from benchmarks.harness.photos import copy_images
+from benchmarks.harness.photo_sources import copy_images
+from benchmarks.loading.comparison import AbsentError, MeasuredLoader, Setup
 from benchmarks.loading.engine_loaders import ENGINES
-from benchmarks.loading.peer_pipelines import PEERS
-from benchmarks.loading.peers import AbsentError, Loader, Setup
+from benchmarks.loading.peer_dali import dali
+from benchmarks.loading.peer_ffcv import ffcv
+from benchmarks.loading.peer_spdl import spdl
+from benchmarks.loading.peers import paper, torchvision_v2
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.index import default_cache_dir
+from fastsemi.loaders.index.cache import default_cache_dir
 
 PARTS = ("views", "augmented")
-LOADERS: dict[str, Callable[[Setup], Loader]] = {**ENGINES, **PEERS}
+PEERS: dict[str, Callable[[Setup], MeasuredLoader]] = {
+    "paper (Pillow, timm)": paper,
+    "torchvision v2": torchvision_v2,
+    "DALI stock": dali,
+    "DALI stock, GPU": partial(dali, gpu=True),
+    "DALI stock, GPU, two decodes": partial(dali, gpu=True, two_decodes=True),
+    "FFCV stock, two fields": ffcv,
+    "SPDL": spdl,
+}
+LOADERS: dict[str, Callable[[Setup], MeasuredLoader]] = {**ENGINES, **PEERS}
 NATIVE = "fastsemi native"
 # A round of a fast loader is several passes, which start up once.
 MIN_SECONDS, MAX_PASSES = 0.5, 24
@@ -62,9 +75,11 @@ def choose(only: str | None) -> list[str]:
 
 
 @contextmanager
-def open_loaders(names: list[str], setup: Setup) -> Iterator[tuple[dict[str, Loader], dict[str, str]]]:
+def open_loaders(
+    names: list[str], setup: Setup
+) -> Iterator[tuple[dict[str, MeasuredLoader], dict[str, str]]]:
     """Open all that can run; the second dictionary says why the others cannot."""
-    opened: dict[str, Loader] = {}
+    opened: dict[str, MeasuredLoader] = {}
     absent: dict[str, str] = {}
     with ExitStack() as stack:
         for name in names:
@@ -87,7 +102,7 @@ def run_part(
         RuntimeError: A loader did not deliver every image.
     """
 
-    def passes(name: str, loader: Loader, times: int) -> Callable[[], None]:
+    def passes(name: str, loader: MeasuredLoader, times: int) -> Callable[[], None]:
         def run() -> None:
             delivered, expected = loader.run_pass(times), times * len(setup.files)
             if delivered != expected:

@@ -27,7 +27,7 @@ from benchmarks.harness.harness import Case, measure, ratio, rows, write
 from benchmarks.harness.photos import cut
 from fastsemi import _native
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.engines._native_op import Operator
+from fastsemi.loaders.engines.native_operator import Operator
 
 SIDE = 224
 ANY_SIZE = 10**9

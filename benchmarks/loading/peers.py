@@ -1,70 +1,28 @@
-"""The loaders that fastsemi is compared with, set up as their own documentation advises.
-
-Each one gives two random views (area 0.08 to 1, ratio 3/4 to 4/3, flip) of every image in random order,
-uint8, in batches on the host. `augment` adds the paper's weak colour jitter and strong RandAugment; erasing,
-normalisation and mixing are left to the device everywhere. DataLoaders are here, pipelines of other projects
-in `benchmarks.loading.peer_pipelines`.
-"""
+"""Peers in PyTorch's DataLoader: the paper's transforms (Pillow, timm) and torchvision's on tensors."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-JITTER = 0.4
-RANDAUGMENT = "rand-m9-mstd0.5-inc1"
-FILL = (124, 116, 104)  # the mean colour of ImageNet in bytes
+from benchmarks.loading.comparison import (
+    AREA,
+    FILL,
+    JITTER,
+    RANDAUGMENT,
+    RATIO,
+    AbsentError,
+    MeasuredLoader,
+    Setup,
+)
+
 WORKER_BATCHES = 4  # that each DataLoader worker prepares ahead
-
-
-class AbsentError(Exception):
-    """A loader that cannot run here; the message says why and how it could."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all loaders of a comparison are given."""
-
-    files: tuple[str, ...]
-    """JPEGs; as many as fill whole batches."""
-    sizes: NDArray[np.int32]
-    """[N, 2] their widths and heights."""
-    work: Path
-    """Folder for files that a loader must write first."""
-    threads: int
-    """Decoding threads or worker processes."""
-    augment: bool = False
-    """Whether views are augmented, or only cut."""
-    batch: int = 64
-    """Images of a batch."""
-    image_size: int = 224
-    """Side of a view in pixels."""
-
-
-class Loader(Protocol):
-    """An open loader; its workers persist between passes."""
-
-    def run_pass(self, times: int = 1) -> int:
-        """Load every image so many times, without a pause where the loader can, and let go of all batches.
-
-        Returns:
-            Number of images delivered, each with two views.
-        """
-        ...
-
-    def close(self) -> None:
-        """End all workers."""
-        ...
 
 
 class _TwoViews(Dataset):
@@ -154,7 +112,7 @@ def v2_transforms() -> tuple[list, list]:
     return [v2.ColorJitter(JITTER, JITTER, JITTER)], policy
 
 
-def paper(setup: Setup) -> Loader:
+def paper(setup: Setup) -> MeasuredLoader:
     """The paper's loader: Pillow, torchvision's weak and timm's strong transforms, on Pillow images."""
     try:
         from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -181,7 +139,7 @@ def _decode_torchvision(path: str) -> torch.Tensor:
     return decode_jpeg(read_file(path), mode=ImageReadMode.RGB)
 
 
-def torchvision_v2(setup: Setup) -> Loader:
+def torchvision_v2(setup: Setup) -> MeasuredLoader:
     """torchvision's own JPEG decoder and v2 transforms, on uint8 tensors."""
     try:
         from torchvision.transforms import InterpolationMode, v2

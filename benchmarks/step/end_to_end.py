@@ -17,26 +17,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from benchmarks.harness import harness, photos
+from benchmarks.harness.photo_sources import copy_images
 from benchmarks.step.step_cases import RATIO, SIZES, semi_config
+from benchmarks.step.stepping import Stepping
 from benchmarks.step.synthetic import SyntheticData, semi_trainer
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.loaders.data import Data
-from fastsemi.loaders.device_copy import AHEAD as ON_DEVICE
-from fastsemi.loaders.engines._native_op import available
+from fastsemi.loaders.device_copy import ON_DEVICE
+from fastsemi.loaders.engines.native_operator import available
 from fastsemi.loaders.engines.settings import EngineName
-from fastsemi.loaders.index.index import default_cache_dir
+from fastsemi.loaders.index.cache import default_cache_dir
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
-from fastsemi.stages.inputs import DeviceBatch
 from fastsemi.training.trainer import Trainer
 
 LOADED = 1024  # unlabelled images of one measurement of the loader, at the least
@@ -62,62 +62,36 @@ class Timed:
     """Seconds of some steps of a loader that has run in, and how long they waited for it.
 
     Args:
-        open_steps: Opens the loader; gives what does one step, and what tells the seconds waited so far.
+        trainer: Whose steps; its loaders are opened anew for each measurement.
+        load_only: Load the batches and let nobody train.
         warmup: Steps before the clock starts.
         steps: Measured steps.
         device: Where they run.
     """
 
-    def __init__(self, open_steps: Callable[[ExitStack], Any], warmup: int, steps: int, device: torch.device):
-        self._open, self._warmup, self._steps = open_steps, warmup, steps
+    def __init__(self, trainer: Trainer, load_only: bool, warmup: int, steps: int, device: torch.device):
+        self._trainer, self._load_only, self._warmup, self._steps = trainer, load_only, warmup, steps
         self._gpu = device.type == "cuda"
         self.waits: list[float] = []
 
     def __call__(self, run: Callable[[], object]) -> float:
         """Measure once; `run` has nothing to do with it."""
-        with ExitStack() as stack:
-            step, waited = self._open(stack)
+        with closing(Stepping(self._trainer)) as stepping:
+            step = stepping.load if self._load_only else stepping.step
             for _ in range(self._warmup):
                 step()
             self._finish()
-            start, before = time.perf_counter(), waited()
+            start, before = time.perf_counter(), stepping.waited
             for _ in range(self._steps):
                 step()
             self._finish()
             seconds = time.perf_counter() - start
-            self.waits.append((waited() - before) / seconds)
+            self.waits.append((stepping.waited - before) / seconds)
         return seconds
 
     def _finish(self) -> None:
         if self._gpu:
             torch.cuda.synchronize()
-
-
-def training(trainer: Trainer, stack: ExitStack) -> tuple[Callable[[], None], Callable[[], float]]:
-    """The trainer's own update, and the seconds that it has waited for its loaders."""
-    batches = stack.enter_context(trainer._batches())
-
-    def step() -> None:
-        trainer._update(batches)
-        trainer.step += 1
-
-    return step, partial(_waited, trainer)
-
-
-def loading(trainer: Trainer, stack: ExitStack) -> tuple[Callable[[], None], Callable[[], float]]:
-    """The trainer's loaders with nobody training."""
-    batches: Iterator[dict[str, DeviceBatch]] = stack.enter_context(trainer._batches())
-
-    def step() -> None:
-        for _ in range(trainer.stage.config.micro_batches):
-            next(batches)
-        trainer.step += 1
-
-    return step, partial(_waited, trainer)
-
-
-def _waited(trainer: Trainer) -> float:
-    return sum(loader.waited for loader in trainer._loaders)
 
 
 def measure(args: argparse.Namespace, folder: Path, what: str, count: int) -> list[dict[str, Any]]:
@@ -146,15 +120,15 @@ def measure(args: argparse.Namespace, folder: Path, what: str, count: int) -> li
         cached = semi_trainer(size.model, config, ready, precision, compiled=args.compile)
         engine = data.engine(data.unlabelled)
         opened = {
-            "end to end": partial(training, real),
-            "loader": partial(loading, real),
-            "step": partial(training, cached),
+            "end to end": (real, False),
+            "loader": (real, True),
+            "step": (cached, False),
         }
         warmup = loader.prefetch + ON_DEVICE + 2
         # Nobody trains beside the loader alone, so that a few steps would measure what had been loaded ahead.
         steps = dict.fromkeys(opened, args.steps)
         steps["loader"] = max(args.steps, math.ceil(LOADED / (RATIO * labelled)))
-        timers = {name: Timed(start, warmup, steps[name], device) for name, start in opened.items()}
+        timers = {name: Timed(*what, warmup, steps[name], device) for name, what in opened.items()}
         cases = [
             harness.Case(f"end_to_end/{name}", _nothing, steps[name] * RATIO * labelled, timer)
             for name, timer in timers.items()
@@ -237,7 +211,7 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     args = parse(argv)
     with tempfile.TemporaryDirectory(prefix="fastsemi-end-to-end-") as work:
         if args.images:
-            files = photos.copy_images(args.images, Path(work) / "images", args.count)
+            files = copy_images(args.images, Path(work) / "images", args.count)
             what = "a folder of the user's"
         else:
             files, what = photos.jpegs(default_cache_dir().parent / "photos", args.count)

@@ -31,7 +31,7 @@ from benchmarks.step.step_cases import RATIO, SIZES, semi_config
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import select_device
 from fastsemi.common.spans import STEP, FinishedError, Recorder, record, recording
-from fastsemi.loaders.index.index import default_cache_dir
+from fastsemi.loaders.index.cache import default_cache_dir
 from fastsemi.loaders.settings import DataConfig, LabelsConfig
 from fastsemi.run.config import Config
 from fastsemi.tools.profile.job import ProfiledStage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import cycle
 
@@ -14,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step.paper_step import PaperSettings, PaperStep, random_batch
 from benchmarks.step.step_profile import state_bytes
+from benchmarks.step.stepping import Stepping
 from benchmarks.step.synthetic import DISTINCT, SyntheticData, mix_config, semi_trainer
 from fastsemi.common.precision import Precision
 from fastsemi.common.schedule import Duration
@@ -120,8 +120,7 @@ class ProductStep:
         stage = self.trainer.stage
         assert isinstance(stage, Semi)
         self.stage, self._precision = stage, precision
-        self._stack = ExitStack()
-        self._batches = self._stack.enter_context(self.trainer._batches())
+        self._stepping = Stepping(self.trainer)
         self._thresholds: dict[float, float] = {0.0: 0.0}
 
     @torch.no_grad()
@@ -130,7 +129,7 @@ class ProductStep:
         if fraction not in self._thresholds:
             best = []
             for _ in range(DISTINCT):
-                batch = next(self._batches)["unlabelled"]
+                batch = self._stepping.next_batch()["unlabelled"]
                 with self._precision.autocast():
                     confidence = self.stage.pseudo_label(batch).confidence
                 assert batch.mix is not None  # the stream of unlabelled images plans it
@@ -142,8 +141,7 @@ class ProductStep:
 
     def step(self) -> None:
         """One update of the trainer."""
-        self.trainer._update(self._batches)
-        self.trainer.step += 1
+        self._stepping.step()
 
     def work(self) -> Work:
         """Of one more step; forgets the metrics so far."""
@@ -167,7 +165,7 @@ class ProductStep:
 
     def close(self) -> None:
         """Let go of the batches."""
-        self._stack.close()
+        self._stepping.close()
 
 
 class PeerStep:

@@ -46,30 +46,30 @@ def main(command: str, arguments: list[str]) -> int:
     seeds = _seeds(options.seeds)
 
     from fastsemi.common.progress import QuietConsole
-    from fastsemi.tools.study import show
-    from fastsemi.tools.study import table as grid
-    from fastsemi.tools.study.jobs import plan
-    from fastsemi.tools.study.runner import Interrupted, Options, Runner
+    from fastsemi.tools.study.jobs import plan_study
+    from fastsemi.tools.study.runner import Interrupted, Runner, RunnerOptions
+    from fastsemi.tools.study.show import report_results, show_overview, show_progress
+    from fastsemi.tools.study.study_file import load_study
 
     console = QuietConsole()
-    study = grid.load(options.file, configs=options.config, overrides=overrides, only=options.only)
-    work = plan(study, seeds, options.output / "runs")
-    show.overview(console, study, work)
+    study = load_study(options.file, configs=options.config, overrides=overrides, only=options.only)
+    work = plan_study(study, seeds, options.output / "runs")
+    show_overview(console, study, work)
     if options.list:
-        show.progress(console, work)
+        show_progress(console, work)
         return 0
     devices = tuple(device for device in options.devices.split(",") if device)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    runner = Runner(list(work.jobs.values()), Options(options.jobs, options.threads, devices), say)
+    runner = Runner(list(work.jobs.values()), RunnerOptions(options.jobs, options.threads, devices), say)
     stopped = None
     try:
         runner.run()
     except Interrupted as interrupted:
         stopped = interrupted
-    show.results(console, study, work, options.output / study.name, runner.failed)
+    report_results(console, study, work, options.output / study.name, runner.failed)
     if stopped:
         sys.stderr.write(f"fastsemi: {stopped}; the same command goes on there\n")
         return 130

@@ -44,7 +44,8 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.common.files import replacing
     from fastsemi.common.hardware import hardware
     from fastsemi.common.progress import QuietConsole
-    from fastsemi.tools.profile.tuning import Bench, search, table_rows, to_yaml
+    from fastsemi.tools.profile.search import search
+    from fastsemi.tools.profile.tuning import Bench, table_rows, to_yaml
 
     def say(text: str) -> None:
         sys.stderr.write(f"measuring {text}\n")

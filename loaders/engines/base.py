@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.engines.settings import EngineName
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
+
+_READERS = 4  # at least: they wait for a disk and need no core
 
 
 class Pending(Protocol):
@@ -29,6 +33,16 @@ class Pending(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How an engine reads."""
+
+    at_once: int
+    """Images that are read at the same time."""
+    apart: bool = False
+    """Whether other threads read than decode, so that both go on at the same time."""
+
+
 class Engine(ABC):
     """Cuts the planned windows out of a source's images.
 
@@ -42,7 +56,7 @@ class Engine(ABC):
         max_pixels: Larger images are refused, as a guard against decompression bombs.
     """
 
-    name: str
+    name: EngineName
     device: int | None = None
     """CUDA device on which the engine's views come into being; None where they do on the CPU."""
 
@@ -50,9 +64,23 @@ class Engine(ABC):
         self.source, self.image_size = source, image_size
         self.threads, self.max_pixels = threads, max_pixels
 
+    @classmethod
+    def takes(cls, source: Source) -> bool:
+        """Whether it can read a source."""
+        return True
+
     @abstractmethod
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Start filling `slot`, [V, B, S, S, 3] uint8; several batches may be on their way."""
+
+    def reading(self, prefetch: int) -> Reading:
+        """How it reads with `prefetch` batches under way: as a rule each decoding thread for itself."""
+        return Reading(self.threads)
+
+    @property
+    def readers(self) -> int:
+        """Threads that an engine has for reading where those that decode do not read; a batch is one's."""
+        return max(_READERS, self.threads)
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds its threads have spent so far, by stage (`read`, `decode`, `resize`), summed over threads.

@@ -9,17 +9,25 @@ from typing import get_args
 import torch
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.engines import dali, ffcv
+from fastsemi.loaders.engines import dali, ffcv, native_operator
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.engines.dali import DaliEngine
 from fastsemi.loaders.engines.ffcv import FfcvEngine
-from fastsemi.loaders.engines.native import create_native
+from fastsemi.loaders.engines.native import NativeEngine
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.engines.settings import DaliOptions, EngineName
 from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
 from fastsemi.loaders.sources.base import Source
 
 logger = logging.getLogger(__name__)
+
+_ENGINES: dict[EngineName, type[Engine]] = {
+    "native": NativeEngine,
+    "dali": DaliEngine,
+    "ffcv": FfcvEngine,
+    "thread_pool": ThreadPoolEngine,
+    "reference": ReferenceEngine,
+}
 
 
 def create_engine(
@@ -49,24 +57,42 @@ def create_engine(
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
     gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
+    chosen, reason = resolve(name, gpu)
     if name == "auto":
-        name, reason = fastest(gpu)
-        _say(name, reason)
-    if name == "dali":
+        _say(chosen, reason)
+    if chosen == "thread_pool" != name:
+        logger.warning("the native engine runs in its slower form: %s", native_operator.available())
+    if chosen == "dali":
         number = torch.cuda.current_device() if gpu else None
         return DaliEngine(source, image_size, threads, max_pixels, number, options)
-    kinds = {"reference": ReferenceEngine, "thread_pool": ThreadPoolEngine, "ffcv": FfcvEngine}
-    return kinds.get(name, create_native)(source, image_size, threads, max_pixels)
+    return _ENGINES[chosen](source, image_size, threads, max_pixels)
 
 
-def fastest(gpu: bool) -> tuple[EngineName, str]:
-    """The engine that `auto` takes here, and why; `gpu`: batches are wanted on a CUDA device."""
-    if not gpu:
-        return "native", "no CUDA GPU is used"
-    missing = dali.available()
-    if missing is not None:
-        return "native", missing
-    return "dali", "there are a CUDA GPU and DALI"
+def resolve(name: EngineName, gpu: bool) -> tuple[EngineName, str]:
+    """The engine that runs here under a name, and why.
+
+    `auto` is the fastest that can; `native` is `thread_pool` where its operator is not built.
+
+    Args:
+        name: What `loader.engine` says.
+        gpu: Whether batches are wanted on a CUDA device.
+    """
+    reason = "loader.engine names it"
+    if name == "auto":
+        missing = dali.available() if gpu else "no CUDA GPU is used"
+        if missing is None:
+            return "dali", "there are a CUDA GPU and DALI"
+        name, reason = "native", missing
+    if name == "native" and native_operator.available() is not None:
+        return "thread_pool", f"the native operator cannot be used, and {reason}"
+    return name, reason
+
+
+def fast_engines(source: Source, gpu: bool) -> list[EngineName]:
+    """Engines that run here on a source and may be the fastest."""
+    names: tuple[EngineName, ...] = ("native", "dali", "ffcv") if gpu else ("native", "ffcv")
+    missing = unavailable()
+    return [resolve(n, gpu)[0] for n in names if n not in missing and _ENGINES[n].takes(source)]
 
 
 @functools.cache  # once a process, though training and evaluation have engines of their own

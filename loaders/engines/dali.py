@@ -16,21 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError, UserError
-from fastsemi.loaders.engines._dali_check import Router
-from fastsemi.loaders.engines.base import Engine, Pending
+from fastsemi.loaders.engines.base import Engine, Pending, Reading
+from fastsemi.loaders.engines.dali_router import Router
 from fastsemi.loaders.engines.reference import ReferenceEngine
-from fastsemi.loaders.engines.settings import DaliOptions as DaliOptions
-from fastsemi.loaders.engines.settings import Decode
+from fastsemi.loaders.engines.settings import DaliOptions, Decode
 from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.folder import FolderSource
 
 if TYPE_CHECKING:
-    from fastsemi.loaders.engines._dali_pipeline import ViewPipeline
+    from fastsemi.loaders.engines.dali_pipeline import ViewPipeline
 
 logger = logging.getLogger(__name__)
-
-READERS = 4  # threads that look at files, and read the bytes of sources which are no plain files
 
 
 def available() -> str | None:
@@ -101,7 +98,7 @@ class DaliEngine(Engine):
         self._unfinished: set[Future[list[BadImageError | None]]] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="fastsemi-dali-read")
+        self._pool = ThreadPoolExecutor(self.readers, thread_name_prefix="fastsemi-dali-read")
         self._worker = threading.Thread(target=self._work, name="fastsemi-dali", daemon=True)
         self._worker.start()
 
@@ -168,7 +165,7 @@ class DaliEngine(Engine):
         return "window" if seconds["window"] <= seconds["whole"] else "whole"
 
     def _create(self, views: int, capacity: int, decode: Decode) -> ViewPipeline:
-        from fastsemi.loaders.engines._dali_pipeline import ViewPipeline
+        from fastsemi.loaders.engines.dali_pipeline import ViewPipeline
 
         return ViewPipeline(
             views,
@@ -248,6 +245,12 @@ class DaliEngine(Engine):
         if not broken:
             logger.warning("DALI cannot decode a batch that Pillow can, which is slow: %s", reason)
         self._router.refuse(job.batch.ids[broken or rows])
+
+    def reading(self, prefetch: int) -> Reading:
+        """DALI's own threads read the files of a folder; the bytes of other sources come to it by readers."""
+        if isinstance(self.source, FolderSource):
+            return Reading(self.threads)
+        return Reading(min(self.readers, prefetch), apart=True)
 
     def close(self) -> None:
         """Stop all threads and let DALI go. Batches under way are dropped."""

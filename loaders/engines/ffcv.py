@@ -42,7 +42,7 @@ def _compiled(views: int) -> Callable[..., Any]:
     """The operation, compiled by FFCV: once a process and number of views, in some seconds."""
     from ffcv.pipeline.compiler import Compiler
 
-    from fastsemi.loaders.engines._ffcv_op import PlannedViews
+    from fastsemi.loaders.engines.ffcv_operation import PlannedViews
 
     return Compiler.compile(PlannedViews(views, 0).generate_code())
 
@@ -104,6 +104,11 @@ class FfcvEngine(Engine):
         self._pool = _threads(threads)
         self._pending: set[Future[list[BadImageError | None]]] = set()
 
+    @classmethod
+    def takes(cls, source: Source) -> bool:
+        """A `.beton` alone."""
+        return isinstance(source, BetonSource)
+
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Queue the batch in chunks small enough to keep all threads busy to its end."""
         count = len(batch.ids)
@@ -117,7 +122,7 @@ class FfcvEngine(Engine):
         return Futures(futures)
 
     def _records(self, batch: PlannedBatch) -> NDArray[np.void]:
-        from fastsemi.loaders.engines._ffcv_op import RECORD
+        from fastsemi.loaders.engines.ffcv_operation import RECORD
 
         index = self._index
         records = np.zeros(len(batch.ids), RECORD)

@@ -1,8 +1,11 @@
-"""The engine of machines without DALI: one decode for all views, in C++ threads that never hold the GIL."""
+"""The engine of machines without DALI: one decode for all views, in C++ threads that never hold the GIL.
+
+This module hands batches to the operator (`native_operator`), which is C++: `kernels/csrc`, its JPEG decoder
+in `kernels/csrc/jpeg`.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,19 +16,17 @@ from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.common.spans import record
-from fastsemi.loaders.engines._native_op import Operator, Ticket, available
-from fastsemi.loaders.engines.base import Engine, Pending
+from fastsemi.loaders.engines.base import Engine, Pending, Reading
+from fastsemi.loaders.engines.native_operator import Operator, Ticket
 from fastsemi.loaders.engines.reference import Done
-from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
 
-logger = logging.getLogger(__name__)
 
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-READERS = 4  # threads at least that read bytes of sources which are no plain files
+def _is_jpeg(path: str) -> bool:
+    return path.lower().endswith((".jpg", ".jpeg"))
 
 
 class _Submitted:
@@ -58,7 +59,7 @@ class NativeEngine(Engine):
     def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
         super().__init__(source, image_size, threads, max_pixels)
         self.operator = Operator(threads)
-        self._readers = ThreadPoolExecutor(max(READERS, threads), thread_name_prefix="fastsemi-read")
+        self._readers = ThreadPoolExecutor(self.readers, thread_name_prefix="fastsemi-read")
         self._file: int | None = None  # a .beton of pixels
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
@@ -66,7 +67,7 @@ class NativeEngine(Engine):
         lost: dict[int, BadImageError] = {}
         if isinstance(self.source, FolderSource):
             paths = [self.source.path(int(i)) for i in batch.ids]
-            if all(path.lower().endswith(JPEG_SUFFIXES) for path in paths):
+            if all(map(_is_jpeg, paths)):
                 ticket = self.operator.submit_paths(
                     [os.fsencode(path) for path in paths], *self._arguments(batch, slot)
                 )
@@ -98,6 +99,12 @@ class NativeEngine(Engine):
         sizes = np.array([self.source.size(int(i)) for i in batch.ids], dtype=np.int32).reshape(-1, 2)
         return batch.windows, batch.flips, slot.numpy(), self.max_pixels, sizes
 
+    def reading(self, prefetch: int) -> Reading:
+        """Plain files and pixels are read by the threads that decode, all else by readers, one a batch."""
+        if self.source.is_raw or (isinstance(self.source, FolderSource) and _is_jpeg(self.source.path(0))):
+            return Reading(self.threads)
+        return Reading(min(self.readers, prefetch), apart=True)
+
     def stage_seconds(self) -> dict[str, float]:
         """What the operator's threads have spent so far."""
         return self.operator.times()
@@ -109,12 +116,3 @@ class NativeEngine(Engine):
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def create_native(source: Source, image_size: int, threads: int, max_pixels: int) -> Engine:
-    """The native engine, in the form that this installation has."""
-    reason = available()
-    if reason is None:
-        return NativeEngine(source, image_size, threads, max_pixels)
-    logger.warning("the native engine runs in its slower form: %s", reason)
-    return ThreadPoolEngine(source, image_size, threads, max_pixels)

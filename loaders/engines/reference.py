@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fastsemi.common.errors import BadImageError
-from fastsemi.loaders.engines.base import Engine, Pending
+from fastsemi.loaders.engines.base import Engine, Pending, Reading
 from fastsemi.loaders.plan.types import PlannedBatch
 
 
@@ -84,6 +84,10 @@ class ReferenceEngine(Engine):
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             out[v, b] = np.asarray(crop)
         return None
+
+    def reading(self, prefetch: int) -> Reading:
+        """One image after the other."""
+        return Reading(1)
 
     def close(self) -> None:
         """Nothing to stop."""

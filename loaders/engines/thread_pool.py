@@ -56,7 +56,7 @@ class Futures:
 class ThreadPoolEngine(Engine):
     """Each image decoded once, by libjpeg-turbo, and resized by PyTorch; both release the GIL."""
 
-    name = "native"
+    name = "thread_pool"
 
     def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
         super().__init__(source, image_size, threads, max_pixels)

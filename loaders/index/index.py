@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import itertools
-import json
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsemi.common.errors import UserError
 from fastsemi.loaders.index import scan
+from fastsemi.loaders.index.cache import (
+    Arrays,
+    Cached,
+    cache_folder,
+    open_generation,
+    open_or_build,
+    read_back,
+    write_generation,
+)
 
-_FORMAT = 1  # of the cache; another number on disk means "build again"
+_FORMAT = 1  # of the arrays; another number on disk means "build again"
 MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself refuses to open an image
 
 
@@ -69,6 +70,13 @@ class Index:
         return (blob[start:end] for start, end in itertools.pairwise(offsets))
 
 
+def pack_paths(paths: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Paths, one after the other, and the [N + 1] places where each begins and the last ends."""
+    ends = np.zeros(len(paths) + 1, np.int64)
+    np.cumsum([len(path) for path in paths], out=ends[1:])
+    return np.frombuffer(b"".join(paths), np.uint8), ends
+
+
 def build_index(
     root: Path,
     *,
@@ -102,67 +110,23 @@ def build_index(
     """
     top = os.path.abspath(root)
     scan.require_folder(top)
-    key = "\0".join([top, "classes" if has_classes else "flat", str(max_pixels)])
-    folder = (cache_dir or default_cache_dir()) / hashlib.sha256(os.fsencode(key)).hexdigest()[:24]
-    cached = None if refresh else _open(folder)
-    if cached and cached.fresh(top, threads):
-        return cached.index(top)
-    try:
-        with _locked(folder):
-            if not refresh:
-                cached = _open(folder)  # another process may have built it while this one waited
-            if not (cached and cached.fresh(top, threads)):
-                tree = scan.scan(top, has_classes)
-                cached = _build(folder, top, tree, cached, max_pixels, threads, progress)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the index of {top} to {folder}: {error.strerror or error}; "
-            "set FASTSEMI_CACHE to a folder that can be written"
-        ) from error
-    return cached.index(top)
+    key = (top, "classes" if has_classes else "flat", str(max_pixels))
+    folder = cache_folder(key, cache_dir)
 
+    def cached() -> Cached | None:
+        return None if refresh else open_generation(folder, _ARRAYS, _FORMAT)
 
-def default_cache_dir() -> Path:
-    """`$FASTSEMI_CACHE/index`, or `~/.cache/fastsemi/index` where the variable is not set."""
-    base = os.environ.get("FASTSEMI_CACHE")
-    return (Path(base).expanduser() if base else Path.home() / ".cache" / "fastsemi") / "index"
+    def known() -> Index | None:
+        found = cached()
+        return _index(found, top) if found and _fresh(found, top, threads) else None
 
+    def build() -> Index:
+        tree = scan.scan(top, has_classes)
+        arrays = _measure(top, tree, cached(), max_pixels, threads, progress)
+        write_generation(folder, {"format": _FORMAT, "root": top, "classes": tree.classes}, arrays)
+        return _index(read_back(open_generation(folder, _ARRAYS, _FORMAT)), top)
 
-@dataclass(frozen=True)
-class _Cached:
-    """The files of one index on disk."""
-
-    meta: dict[str, Any]
-    arrays: dict[str, NDArray[Any]]
-
-    def fresh(self, root: str, threads: int) -> bool:
-        """Whether the folders are as they were, and no broken file has been repaired in place."""
-        names = _unpack(self.arrays["folder_blob"], self.arrays["folder_offsets"])
-        try:
-            for name, known in zip(names, self.arrays["folder_mtimes"].tolist(), strict=True):
-                if os.stat(os.path.join(root, name)).st_mtime_ns != known:
-                    return False
-        except OSError:
-            return False
-        index = self.index(root)
-        now = scan.stamps(index.paths(index.broken), threads)
-        return np.array_equal(now, self.arrays["stamps"][index.broken])
-
-    def index(self, root: str) -> Index:
-        names = ("path_blob", "path_offsets", "labels", "sizes", "broken")
-        return Index(Path(root), tuple(self.meta["classes"]), *(self.arrays[name] for name in names))
-
-
-def _pack(names: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    parts = [os.fsencode(name) for name in names]
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum([len(part) for part in parts], out=offsets[1:])
-    return np.frombuffer(b"".join(parts), np.uint8), offsets
-
-
-def _unpack(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[str]:
-    data, ends = blob.tobytes(), offsets.tolist()
-    return [os.fsdecode(data[start:end]) for start, end in itertools.pairwise(ends)]
+    return open_or_build(folder, top, known, build)
 
 
 _ARRAYS = (
@@ -171,48 +135,48 @@ _ARRAYS = (
 )
 
 
-def _open(folder: Path) -> _Cached | None:
-    """The index that `current.json` names, or None where there is none or it is damaged."""
+def _index(cached: Cached, root: str) -> Index:
+    names = ("path_blob", "path_offsets", "labels", "sizes", "broken")
+    return Index(Path(root), tuple(cached.meta["classes"]), *(cached.arrays[name] for name in names))
+
+
+def _fresh(cached: Cached, root: str, threads: int) -> bool:
+    """Whether the folders are as they were, and no broken file has been repaired in place."""
+    names = _names(cached.arrays["folder_blob"], cached.arrays["folder_offsets"])
     try:
-        meta = json.loads((folder / "current.json").read_text(encoding="utf-8"))
-        if meta["format"] != _FORMAT:
-            return None
-        place = folder / meta["folder"]
-        # asarray: still mapped, without the cost of np.memmap's Python hooks on every access
-        arrays = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS}
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
-    return _Cached(meta, arrays)
+        for name, known in zip(names, cached.arrays["folder_mtimes"].tolist(), strict=True):
+            if os.stat(os.path.join(root, name)).st_mtime_ns != known:
+                return False
+    except OSError:
+        return False
+    index = _index(cached, root)
+    now = scan.stamps(index.paths(index.broken), threads)
+    return np.array_equal(now, cached.arrays["stamps"][index.broken])
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One builder at a time; the system frees the lock of a process that dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        with contextlib.suppress(OSError):  # a file system without locks: several build, the last one stays
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _names(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[str]:
+    data, ends = blob.tobytes(), offsets.tolist()
+    return [os.fsdecode(data[start:end]) for start, end in itertools.pairwise(ends)]
 
 
-def _build(
-    folder: Path,
+def _measure(
     root: str,
     tree: scan.Tree,
-    old: _Cached | None,
+    old: Cached | None,
     max_pixels: int,
     threads: int,
     progress: Callable[[int, int], None] | None,
-) -> _Cached:
+) -> Arrays:
+    """The arrays of a new index; of files that the old one knows, the size is taken from there."""
     paths = [os.path.join(root, file) for file in tree.files]
     stamps = scan.stamps(paths, threads)
     sizes = _known_sizes(tree.files, stamps, old)
     todo = np.flatnonzero((sizes[:, 0] < 0) & (stamps[:, 1] >= 0))
     sizes[todo] = scan.sizes([paths[i] for i in todo], max_pixels, threads, progress)
     np.maximum(sizes, 0, out=sizes)
-    path_blob, path_offsets = _pack(tree.files)
-    folder_blob, folder_offsets = _pack(tree.folders)
-    arrays: dict[str, NDArray[Any]] = {
+    path_blob, path_offsets = pack_paths([os.fsencode(file) for file in tree.files])
+    folder_blob, folder_offsets = pack_paths([os.fsencode(name) for name in tree.folders])
+    return {
         "path_blob": path_blob,
         "path_offsets": path_offsets,
         "labels": tree.labels,
@@ -223,35 +187,16 @@ def _build(
         "folder_offsets": folder_offsets,
         "folder_mtimes": np.array(tree.folder_mtimes, np.int64),
     }
-    return _publish(folder, {"format": _FORMAT, "root": root, "classes": tree.classes}, arrays)
 
 
-def _known_sizes(files: list[str], stamps: NDArray[np.int64], old: _Cached | None) -> NDArray[np.int32]:
+def _known_sizes(files: list[str], stamps: NDArray[np.int64], old: Cached | None) -> NDArray[np.int32]:
     """Sizes [N, 2] from the old index where path, time and length are the same, -1 elsewhere."""
     sizes = np.full((len(files), 2), -1, np.int32)
     if old is None:
         return sizes
-    names = _unpack(old.arrays["path_blob"], old.arrays["path_offsets"])
+    names = _names(old.arrays["path_blob"], old.arrays["path_offsets"])
     row_of = {name: row for row, name in enumerate(names)}
     rows = np.array([row_of.get(file, -1) for file in files], np.int64)
     same = (rows >= 0) & (old.arrays["stamps"][rows] == stamps).all(axis=1)
     sizes[same] = old.arrays["sizes"][rows[same]]
     return sizes
-
-
-def _publish(folder: Path, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> _Cached:
-    """Write a new generation, then let `current.json` name it: readers see the old one or the new one."""
-    place = folder / f"generation-{uuid.uuid4().hex}"
-    place.mkdir()
-    for name, array in arrays.items():
-        np.save(place / f"{name}.npy", array)
-    pointer = place / "current.json"
-    pointer.write_text(json.dumps({**meta, "folder": place.name}), encoding="utf-8")
-    os.replace(pointer, folder / "current.json")
-    for other in folder.glob("generation-*"):
-        if other != place:  # replaced, or left by a build that was killed; open memory maps stay valid
-            shutil.rmtree(other, ignore_errors=True)
-    opened = _open(folder)
-    if opened is None:
-        raise OSError(f"the index just written to {place} cannot be read back")
-    return opened

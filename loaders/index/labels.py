@@ -98,7 +98,7 @@ def _draw(index: Index, counts: NDArray[np.int64], wanted: NDArray[np.int64], se
 
 
 def path_keys(blob: NDArray[np.uint8], offsets: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A random 64-bit key for each packed path, [N]: FNV-1a of its bytes, then mixed with the seed.
+    """A random 64-bit key for each path of an index, [N]: FNV-1a of its bytes, then mixed with the seed.
 
     FNV-1a is by Fowler, Noll and Vo; the mixer is the output function of SplitMix64 (Steele, Lea and
     Flood, 2014).

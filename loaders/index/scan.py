@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.header import image_size
 
 # The extensions of torchvision.datasets.ImageFolder, compared in lower case.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -186,11 +187,10 @@ def stamps(paths: Sequence[str], threads: int) -> NDArray[np.int64]:
 
 def _size(path: str, max_pixels: int) -> tuple[int, int]:
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            width, height = image.size
-    except Exception:  # Pillow's readers raise whatever the damaged bytes lead to; any of it means "broken"
+        with open(path, "rb") as file:
+            return image_size(file, max_pixels)
+    except OSError:
         return (0, 0)
-    return (width, height) if width * height <= max_pixels else (0, 0)
 
 
 def sizes(

@@ -37,6 +37,11 @@ class Source(Protocol):
         """What to call image `i` in a message: the path of its file, or shard and key."""
         ...
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether all images are stored as pixels, which nothing has to decode."""
+        ...
+
     def size(self, i: int) -> tuple[int, int]:
         """Width and height of image `i` in pixels, before any EXIF rotation; (0, 0) if broken."""
         ...

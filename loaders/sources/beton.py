@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.packed_index import Found, build_packed
+from fastsemi.loaders.index.archive_index import Found, build_archive_index
+from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.beton_format import RAW_MODE, read_beton
-from fastsemi.loaders.sources.packed import PackedSource
 
 
-class BetonSource(PackedSource):
+class BetonSource(ArchiveSource):
     """Images of one `.beton` file, written by `fastsemi data beton` or by FFCV (fields of image and int)."""
 
     @classmethod
@@ -32,11 +32,11 @@ class BetonSource(PackedSource):
         """Index the file, or reopen its index.
 
         Raises:
-            UserError: Several files, a file that is no `.beton`, or what `build_packed` raises.
+            UserError: Several files, a file that is no `.beton`, or what `build_archive_index` raises.
         """
         if len(files) != 1:
             raise UserError(f"{files[0]} and {len(files) - 1} more .beton files are given; write one instead")
-        index = build_packed(
+        index = build_archive_index(
             "beton",
             files,
             partial(_scan, max_pixels=max_pixels),
@@ -52,6 +52,11 @@ class BetonSource(PackedSource):
     def raw(self) -> NDArray[np.int64]:
         """[N] 1 where an image is stored as pixels, 0 where it is encoded."""
         return self.index.extra["raw"]
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether no image is encoded."""
+        return bool(self.raw.all())
 
     def read_one(self, i: int) -> bytes:
         """The image as a file: the stored JPEG, or the stored pixels as a PPM, which any decoder reads.

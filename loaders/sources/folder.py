@@ -53,6 +53,11 @@ class FolderSource:
             raise BadImageError(path, "the file is empty")
         return data
 
+    @property
+    def is_raw(self) -> bool:
+        """Files hold encoded images."""
+        return False
+
     def path(self, i: int) -> str:
         """Absolute path of image `i`."""
         return self.index.path(i)

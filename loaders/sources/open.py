@@ -11,15 +11,15 @@ from pathlib import Path
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
-from fastsemi.loaders.sources.packed import PackedSource
 from fastsemi.loaders.sources.parquet import ParquetSource
 from fastsemi.loaders.sources.tar import TarSource
 
-IndexedSource = FolderSource | PackedSource
+IndexedSource = FolderSource | ArchiveSource
 
-_PACKED: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource]] = {
+_ARCHIVES: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource]] = {
     ".tar": TarSource,
     ".beton": BetonSource,
     ".parquet": ParquetSource,
@@ -59,12 +59,12 @@ def open_source(
         )
         return FolderSource(index)
     kinds = {_suffix(file) for file in files}
-    if len(kinds) > 1 or not kinds <= _PACKED.keys():
+    if len(kinds) > 1 or not kinds <= _ARCHIVES.keys():
         raise UserError(
             f"{os.path.join(root, what)} means files of the kinds {', '.join(sorted(kinds))}; "
-            f"give files of one kind of {', '.join(_PACKED)}"
+            f"give files of one kind of {', '.join(_ARCHIVES)}"
         )
-    return _PACKED[kinds.pop()].open(
+    return _ARCHIVES[kinds.pop()].open(
         files, has_classes=has_classes, max_pixels=max_pixels, threads=threads, refresh=refresh
     )
 
@@ -74,7 +74,7 @@ def _suffix(file: str) -> str:
 
 
 def _files(root: Path, what: str) -> list[str]:
-    """The packed files that `what` means, sorted; none where it means a folder of images."""
+    """The archives that `what` means, sorted; none where it means a folder of images."""
     path = os.path.join(root, what)
     if os.path.isdir(path):
         with os.scandir(path) as entries:
@@ -82,13 +82,13 @@ def _files(root: Path, what: str) -> list[str]:
         # class folders beside forgotten archives are a folder of images
         if any(is_folder for _, is_folder in found):
             return []
-        return sorted(file for file, _ in found if _suffix(file) in _PACKED)
+        return sorted(file for file, _ in found if _suffix(file) in _ARCHIVES)
     if os.path.exists(path) or not any(c in what for c in "*?[{"):
-        if _suffix(path) in _PACKED:
+        if _suffix(path) in _ARCHIVES:
             return [path]
         if os.path.isfile(path):
             raise UserError(
-                f"{path} is neither a folder nor a file of the kinds {', '.join(_PACKED)}; name one of "
+                f"{path} is neither a folder nor a file of the kinds {', '.join(_ARCHIVES)}; name one of "
                 "those, or unpack it"
             )
         return []

@@ -8,11 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from fastsemi.common.errors import BadImageError, UserError
-from fastsemi.loaders.index.packed_index import build_packed
-from fastsemi.loaders.sources.packed import PackedSource
-
-# pyarrow's names of Parquet's codecs; an index stores positions in this tuple
-CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4_RAW")
+from fastsemi.loaders.index.archive_index import build_archive_index
+from fastsemi.loaders.sources.archive import ArchiveSource
+from fastsemi.loaders.sources.parquet_codecs import CODECS
 
 
 def require_pyarrow() -> None:
@@ -23,7 +21,7 @@ def require_pyarrow() -> None:
         raise UserError("Parquet files need pyarrow; pip install 'fastsemi[parquet]'") from error
 
 
-class ParquetSource(PackedSource):
+class ParquetSource(ArchiveSource):
     """Images of Parquet files, read at random.
 
     Of a file without compression exactly the image's bytes are read. Of a compressed one its page is read and
@@ -45,15 +43,15 @@ class ParquetSource(PackedSource):
 
         Raises:
             UserError: pyarrow is missing, a file is no Parquet file or has no image column or an encoding
-                without random access, or what `build_packed` raises.
+                without random access, or what `build_archive_index` raises.
         """
         require_pyarrow()
-        from fastsemi.loaders.sources import parquet_scan
+        from fastsemi.loaders.sources.parquet_scan import scan
 
-        index = build_packed(
+        index = build_archive_index(
             "parquet",
             files,
-            partial(parquet_scan.scan, max_pixels=max_pixels, has_classes=has_classes),
+            partial(scan, max_pixels=max_pixels, has_classes=has_classes),
             has_classes=has_classes,
             max_pixels=max_pixels,
             cache_dir=cache_dir,

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.packed_index import Found, image_size
-from fastsemi.loaders.sources.parquet import CODECS
+from fastsemi.loaders.index.archive_index import Found
+from fastsemi.loaders.index.header import image_size
+from fastsemi.loaders.sources.parquet_codecs import CODECS
+from fastsemi.loaders.sources.parquet_pages import DICTIONARY_PAGE, Page, pages
 
-_DATA_PAGE, _DICTIONARY_PAGE = 0, 2
 _LABELS = ("label", "labels", "cls", "class", "target", "fine_label")
 _EXTRA = ("codec", "page_size", "start", "image_length")
 
@@ -50,7 +51,7 @@ def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_clas
         for value, name, own_label in zip(values, paths, labels, strict=True):
             found.names.append(f"{len(found.names)}/{os.path.basename(name or 'image')}")
             found.labels.append(own_label)
-            found.sizes.append(image_size(value, max_pixels) if value else (0, 0))
+            found.sizes.append(image_size(BytesIO(value), max_pixels) if value else (0, 0))
             place = places.find(value) if value else _Place(0, 0, 0, 0, 0, 0)
             found.offset.append(place.offset)
             found.length.append(place.length)
@@ -98,15 +99,6 @@ def _chunk(parquet: pq.ParquetFile, group: int, image: str) -> pq.ColumnChunkMet
 
 
 @dataclass(frozen=True)
-class _Page:
-    kind: int
-    offset: int  # in the file
-    length: int
-    codec: int  # position in CODECS
-    content: bytes  # decompressed
-
-
-@dataclass(frozen=True)
 class _Place:
     offset: int
     length: int
@@ -121,15 +113,15 @@ class _Places:
 
     def __init__(self, path: str, fd: int, chunk: pq.ColumnChunkMetaData):
         self._path = path
-        self._pages = _pages(path, fd, chunk)
-        self._page: _Page | None = None
+        self._pages = pages(path, fd, chunk)
+        self._page: Page | None = None
         self._position = 0
         self._repeated: dict[bytes, _Place] = {}  # of the dictionary page, whose values any page may mean
         self._advance()
 
     def _advance(self) -> None:
         self._page, self._position = next(self._pages, None), 0
-        if self._page is not None and self._page.kind == _DICTIONARY_PAGE:
+        if self._page is not None and self._page.kind == DICTIONARY_PAGE:
             content = self._page.content
             while self._position + 4 <= len(content):
                 (length,) = struct.unpack_from("<I", content, self._position)
@@ -163,69 +155,3 @@ class _Places:
             "pyarrow.parquet.write_table(table, path, data_page_version='1.0', use_dictionary=False, "
             "compression='none')"
         )
-
-
-def _pages(path: str, fd: int, chunk: pq.ColumnChunkMetaData) -> Iterator[_Page]:
-    """The pages of a column chunk. Those of version 2 are skipped when compressed: their levels are not."""
-    if chunk.compression not in (*CODECS, "LZ4"):
-        raise UserError(f"{path} is compressed with {chunk.compression}; write it again with zstd or none")
-    codec = CODECS.index("LZ4_RAW" if chunk.compression == "LZ4" else chunk.compression)
-    start = chunk.data_page_offset
-    if chunk.dictionary_page_offset is not None:
-        start = min(start, chunk.dictionary_page_offset)
-    data = os.pread(fd, chunk.total_compressed_size, start)
-    at = 0
-    while at < len(data):
-        header, at = _struct(data, at)
-        kind, size, length = header[1], header[2], header[3]
-        content = data[at : at + length]
-        if CODECS[codec] != "UNCOMPRESSED" and kind in (_DATA_PAGE, _DICTIONARY_PAGE):
-            content = pa.decompress(content, size, CODECS[codec].lower(), asbytes=True)
-        yield _Page(kind, start + at, length, codec, content)
-        at += length
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, at
-
-
-def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
-    """A struct of Thrift's compact protocol, in which Parquet writes page headers: {field id: value}."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while True:
-        head = data[at]
-        at += 1
-        if head == 0:
-            return fields, at
-        if head >> 4:
-            number += head >> 4
-        else:
-            zigzag, at = _varint(data, at)
-            number = zigzag >> 1 ^ -(zigzag & 1)
-        fields[number], at = _value(data, at, head & 15)
-
-
-def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
-    if kind in (1, 2):  # true, false
-        return kind == 1, at
-    if kind == 3:  # byte
-        return data[at], at + 1
-    if kind in (4, 5, 6):  # i16, i32, i64
-        zigzag, at = _varint(data, at)
-        return zigzag >> 1 ^ -(zigzag & 1), at
-    if kind == 7:  # double
-        return None, at + 8
-    if kind == 8:  # binary
-        length, at = _varint(data, at)
-        return data[at : at + length], at + length
-    if kind == 12:
-        return _struct(data, at)
-    raise UserError(f"a Parquet page header holds a field of unknown type {kind}; write the file again")

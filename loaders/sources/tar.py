@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.packed_index import Found, build_packed, stored_size
+from fastsemi.loaders.index.archive_index import Found, build_archive_index
+from fastsemi.loaders.index.header import stored_size
 from fastsemi.loaders.index.scan import IMAGE_EXTENSIONS
-from fastsemi.loaders.sources.packed import PackedSource
+from fastsemi.loaders.sources.archive import ArchiveSource
 
 _LABEL_KEYS = ("cls", "label", "class", "target")  # of a sample's .json, the first that is there
 
 
-class TarSource(PackedSource):
+class TarSource(ArchiveSource):
     """Images of uncompressed tar shards, read at random without unpacking.
 
     A sample's class is its member `.cls` (a number or a name), else the field cls, label, class or target of
@@ -38,12 +39,12 @@ class TarSource(PackedSource):
         """Index the shards, or reopen their index.
 
         Raises:
-            UserError: A shard that is no plain tar, or what `build_packed` raises.
+            UserError: A shard that is no plain tar, or what `build_archive_index` raises.
         """
         names = Path(files[0]).with_name("classes.txt")
         # the names belong to the index: listed with the shards, a change to them makes it anew
         listed = [*files, str(names)] if has_classes and names.is_file() else list(files)
-        index = build_packed(
+        index = build_archive_index(
             "tar",
             listed,
             partial(_scan, max_pixels=max_pixels, has_classes=has_classes),

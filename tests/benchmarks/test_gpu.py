@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import lists, suite
-from benchmarks.gpu import parts as gpu_parts
 from benchmarks.gpu.lists import Part
-from benchmarks.harness import photos
+from benchmarks.gpu.parts import SkipError, judge
+from benchmarks.harness import photo_sources, photos
 
 ROOT = Path(__file__).parents[2]
 SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
@@ -94,14 +94,14 @@ def _report(*cases):
 
 
 def test_reports_of_tests_are_judged():
-    line = gpu_parts.judge(_report("pass", "lack", "pass", "skip"), {"jsonargparse"})
+    line = judge(_report("pass", "lack", "pass", "skip"), {"jsonargparse"})
     assert line == "2 tests passed, those that need jsonargparse left out"
     with pytest.raises(RuntimeError, match=r"1 tests failed, 1 passed: m\.1"):
-        gpu_parts.judge(_report("pass", "fail"), {"jsonargparse"})
+        judge(_report("pass", "fail"), {"jsonargparse"})
     with pytest.raises(RuntimeError, match="failed"):  # it is installed: something else is wrong
-        gpu_parts.judge(_report("pass", "lack"), set())
-    with pytest.raises(gpu_parts.SkipError, match="no test could run"):
-        gpu_parts.judge(_report("skip"), set())
+        judge(_report("pass", "lack"), set())
+    with pytest.raises(SkipError, match="no test could run"):
+        judge(_report("skip"), set())
 
 
 def test_computed_pictures_stand_in_for_photographs(tmp_path, monkeypatch):
@@ -113,7 +113,7 @@ def test_computed_pictures_stand_in_for_photographs(tmp_path, monkeypatch):
     assert len(files) == 4 and "computed" in what
     assert photos.jpegs(tmp_path, 4) == (files, what)
     # neither flat nor noise: neighbours are alike
-    pixels = np.asarray(photos.picture(200, 150, 0), dtype=float)
+    pixels = np.asarray(photo_sources.computed_picture(200, 150, 0), dtype=float)
     assert pixels.std() > 30
     assert np.abs(np.diff(pixels, axis=0)).mean() < 0.5 * pixels.std()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.harness import harness
+from benchmarks.harness.compare import changes
 from fastsemi.common.errors import UserError
 
 
@@ -82,24 +83,24 @@ def test_compare_tells_slower_from_noise(unit, tmp_path):
     new = _rows({"slow": twice, "fast": half, "same": steady, "noise": wild, "new": steady}, unit)
     harness.write(tmp_path / "old.json", old)
     harness.write(tmp_path / "new.json", new)
-    changes = harness.compare(harness.read(tmp_path / "old.json"), harness.read(tmp_path / "new.json"))
-    assert {c["name"]: c["verdict"] for c in changes} == {
+    found = changes(harness.read(tmp_path / "old.json"), harness.read(tmp_path / "new.json"))
+    assert {c["name"]: c["verdict"] for c in found} == {
         name: name + ("er" if name in ("slow", "fast") else "") for name in ("slow", "fast", "same", "noise")
     }
-    assert changes[0]["change"] == pytest.approx(-0.5)
-    assert harness.compare(old, new, threshold=2)[0]["verdict"] == "same"
+    assert found[0]["change"] == pytest.approx(-0.5)
+    assert changes(old, new, threshold=2)[0]["verdict"] == "same"
 
 
 def test_results_that_cannot_be_compared_are_refused_in_one_line(tmp_path):
     (row,) = _rows({"a": [1, 1, 1, 1, 1]})
     elsewhere = {**row, "hardware": {**row["hardware"], "name": "other"}}
     with pytest.raises(UserError, match="different hardware"):
-        harness.compare([row], [elsewhere])
+        changes([row], [elsewhere])
     for other in ({**row, "name": "b"}, {**row, "configuration": {**row["configuration"], "batch": 3}}):
         with pytest.raises(UserError, match="no case of the same settings in common"):
-            harness.compare([row], [other])
+            changes([row], [other])
     measured = {**row, "configuration": {**row["configuration"], "peak_tflops": {"median": 1.5}}}
-    assert harness.compare([row], [measured])[0]["verdict"] == "same"
+    assert changes([row], [measured])[0]["verdict"] == "same"
     for text in ("no json", json.dumps({"a": 1}), json.dumps([{"a": 1}])):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match="--json"):

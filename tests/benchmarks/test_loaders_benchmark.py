@@ -9,8 +9,8 @@ from PIL import Image
 
 from benchmarks.harness import harness, photos, tables
 from benchmarks.loading import loaders
-from benchmarks.loading.peer_pipelines import PEERS
-from benchmarks.loading.peers import AbsentError, Setup
+from benchmarks.loading.comparison import AbsentError, Setup
+from benchmarks.loading.loaders import PEERS
 from fastsemi.common.errors import UserError
 
 

@@ -127,7 +127,7 @@ def test_rows_hold_what_the_table_and_the_plots_need(rows, tmp_path):
     assert peer["host_waits"] == 7 and peer["of_paper"]["median"] == 1
     assert "| tiny, 2 + 10 | fastsemi, all kept |" in result_tables.steps(rows)
     names = {path.name for path in plots.steps(rows, tmp_path)}
-    assert names == {"steps.png", "steps.svg", "step_breakdown.png", "step_breakdown.svg"}
+    assert names == {"step_breakdown.png", "step_breakdown.svg"}
 
 
 def test_an_absent_case_is_named(rows):

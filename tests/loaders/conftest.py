@@ -16,8 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastsemi.loaders.engines import choose as select
-from fastsemi.loaders.engines.choose import create_engine
+from fastsemi.loaders.engines.choose import create_engine, unavailable
 from fastsemi.loaders.plan.draws import AugmentConfig, View
 from fastsemi.loaders.sources.open import open_source
 from fastsemi.loaders.stream import Stream, evaluation_batches
@@ -41,7 +40,7 @@ def pytest_generate_tests(metafunc):
 
 
 def _case(engine, kind):
-    reason = select.unavailable().get(engine)
+    reason = unavailable().get(engine)
     marks = [pytest.mark.skip(reason=reason)] if reason else []
     return pytest.param(engine, kind, marks=marks, id=f"{engine}-{kind}")
 

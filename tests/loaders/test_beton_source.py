@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.reference import decode_rgb
 from fastsemi.loaders.index.index import build_index
 from fastsemi.loaders.index.labels import select_labelled
-from fastsemi.loaders.prefetch import BadImages
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.beton_format import read_beton
 from fastsemi.loaders.sources.folder import FolderSource

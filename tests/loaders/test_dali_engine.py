@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.engines import choose as select
-from fastsemi.loaders.engines import dali
+from fastsemi.loaders.engines import choose, dali
+from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.engines.dali import DaliEngine
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.engines.settings import DaliOptions
@@ -178,11 +178,11 @@ def test_wrong_options(options):
 def test_without_dali_the_cure_is_named(folder, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UserError, match=r"pip install 'fastsemi\[dali-cu1"):
-        select.create_engine("dali", folder, image_size=8, threads=1, max_pixels=1)
-    select._say.cache_clear()
+        create_engine("dali", folder, image_size=8, threads=1, max_pixels=1)
+    choose._say.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with caplog.at_level(logging.INFO):
-        engine = select.create_engine("auto", folder, image_size=8, threads=1, max_pixels=1)
+        engine = create_engine("auto", folder, image_size=8, threads=1, max_pixels=1)
     engine.close()
     assert engine.name != "dali" and "pip install 'fastsemi[dali-cu1" in caplog.text
 
@@ -204,6 +204,6 @@ def test_on_a_gpu(folder, decode, slot_on):
 @needs_dali
 @pytest.mark.gpu
 def test_auto_is_dali_on_a_gpu(folder):
-    engine = select.create_engine("auto", folder, image_size=SIZE, threads=1, max_pixels=10**7)
+    engine = create_engine("auto", folder, image_size=SIZE, threads=1, max_pixels=10**7)
     engine.close()
     assert engine.name == "dali"

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fastsemi.common.errors import BadImageError
-from fastsemi.loaders.device_copy import AHEAD, CudaCopier, load_to_device
-from fastsemi.loaders.engines.native import create_native
+from fastsemi.loaders.device_copy import ON_DEVICE, CudaCopier, load_to_device
+from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.index.index import build_index
 from fastsemi.loaders.plan.draws import AugmentConfig, View
 from fastsemi.loaders.plan.mixing import MixConfig
@@ -74,7 +74,7 @@ def folder(tmp_path, photo):
 
 @pytest.fixture
 def engine(folder):
-    engine = create_native(folder, SIZE, 2, 10**6)
+    engine = create_engine("native", folder, image_size=SIZE, threads=2, max_pixels=10**6)
     yield engine
     engine.close()
 
@@ -183,7 +183,7 @@ def test_a_slow_consumer_holds_the_loader_back(engine, folder):
     with load_to_device(engine, plans(), copier=copier, depth=2) as batches:
         next(batches)
         time.sleep(0.6)
-        assert len(drawn) <= 1 + AHEAD + 1 + 2 + 2
+        assert len(drawn) <= 1 + ON_DEVICE + 1 + 2 + 2
     copier.close()
 
 

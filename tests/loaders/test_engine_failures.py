@@ -26,7 +26,8 @@ def damage(source, kind, i):
         with open(source.path(i), "wb") as file:
             file.write(b"no image at all")
         return
-    path, offset, length = source.location(i)
+    index = source.index
+    path, offset, length = index.files[index.file[i]], int(index.offset[i]), int(index.length[i])
     if kind == "beton_raw":
         os.truncate(path, offset + length // 2)
         return

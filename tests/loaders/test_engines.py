@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from fastsemi.common.errors import UserError
-from fastsemi.loaders.engines import choose as select
 from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.prefetch import Prefetcher
 from fastsemi.loaders.stream import evaluation_batches
@@ -110,20 +108,3 @@ def test_many_batches_under_way_come_in_order(engine, kind, sources, contract):
             assert batch.plan is plan
             assert np.abs(batch.images.numpy() - pixels).mean() <= BOUND
     running.close()
-
-
-def test_an_unknown_engine_names_the_known_ones(every_kind):
-    with pytest.raises(UserError, match="native"):
-        create_engine("turbo", every_kind, image_size=8, threads=1, max_pixels=1)
-
-
-def test_auto_says_what_it_chose_and_why(every_kind, caplog, monkeypatch):
-    select._say.cache_clear()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with caplog.at_level("INFO"):
-        for _ in range(2):
-            engine = create_engine("auto", every_kind, image_size=8, threads=1, max_pixels=10**6)
-            engine.close()
-    assert [r.getMessage() for r in caplog.records if "loader's engine" in r.getMessage()] == [
-        "the loader's engine is native: no CUDA GPU is used"
-    ]

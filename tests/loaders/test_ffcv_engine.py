@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fastsemi.common.errors import BadImageError, UserError
-from fastsemi.loaders.engines import choose as select
 from fastsemi.loaders.engines import ffcv
+from fastsemi.loaders.engines.choose import create_engine, unavailable
 from fastsemi.loaders.engines.ffcv import FfcvEngine
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.plan.draws import AugmentConfig, View
@@ -64,7 +64,7 @@ def test_windows_come_from_the_plan(make, mode, bound):
 @pytest.mark.timeout(120)
 def test_a_broken_image_neither_hangs_nor_ends_the_engine(make):
     source = make()
-    file, offset, _ = source.location(3)
+    file, offset = source.index.files[source.index.file[3]], int(source.index.offset[3])
     with open(file, "r+b") as damaged:
         damaged.seek(offset)
         damaged.write(b"?" * 200)
@@ -108,8 +108,8 @@ def test_without_ffcv_the_cure_is_named(make, monkeypatch):
     source = make()
     monkeypatch.setitem(sys.modules, "ffcv.libffcv", None)
     with pytest.raises(UserError, match=r"libturbojpeg0-dev.*pip install 'fastsemi\[ffcv\]'"):
-        select.create_engine("ffcv", source, image_size=8, threads=1, max_pixels=1)
-    assert "ffcv" in select.unavailable()
+        create_engine("ffcv", source, image_size=8, threads=1, max_pixels=1)
+    assert "ffcv" in unavailable()
 
 
 @needs_ffcv
@@ -118,7 +118,7 @@ def test_the_operation_is_one_of_ffcvs(make):
     from ffcv.pipeline.graph import INITIAL_STATE
     from ffcv.pipeline.operation import Operation
 
-    from fastsemi.loaders.engines._ffcv_op import PlannedViews
+    from fastsemi.loaders.engines.ffcv_operation import PlannedViews
 
     operation = PlannedViews(2, SIZE)
     state, memory = operation.declare_state_and_memory(INITIAL_STATE)

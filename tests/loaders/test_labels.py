@@ -16,7 +16,7 @@ MASK = 2**64 - 1
 def index_of(files, root="/data"):
     """An index of files that need not exist."""
     classes = sorted({file.split("/")[0] for file in files})
-    blob, offsets = packed(files)
+    blob, offsets = path_arrays(files)
     return Index(
         root=Path(root),
         classes=tuple(classes),
@@ -28,7 +28,7 @@ def index_of(files, root="/data"):
     )
 
 
-def packed(names):
+def path_arrays(names):
     parts = [name.encode() for name in names]
     return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)])
 
@@ -68,7 +68,7 @@ def test_slow_form_agrees_with_published_values():
 @pytest.mark.parametrize("seed", [0, 1, 2**63 + 5, -1])
 def test_keys_equal_the_slow_form(seed):
     names = ["a/1.png", "b/ü.png", "", "a/" + "x" * 300, "a/2.png"]
-    keys = path_keys(*packed(names), seed)
+    keys = path_keys(*path_arrays(names), seed)
     assert keys.dtype == np.uint64
     assert keys.tolist() == [slow_key(name, seed) for name in names]
 

@@ -124,7 +124,8 @@ def test_threads_handles_and_damage(tmp_path, contents, options):
     ids = np.random.default_rng(0).integers(0, 40, 400).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(source.read_one, ids)) == [contents[i] for i in ids]
-    file, offset, length = source.location(20)
+    index = source.index
+    file, offset, length = index.files[index.file[20]], int(index.offset[20]), int(index.length[20])
     with open(file, "r+b") as damaged:
         damaged.seek(offset)
         damaged.write(b"\xff" * min(64, length))

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.engines.native import NativeEngine
 from fastsemi.loaders.index.index import build_index
-from fastsemi.loaders.prefetch import BadImages, Prefetcher
+from fastsemi.loaders.prefetch import Prefetcher
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import evaluation_batches
 

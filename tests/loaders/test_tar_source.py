@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.sources import archive
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.open import expand_braces, open_source
 from fastsemi.loaders.sources.tar import TarSource
@@ -68,7 +69,7 @@ def test_bytes_classes_names_and_sizes(shards, what):
     np.testing.assert_array_equal(index.labels, np.arange(12) % 3)
     assert source.size(5) == (35, 20) and len(index.broken) == 0
     assert source.name(5) == str(root / "train-001.tar" / "0005.JPG")
-    file, offset, length = source.location(5)
+    file, offset, length = index.files[index.file[5]], int(index.offset[5]), int(index.length[5])
     assert Path(file).read_bytes()[offset : offset + length] == contents[5]
 
 
@@ -196,9 +197,7 @@ def test_no_file_stays_open(shards):
 
 
 def test_more_shards_than_files_may_stay_open(tmp_path, photo, monkeypatch):
-    from fastsemi.loaders.sources import packed
-
-    monkeypatch.setattr(packed, "_OPEN_FILES", 2)
+    monkeypatch.setattr(archive, "_OPEN_FILES", 2)
     contents = [jpeg(photo(20, 20, i)) for i in range(5)]
     files = [write_tar(tmp_path / f"{i}.tar", [("x.jpg", contents[i])]) for i in range(5)]
     source = open_tar(*files, has_classes=False)

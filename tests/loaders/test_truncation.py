@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from fastsemi.common.errors import BadImageError
-from fastsemi.loaders.engines import choose as select
-from fastsemi.loaders.engines.choose import create_engine
+from fastsemi.loaders.engines.choose import create_engine, unavailable
 from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
 
 WIDTH, HEIGHT, SIZE = 48, 64, 8
 ENGINES = ("reference", "native", "thread_pool", "dali")  # FFCV's file gives the length of each image
-UNAVAILABLE = select.unavailable()
+UNAVAILABLE = unavailable()
 KINDS = {
     "4:2:0": {},
     "4:4:4": {"subsampling": 0},

@@ -16,6 +16,7 @@ import fastsemi.loaders.data
 from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
 from fastsemi.common.spans import Recorder, record, recording
+from fastsemi.loaders.engines import native_operator
 from fastsemi.run.run import Run
 from fastsemi.tools.profile.job import Timing
 from fastsemi.tools.profile.output import show
@@ -85,6 +86,10 @@ class SlowDisk:
     def size(self, i):
         return self._source.size(i)
 
+    @property
+    def is_raw(self):
+        return self._source.is_raw
+
 
 @pytest.mark.slow
 def test_a_slow_disk_is_found(tiny, monkeypatch):
@@ -97,6 +102,15 @@ def test_a_slow_disk_is_found(tiny, monkeypatch):
     assert result.verdict.advice[0].images_per_s > 1.3 * result.figures.job
     assert result.figures.wait > 0.5
     assert result.job.threads["read"] > 10 * result.job.threads["resize"]
+
+
+@pytest.mark.slow
+def test_without_the_operator_the_threads_that_decode_also_read(tiny, monkeypatch):
+    monkeypatch.setattr(native_operator, "available", lambda: "the native operator was not built; build it")
+    result = profile(tiny(), "finetune", steps=3, warmup=0)
+    assert result.engine == "thread_pool"
+    assert (result.figures.readers, result.figures.shared_threads) == (2, True)
+    assert result.figures.decode_share is not None  # its threads tell what they do
 
 
 @pytest.mark.slow

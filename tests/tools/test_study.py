@@ -13,9 +13,9 @@ import torch
 
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
-from fastsemi.tools.study import results as report
-from fastsemi.tools.study import table as grid
-from fastsemi.tools.study.jobs import plan
+from fastsemi.tools.study.jobs import plan_study
+from fastsemi.tools.study.results import seed_means, text_table
+from fastsemi.tools.study.study_file import load_study
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def _cell(study, name):
 
 
 def test_cells_are_presets_times_axes_without_those_the_paper_leaves_out(study_file):
-    study = grid.load(study_file)
+    study = load_study(study_file)
     names = [cell.name for cell in study.cells]
     assert names == [
         "small, plain, 0",
@@ -77,7 +77,7 @@ def test_cells_are_presets_times_axes_without_those_the_paper_leaves_out(study_f
 
 def test_other_presets_take_the_place_of_the_study_s_own(study_file, tmp_path):
     (tmp_path / "mine.yaml").write_text("base: tiny.yaml\nsemi: {batch: 9}\n")
-    study = grid.load(
+    study = load_study(
         study_file, configs=[tmp_path / "mine.yaml"], overrides=["--semi.threshold", "0.4"], only=["epochs=2"]
     )
     assert [cell.name for cell in study.cells] == ["mine, plain, 2", "mine, mixed, 2"]
@@ -88,7 +88,7 @@ def test_other_presets_take_the_place_of_the_study_s_own(study_file, tmp_path):
 
 
 def test_a_seed_trains_and_draws_labels(study_file):
-    config = grid.load(study_file).cells[0].with_seed(7)
+    config = load_study(study_file).cells[0].with_seed(7)
     assert (config.seed, config.data.labels.seed) == (7, 7)
 
 
@@ -109,7 +109,7 @@ def test_wrong_studies_are_refused_in_one_line(study_file, old, new, message):
     assert old in FILE
     study_file.write_text(FILE.replace(old, new))
     with pytest.raises(UserError, match=message) as error:
-        grid.load(study_file)
+        load_study(study_file)
     assert "\n" not in str(error.value)
 
 
@@ -130,7 +130,7 @@ def test_wrong_options_are_refused(study_file, capsys, arguments, message):
 
 
 def test_cells_share_the_stages_whose_settings_agree(study_file, tmp_path):
-    work = plan(grid.load(study_file), [0, 1], tmp_path)
+    work = plan_study(load_study(study_file), [0, 1], tmp_path)
     stages = [job.stage for job in work.jobs.values()]
     assert stages == sorted(stages, key=["pretrain", "finetune", "semi"].index)
     # small and other differ in the semi stage alone; with 0 epochs there is no fine-tuning
@@ -141,8 +141,8 @@ def test_cells_share_the_stages_whose_settings_agree(study_file, tmp_path):
 
 
 def test_another_study_shares_the_runs_in_the_same_folder(study_file, tmp_path):
-    whole = plan(grid.load(study_file), [0], tmp_path)
-    part = plan(grid.load(study_file, only=["method=mixed"]), [0], tmp_path)
+    whole = plan_study(load_study(study_file), [0], tmp_path)
+    part = plan_study(load_study(study_file, only=["method=mixed"]), [0], tmp_path)
     assert part.jobs.keys() < whole.jobs.keys()
 
 
@@ -152,7 +152,7 @@ SIZES = {"table2": 8, "table3": 16, "table4": 28, "table5": 24, "table6": 20, "t
 
 @pytest.mark.parametrize("name", SIZES)
 def test_studies_of_the_paper_are_whole(name):
-    study = grid.load(STUDIES / f"{name}.yaml")
+    study = load_study(STUDIES / f"{name}.yaml")
     assert len(study.cells) == SIZES[name]
     for cell in study.cells:
         assert set(cell.paper) == {cell.preset} and "teacher" in cell.paper[cell.preset]
@@ -161,12 +161,12 @@ def test_studies_of_the_paper_are_whole(name):
 
 def test_emateacher_at_ten_percent_has_the_threshold_of_table_4():
     for name, where in (("table2", "EMA-Teacher"), ("table3", "none"), ("table5", "EMA-Teacher, 0.9999")):
-        cell = _cell(grid.load(STUDIES / f"{name}.yaml"), f"ViT-B MAE 10 %, {where}")
+        cell = _cell(load_study(STUDIES / f"{name}.yaml"), f"ViT-B MAE 10 %, {where}")
         assert cell.paper[cell.preset]["teacher"] == 78.1
         assert cell.config.semi.threshold == 0.7
-    cell = _cell(grid.load(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, EMA-Teacher, 100")
+    cell = _cell(load_study(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, EMA-Teacher, 100")
     assert cell.config.semi.threshold == 0.7 and cell.paper[cell.preset]["teacher"] == 78.1
-    cell = _cell(grid.load(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, Semi-ViT, 0")
+    cell = _cell(load_study(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, Semi-ViT, 0")
     assert cell.config.semi.threshold == 0.5 and cell.config.stages == ("semi",)
 
 
@@ -249,8 +249,8 @@ def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path):
 
 
 def test_the_report_of_nothing_is_empty(study_file, tmp_path):
-    study = grid.load(study_file)
-    rows = report.rows(study, plan(study, [0], tmp_path).entries)
-    head, lines = report.table(study, rows)
+    study = load_study(study_file)
+    rows = seed_means(study, plan_study(study, [0], tmp_path).entries)
+    head, lines = text_table(study, rows)
     assert head[:4] == ["preset", "method", "epochs", "seeds"]
     assert {line[3] for line in lines} == {"0"}

@@ -8,9 +8,12 @@ import yaml
 
 from fastsemi.commands.cli import main
 from fastsemi.commands.tune import seconds
+from fastsemi.loaders.engines import native_operator
+from fastsemi.loaders.engines.choose import resolve
 from fastsemi.loaders.settings import LoaderConfig
 from fastsemi.run import config as configuration
-from fastsemi.tools.profile.tuning import search, table_rows, to_yaml
+from fastsemi.tools.profile.search import search
+from fastsemi.tools.profile.tuning import Bench, table_rows, to_yaml
 
 DEFAULT = LoaderConfig(threads=2)
 CHANGES = [
@@ -75,6 +78,23 @@ def test_a_tiny_budget_ends():
     machine = Machine(lambda c: 100 * c.threads)
     _search(machine, budget=1.0)
     assert machine.now < 8  # the final check still has its rounds
+
+
+def _engines(config):
+    """The engines that are tried beside the default one."""
+    bench = Bench(config, "finetune")
+    try:
+        return [change(config.loader).engine for change in bench.changes()[0]]
+    finally:
+        bench.close()
+
+
+def test_an_engine_that_would_run_as_the_default_is_not_tried(tiny, monkeypatch):
+    assert _engines(tiny("--device", "cpu", "--loader.engine", "reference")) == [resolve("native", False)[0]]
+    monkeypatch.setattr(native_operator, "available", lambda: "the native operator was not built; build it")
+    assert _engines(tiny("--device", "cpu", "--loader.engine", "reference")) == ["thread_pool"]
+    for name in ("auto", "native", "thread_pool"):
+        assert _engines(tiny("--device", "cpu", "--loader.engine", name)) == []
 
 
 def test_budgets():

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import platform
 import re
 import shutil
 import sys
 from importlib import metadata
 
+import numpy as np
 import torch
+from PIL import Image
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import select_device
 from fastsemi.kernels.dispatch import select as select_kernels
-from fastsemi.loaders.engines import dali as dali_engine
-from fastsemi.loaders.engines import ffcv as ffcv_engine
-from fastsemi.loaders.engines._native_op import available as native_available
-from fastsemi.loaders.engines._native_op import trial
-from fastsemi.loaders.engines.choose import fastest
+from fastsemi.loaders.engines.choose import resolve, unavailable
+from fastsemi.loaders.engines.native_operator import CURE, Operator, available
 from fastsemi.tools.doctor.check import Check
 from fastsemi.training.optim import create_optimizer
 
@@ -86,9 +86,9 @@ def triton(device: str) -> Check:
 
 def native() -> Check:
     """A JPEG through the operator; where that is missing, what its build lacks."""
-    reason = native_available()
+    reason = available()
     if reason is None:
-        return Check("native operator", "ok", f"built; runs with {trial()} kernels")
+        return Check("native operator", "ok", f"built; runs with {_trial()} kernels")
     found, _, cure = reason.partition("; ")
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     if compiler is None:
@@ -96,9 +96,29 @@ def native() -> Check:
     return Check("native operator", "note", f"{found}: the slower form runs", cure)
 
 
+def _trial() -> str:
+    """Decode a small JPEG; returns the name of the kernels that did it, which is the CPU's SIMD level.
+
+    Raises:
+        UserError: It failed.
+    """
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "JPEG")
+    operator, out = Operator(1), np.zeros((1, 1, 8, 8, 3), np.uint8)
+    try:
+        window, flip = np.array([[[0, 0, 16, 16]]], np.int32), np.zeros((1, 1), bool)
+        ticket = operator.submit([file.getvalue()], window, flip, out, 256, np.zeros((1, 2), np.int32))
+        (reason,) = operator.wait(ticket, 30)
+        if reason is not None or not out[..., 0].all():
+            raise UserError(f"the native operator gives wrong pixels ({reason}); {CURE}")
+        return str(operator.kernels)
+    finally:
+        operator.close()
+
+
 def dali() -> Check:
     """Whether the engine `dali` can run."""
-    reason = dali_engine.available()
+    reason = unavailable().get("dali")
     if reason is None:
         return Check("DALI", "ok", str(version("nvidia-dali-cuda130") or version("nvidia-dali-cuda120")))
     found, _, cure = reason.partition("; ")
@@ -109,7 +129,7 @@ def dali() -> Check:
 
 def ffcv() -> Check:
     """Whether the engine `ffcv` can run."""
-    reason = ffcv_engine.available()
+    reason = unavailable().get("ffcv")
     if reason is None:
         return Check("FFCV", "ok", str(version("ffcv")))
     if version("ffcv") is None:
@@ -141,5 +161,5 @@ def parquet() -> Check:
 
 def engine(device: str) -> Check:
     """What `loader.engine` auto takes, and why."""
-    name, reason = fastest(select_device(device).type == "cuda")
+    name, reason = resolve("auto", select_device(device).type == "cuda")
     return Check("engine auto", "ok", f"{name}: {reason.partition('; ')[0]}")

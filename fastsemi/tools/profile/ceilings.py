@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
@@ -13,108 +13,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsemi.common.errors import BadImageError
-from fastsemi.loaders.data import Data
-from fastsemi.loaders.engines.native import JPEG_SUFFIXES, READERS
-from fastsemi.loaders.settings import LoaderConfig
-from fastsemi.loaders.sources.base import Source
-from fastsemi.loaders.sources.beton import BetonSource
-from fastsemi.loaders.sources.folder import FolderSource
+from fastsemi.loaders.batches import Batches
+from fastsemi.loaders.engines.base import Reading
 from fastsemi.stages.base import Role
 from fastsemi.tools.profile.job import load_steps, planned
+from fastsemi.tools.profile.memory_source import MemorySource
 
 _WARM = 2  # steps of a loader before the clock starts
-
-
-class MemorySource:
-    """Encoded images in memory; implements `fastsemi.loaders.sources.base.Source`.
-
-    Args:
-        source: Where they come from; names and sizes are still its own.
-        ids: Which ones are held.
-    """
-
-    def __init__(self, source: Source, ids: NDArray[np.int64]):
-        self._source = source
-        self._held = dict(zip(ids.tolist(), source.read(ids), strict=True))
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
-        """The bytes of each image, or why there are none."""
-        return [self._held[int(i)] for i in ids]
-
-    def read_one(self, i: int) -> bytes:
-        """The bytes of one image.
-
-        Raises:
-            BadImageError: The source could not read it.
-        """
-        held = self._held[i]
-        if isinstance(held, BadImageError):
-            raise held
-        return held
-
-    def name(self, i: int) -> str:
-        """As the source calls it."""
-        return self._source.name(i)
-
-    def size(self, i: int) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self._source.size(i)
-
-
-def is_raw(source: Source) -> bool:
-    """Whether images are stored as pixels, which nothing has to decode."""
-    return isinstance(source, BetonSource) and bool(source.raw.all())
-
-
-def reads_apart(source: Source, engine: str) -> bool:
-    """Whether an engine reads in other threads than it decodes in."""
-    if engine != "native":
-        return False
-    jpegs = isinstance(source, FolderSource) and source.name(0).lower().endswith(JPEG_SUFFIXES)
-    return not (jpegs or is_raw(source))
-
-
-def readers(source: Source, engine: str, config: LoaderConfig) -> int:
-    """Images that an engine reads at the same time."""
-    if engine == "dali" and not isinstance(source, FolderSource):
-        return READERS
-    if not reads_apart(source, engine):
-        return config.thread_count
-    # each batch is read by one thread, and no more batches are under way than are fetched ahead
-    return min(max(READERS, config.thread_count), config.prefetch)
 
 
 class LoaderCeilings:
     """Loader, decoding and reading, each alone.
 
     Args:
-        data: The run's data.
+        batches: How the run reads its images.
         roles: The stage's streams.
         images: Images of the main stream in a step.
         step: Where to begin; each measurement goes on with images that were not read before.
     """
 
-    def __init__(self, data: Data, roles: Mapping[str, Role], images: int, step: int):
-        self._data, self._roles, self._images, self.step = data, roles, images, step
+    def __init__(self, batches: Batches, roles: Mapping[str, Role], images: int, step: int):
+        self._batches, self._roles, self._images, self.step = batches, roles, images, step
+        self._from_memory = batches.with_loader(batches.loader)
         self._memory: tuple[int, dict[str, Role]] | None = None
+
+    @property
+    def _reading(self) -> Reading:
+        """How the engine of the main stream reads."""
+        main = next(iter(self._roles.values())).images
+        return self._batches.engine(main).reading(self._batches.loader.prefetch)
 
     def loader(self, seconds: float) -> float:
         """Loading as training does, with nobody training."""
         start = self.step
-        steps = load_steps(self._data, self._roles, lambda: count(start))
+        steps = load_steps(self._batches, self._roles, lambda: count(start))
         rate, done = self._rate(steps, seconds, self._warm())
-        self.step += done + self._data.loader.prefetch
+        self.step += done + self._batches.loader.prefetch
         return rate
 
     def _warm(self) -> int:
         """Batches that are read beside each other come all at once in the beginning."""
-        main = next(iter(self._roles.values())).images
-        apart = reads_apart(main.source, self._data.engine(main).name)
-        return self._data.loader.prefetch if apart else _WARM
+        return self._batches.loader.prefetch if self._reading.apart else _WARM
 
     def decode(self, seconds: float) -> float:
         """The loader with the files' bytes in memory: one batch again and again."""
@@ -122,12 +61,11 @@ class LoaderCeilings:
             self._memory = self.step, self._in_memory()
             self.step += 1
         step, roles = self._memory
-        return self._rate(load_steps(self._data, roles, lambda: repeat(step)), seconds)[0]
+        return self._rate(load_steps(self._from_memory, roles, lambda: repeat(step)), seconds)[0]
 
     def read(self, seconds: float) -> float:
         """Reading bytes with as many readers as the engine has, decoding nothing."""
-        main = next(iter(self._roles.values())).images
-        threads = readers(main.source, self._data.engine(main).name, self._data.loader)
+        threads = self._reading.at_once
         with ThreadPoolExecutor(threads) as pool:
             rate, done = self._rate(self._read(pool, 4 * threads), seconds)
         self.step += done
@@ -167,9 +105,12 @@ class LoaderCeilings:
         held = {}
         for name, role in self._roles.items():
             source = MemorySource(role.images.source, _ids(role, self.step))
-            images = replace(role.images, source=source)  # type: ignore[arg-type]
-            held[name] = replace(role, images=images)
+            held[name] = replace(role, images=replace(role.images, source=source))
         return held
+
+    def close(self) -> None:
+        """Stop the engines that read from memory."""
+        self._from_memory.close()
 
 
 def _ids(role: Role, step: int) -> NDArray[np.int64]:

@@ -15,7 +15,9 @@ from rich.console import Console
 from fastsemi.common.progress import Progress
 from fastsemi.common.schedule import Duration
 from fastsemi.common.spans import Recorder, recording
-from fastsemi.loaders.data import Data, ImageSet
+from fastsemi.loaders.batches import Batches
+from fastsemi.loaders.engines.base import Engine
+from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.loaders.prefetch import Loader
 from fastsemi.run.build import build_stage, build_trainer
@@ -61,18 +63,18 @@ class _Cycle(Loader):
 
 
 class _CachedBatches:
-    """Gives the trainer batches from memory in place of those that `Data` loads.
+    """Gives the trainer batches from memory in place of those that `Batches` loads.
 
     Args:
-        data: What to load them from, once.
+        batches: Loads them, once.
         roles: The stage's streams; a set of images may serve several.
         step: Where to begin.
     """
 
-    def __init__(self, data: Data, roles: Mapping[str, Role], step: int):
+    def __init__(self, batches: Batches, roles: Mapping[str, Role], step: int):
         kept = []
         for role in roles.values():
-            with data.load(role.images, planned(role, range(step, step + _CACHED_STEPS))) as loader:
+            with batches.load(role.images, planned(role, range(step, step + _CACHED_STEPS))) as loader:
                 kept.append([replace(batch, images=_kept(batch.images)) for batch in loader])
         self._next = itertools.cycle(kept)
 
@@ -123,13 +125,19 @@ class ProfiledStage:
         self.trainer = build_trainer(
             self.run, self.stage, name, self._log, progress, checkpoints=logs.checkpoints
         )
-        self.roles, self.data = self.stage.roles, self.run.data
+        self.roles, self.batches = self.stage.roles, self.run.data.batches
         self.images = self.stage.main_stream.batch  # per step, the figure that images/s refer to
+        self._cache: _CachedBatches | None = None
 
     def close(self) -> None:
         """Stop engines and close logs."""
         self._log.close()
         self.run.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the main stream."""
+        return self.batches.engine(next(iter(self.roles.values())).images)
 
     @property
     def on_gpu(self) -> bool:
@@ -138,7 +146,7 @@ class ProfiledStage:
 
     def measure(self, steps: int, warmup: int) -> Timing:
         """Run the job as it is for `warmup` and then `steps` steps."""
-        return self._run(self.data.load, steps, warmup)
+        return self._run(self.batches.load, steps, warmup)
 
     def measure_step(self, steps: int, warmup: int) -> Timing:
         """The same loop with batches that lie in memory, so that no loader runs beside it."""
@@ -155,16 +163,16 @@ class ProfiledStage:
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.on_gpu else [])]
         path.parent.mkdir(parents=True, exist_ok=True)
         with profile(activities=activities) as profiler:
-            self._run(self.data.load, steps, 0, annotate=True)
+            self._run(self.batches.load, steps, 0, annotate=True)
         profiler.export_chrome_trace(str(path))
 
     def _cached(self) -> _CachedBatches:
-        if not hasattr(self, "_cache"):
-            self._cache = _CachedBatches(self.data, self.roles, self.trainer.step)
+        if self._cache is None:
+            self._cache = _CachedBatches(self.batches, self.roles, self.trainer.step)
         return self._cache
 
     def _run(self, load: Load, steps: int, warmup: int, *, annotate: bool = False) -> Timing:
-        engines = {id(e): e for e in (self.data.engine(role.images) for role in self.roles.values())}
+        engines = {id(e): e for e in (self.batches.engine(role.images) for role in self.roles.values())}
         counters = [engine.stage_seconds for engine in engines.values()]
         before: list[dict[str, float]] = []
         recorder = Recorder(
@@ -196,22 +204,21 @@ def _endless(config: Config, name: StageName, *, accept_all: bool) -> Config:
 
 
 def load_steps(
-    data: Data, roles: Mapping[str, Role], steps: Callable[[], Iterable[int]]
+    batches: Batches, roles: Mapping[str, Role], steps: Callable[[], Iterable[int]]
 ) -> Generator[None, None, None]:
     """Load global batches of all roles at once, as training does; yields after each.
 
     Args:
-        data: Has the engines.
+        batches: Loads them.
         roles: What to load.
         steps: Called for each role: the numbers of the global batches, at most endlessly many.
     """
     with ExitStack() as stack:
         loaders = [
-            (stack.enter_context(data.load(role.images, planned(role, steps()))), role.stream.micro_batches)
-            for role in roles.values()
+            stack.enter_context(batches.load(role.images, planned(role, steps()))) for role in roles.values()
         ]
         for _ in steps():
-            for loader, micro_batches in loaders:
-                for _ in range(micro_batches):
+            for loader, role in zip(loaders, roles.values(), strict=True):
+                for _ in range(role.stream.micro_batches):
                     next(loader)
             yield

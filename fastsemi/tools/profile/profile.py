@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ import torch
 from fastsemi.common.precision import Precision
 from fastsemi.run.config import Config, StageName
 from fastsemi.stages.compaction import skips_rejected
-from fastsemi.tools.profile.ceilings import LoaderCeilings, is_raw, readers, reads_apart
+from fastsemi.tools.profile.ceilings import LoaderCeilings
 from fastsemi.tools.profile.job import ProfiledStage, Timing
 from fastsemi.tools.profile.verdict import Figures, Verdict, judge
 
@@ -77,7 +78,7 @@ def profile(
                 step,
                 figures,
                 judge(figures),
-                _engine(job),
+                job.engine.name,
                 _device(job.run.device),
                 job.untrained and stage == "semi",
             )
@@ -89,20 +90,27 @@ def _measure(
     job: ProfiledStage, steps: int, warmup: int, say: Callable[[str], None]
 ) -> tuple[Timing, Timing, dict[str, float]]:
     """The job, the step alone, and images/s of loader, decoding and reading alone, in turn."""
-    loader = LoaderCeilings(job.data, job.roles, job.images, job.trainer.step)
-    rounds: dict[str, list[float]] = {name: [] for name in ("loader", "decode", "read")}
+    with closing(LoaderCeilings(job.batches, job.roles, job.images, job.trainer.step)) as loader:
+        return _rounds(job, loader, steps, warmup, say)
+
+
+def _rounds(
+    job: ProfiledStage, loader: LoaderCeilings, steps: int, warmup: int, say: Callable[[str], None]
+) -> tuple[Timing, Timing, dict[str, float]]:
+    ceilings = {"loader": loader.loader, "decode": loader.decode, "read": loader.read}
+    rounds: dict[str, list[float]] = {name: [] for name in ceilings}
     jobs: list[Timing] = []
     alone: list[Timing] = []
     part = -(-steps // ROUNDS)
-    again = job.data.loader.prefetch + 1  # a loader's first batches may come all at once
+    again = job.batches.loader.prefetch + 1  # a loader's first batches may come all at once
     for number in range(ROUNDS):
         say(f"round {number + 1} of {ROUNDS}")
         job.trainer.step = max(job.trainer.step, loader.step)  # images that were not read before
         jobs.append(job.measure(part, max(warmup, again)))
-        loader.step = job.trainer.step + job.data.loader.prefetch
+        loader.step = job.trainer.step + job.batches.loader.prefetch
         seconds = min(_MOST, max(_LEAST, jobs[0].wall * part / 2))
-        for name, rates in rounds.items():
-            rates.append(getattr(loader, name)(seconds))
+        for name, ceiling in ceilings.items():
+            rounds[name].append(ceiling(seconds))
         alone.append(job.measure_step(max(2, part // 2), 1))
     return typical(jobs), typical(alone), {name: median(rates) for name, rates in rounds.items()}
 
@@ -128,8 +136,8 @@ def _figures(
     rates: dict[str, float],
     acceptance: float,
 ) -> Figures:
-    loader, main = config.loader, next(iter(job.roles.values())).images
-    engine = job.data.engine(main).name
+    loader, engine = config.loader, job.engine
+    reading = engine.reading(loader.prefetch)
     decode, resize = (timing.threads.get(name, 0.0) for name in ("decode", "resize"))
     best = Precision.select("auto", job.run.device).dtype
     slow = job.run.precision.dtype == torch.float32 and best != torch.float32
@@ -147,24 +155,19 @@ def _figures(
         read=max(whole, rates["read"]),
         threads=loader.thread_count,
         cores=len(os.sched_getaffinity(0)),
-        readers=readers(main.source, engine, loader),
-        shared_threads=not reads_apart(main.source, engine),
+        readers=reading.at_once,
+        shared_threads=not reading.apart,
         prefetch=loader.prefetch,
         on_gpu=job.on_gpu,
         step_threads=None if job.on_gpu else torch.get_num_threads(),
         wait=timing.spans.get("wait", 0.0) / timing.wall,
         decode_share=decode / (decode + resize) if resize else None,
-        raw=is_raw(main.source),
+        raw=engine.source.is_raw,
         spans=step.spans,
         compiled=config.compile.enabled or not job.on_gpu,
         precision_advice=str(best).removeprefix("torch.").replace("bfloat16", "bf16") if slow else None,
         wasted=rejected * ratio / (1 + ratio),
     )
-
-
-def _engine(job: ProfiledStage) -> str:
-    main = next(iter(job.roles.values())).images
-    return job.data.engine(main).name
 
 
 def _device(device: torch.device) -> str:

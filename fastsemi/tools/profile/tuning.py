@@ -1,51 +1,28 @@
-"""Finds the fastest loader settings on this machine within a time budget."""
+"""Loader settings of a run: how they are measured, what may be varied, and what is written of the best."""
 
 from __future__ import annotations
 
 import math
 import os
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
-import numpy as np
 import yaml
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import select_device
+from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.data import Data
-from fastsemi.loaders.engines.choose import fastest, unavailable
+from fastsemi.loaders.engines.choose import fast_engines, resolve, unavailable
 from fastsemi.loaders.engines.settings import DaliOptions
 from fastsemi.loaders.settings import LoaderConfig
-from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.run.config import Config, StageName, plain
 from fastsemi.run.order import STAGE_CLASSES
 from fastsemi.stages.base import Role
 from fastsemi.tools.profile.ceilings import LoaderCeilings
-
-Measure = Callable[[LoaderConfig, float], float]
-Change = Callable[[LoaderConfig], LoaderConfig]
-
-_FINAL_ROUNDS = 7
-_FINAL_PART = 0.35  # of the budget, for the final check
-_LEAST = 0.3  # seconds of one measurement
-_GAIN = 1.02  # least median gain over the default that counts
-
-
-@dataclass
-class Result:
-    """What was tried, and what is best."""
-
-    default: LoaderConfig
-    best: LoaderConfig
-    """The default unless another was faster in the final check."""
-    rates: dict[LoaderConfig, list[float]] = field(default_factory=dict)
-    """Images/s of every measurement."""
-    gain: tuple[float, float] | None = None
-    """Of the best candidate over the default in the final check: median and 20th percentile."""
+from fastsemi.tools.profile.search import Change, Result
 
 
 class Bench:
@@ -57,11 +34,12 @@ class Bench:
     """
 
     def __init__(self, config: Config, stage: StageName):
-        self.data = Data(config.data, config.loader, device=select_device(config.device))
+        data = Data(config.data, config.loader, device=select_device(config.device))
         settings = getattr(config, stage)
-        self.roles: Mapping[str, Role] = STAGE_CLASSES[stage].build_roles(settings, self.data, config.seed)
+        self.roles: Mapping[str, Role] = STAGE_CLASSES[stage].build_roles(settings, data, config.seed)
+        self._batches = data.batches
         self._images = next(iter(self.roles.values())).stream.batch
-        self._open: dict[LoaderConfig, Data] = {}
+        self._open: dict[LoaderConfig, Batches] = {}
         self._step = 0
 
     def measure(self, loader: LoaderConfig, seconds: float) -> float:
@@ -70,12 +48,13 @@ class Bench:
         Raises:
             UserError: The configuration's own settings cannot run.
         """
-        data = self._open.setdefault(loader, self.data.with_loader(loader))
-        ceilings = LoaderCeilings(data, self.roles, self._images, self._step)
+        if loader not in self._open:
+            self._open[loader] = self._batches.with_loader(loader)
+        ceilings = LoaderCeilings(self._open[loader], self.roles, self._images, self._step)
         try:
             rate = ceilings.loader(seconds)
         except UserError:
-            if loader == self.data.loader:
+            if loader == self._batches.loader:
                 raise
             return 0.0
         self._step = ceilings.step
@@ -83,17 +62,13 @@ class Bench:
 
     def changes(self) -> list[list[Change]]:
         """What to vary, one setting after another; values that mean the same as the default are left out."""
-        default = self.data.loader
-        on_gpu = self.data.on_gpu
-        usual = fastest(on_gpu)[0] if default.engine == "auto" else default.engine
+        default, on_gpu = self._batches.loader, self._batches.on_gpu
+        usual, _ = resolve(default.engine, on_gpu)
         cores = len(os.sched_getaffinity(0))
         threads = sorted({1, 2, max(1, cores // 2), cores, math.ceil(1.5 * cores), 2 * cores})
         source = next(iter(self.roles.values())).images.source
-        engines = ["native", *(["dali"] if on_gpu else [])]
-        engines += ["ffcv"] if isinstance(source, BetonSource) else []
-        missing = {*unavailable(), usual}
         lists = [
-            [_set(engine=name) for name in engines if name not in missing],
+            [_set(engine=name) for name in fast_engines(source, on_gpu) if name != usual],
             [_set(threads=count) for count in threads if count != default.thread_count],
             [_set(prefetch=depth) for depth in (2, 4, 8)],
         ]
@@ -104,8 +79,8 @@ class Bench:
 
     def close(self) -> None:
         """Stop all engines."""
-        for data in (*self._open.values(), self.data):
-            data.close()
+        for batches in self._open.values():
+            batches.close()
 
 
 def _set(**settings: Any) -> Change:
@@ -121,92 +96,6 @@ def _set_dali(**settings: Any) -> Change:
         return replace(loader, dali=replace(loader.dali, **settings))
 
     return change
-
-
-def search(
-    default: LoaderConfig,
-    changes: Sequence[Sequence[Change]],
-    measure: Measure,
-    budget: float,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    say: Callable[[str], None] = lambda text: None,
-) -> Result:
-    """Vary one setting after another; of its values the slower half is dropped again and again.
-
-    The values that are left are measured in turn, so that a slow minute hits all of them, and for longer each
-    time. At the end the best settings run against the default, in turn and in random order.
-
-    Args:
-        default: Where to begin.
-        changes: For each setting, what gives its values.
-        measure: Images/s of settings over about some seconds.
-        budget: Seconds in all; a measurement that has begun is finished.
-        clock: Seconds that have passed.
-        say: Called with what is being measured.
-
-    Returns:
-        The default as the best where nothing was faster in the final check.
-    """
-    begun = clock()
-    result = Result(default, default)
-
-    def rate(loader: LoaderConfig, seconds: float) -> float:
-        value = measure(loader, seconds)
-        result.rates.setdefault(loader, []).append(value)
-        return value
-
-    best = default
-    for number, values in enumerate(changes):
-        left = begun + (1 - _FINAL_PART) * budget - clock()
-        share = left / (len(changes) - number)
-        alive = list(dict.fromkeys([best, *(change(best) for change in values)]))
-        if len(alive) == 1:
-            continue
-        say(f"{len(alive)} settings, {number + 1} of {len(changes)}")
-        best = _halve(alive, rate, share, clock)
-    if best != default:
-        say("the best against the default")
-        result.gain = _compare(best, default, rate, begun + budget, clock)
-        if result.gain[0] >= _GAIN and result.gain[1] > 1:
-            result.best = best
-    return result
-
-
-def _halve(
-    alive: list[LoaderConfig], rate: Measure, seconds: float, clock: Callable[[], float]
-) -> LoaderConfig:
-    """The fastest, the first one on a tie; what there is no time to measure is dropped."""
-    end = clock() + seconds
-    rounds = max(1, math.ceil(math.log2(len(alive))))
-    while len(alive) > 1 and clock() < end:
-        part = max(_LEAST, (end - clock()) / rounds / len(alive))
-        found = []
-        for loader in alive:
-            found.append(rate(loader, part))
-            if clock() >= end:
-                break
-        order = sorted(range(len(found)), key=lambda i: -found[i])
-        alive = [alive[i] for i in order[: math.ceil(len(order) / 2)]]
-        rounds = max(1, rounds - 1)
-    return alive[0]
-
-
-def _compare(
-    best: LoaderConfig,
-    default: LoaderConfig,
-    rate: Measure,
-    end: float,
-    clock: Callable[[], float],
-) -> tuple[float, float]:
-    """Median and 20th percentile of the gain over rounds."""
-    part = max(_LEAST, (end - clock()) / _FINAL_ROUNDS / 2)
-    order, shuffle, gains = [best, default], random.Random(0), []
-    for _ in range(_FINAL_ROUNDS):
-        shuffle.shuffle(order)
-        rates = {loader: rate(loader, part) for loader in order}
-        gains.append(rates[best] / max(rates[default], 1e-9))
-    return median(gains), float(np.percentile(gains, 20))
 
 
 def settings(loader: LoaderConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fastsemi.tools.study.plot import COLOURS, STYLE
+from fastsemi.common.plot_style import COLOURS, STYLE
 
 SIZE = (4.2, 2.5)  # inches
 

@@ -17,7 +17,7 @@ from fastsemi.common.files import replacing
 from fastsemi.run.config import Config, StageName, to_yaml
 from fastsemi.run.fingerprint import fingerprint
 from fastsemi.run.folder import RunFolder
-from fastsemi.tools.study.table import Cell, Study
+from fastsemi.tools.study.study_file import Cell, Study
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class StageRun:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SeededCell:
     """A cell with a seed, and its stages in order."""
 
     cell: Cell
@@ -111,14 +111,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What a study has to run."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[SeededCell, ...]
     jobs: dict[Path, StageRun] = field(default_factory=dict)  # by run directory, earlier stages first
 
 
-def plan(study: Study, seeds: Sequence[int], folder: Path) -> Plan:
+def plan_study(study: Study, seeds: Sequence[int], folder: Path) -> StudyPlan:
     """Find the stage runs of all cells and seeds.
 
     Two cells share a run where their fingerprints agree: all settings that the stage's weights depend on.
@@ -140,9 +140,9 @@ def plan(study: Study, seeds: Sequence[int], folder: Path) -> Plan:
                 job = StageRun(stage, dataclasses.replace(config, output=output), before)
                 before = jobs.setdefault(output, job)
                 mine.append(before)
-            entries.append(Entry(cell, seed, tuple(mine)))
+            entries.append(SeededCell(cell, seed, tuple(mine)))
     order = {"pretrain": 0, "finetune": 1, "semi": 2}
-    return Plan(tuple(entries), dict(sorted(jobs.items(), key=lambda item: order[item[1].stage])))
+    return StudyPlan(tuple(entries), dict(sorted(jobs.items(), key=lambda item: order[item[1].stage])))
 
 
 def _digest(config: Config, stage: StageName, earlier: Sequence[StageName]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -12,20 +11,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from fastsemi.common.plot_style import COLOURS, STYLE
 from fastsemi.tools.study.results import HEADS, Row, paper_columns, paper_number
-from fastsemi.tools.study.table import Study
+from fastsemi.tools.study.study_file import Study
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
 MARKERS = "osD^vP"
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e5e5e5",
-    "svg.hashsalt": "fastsemi",
-}
 SEPARATE = 0.06  # between error bars of neighbouring lines, in steps of the last axis
 
 

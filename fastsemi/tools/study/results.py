@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsemi.common.files import replacing
-from fastsemi.tools.study.jobs import Entry
-from fastsemi.tools.study.table import QUANTITIES, Cell, Number, Study
+from fastsemi.tools.study.jobs import SeededCell
+from fastsemi.tools.study.study_file import QUANTITIES, Cell, Number, Study
 
 HEADS = {"finetune": "fine-tuned", "student": "student", "teacher": "teacher", "gain": "teacher - fine-tuned"}
 
@@ -34,12 +34,12 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def rows(study: Study, entries: Sequence[Entry]) -> list[Row]:
+def seed_means(study: Study, entries: Sequence[SeededCell]) -> list[Row]:
     """One row a cell, in the order of the grid.
 
     The quantity `gain` is the teacher's top-1 minus that of the fine-tuned network of the same seed.
     """
-    table = []
+    found = []
     for cell in study.cells:
         mine = [entry for entry in entries if entry.cell is cell and entry.finished]
         scores = [entry.accuracies() for entry in mine]
@@ -48,8 +48,8 @@ def rows(study: Study, entries: Sequence[Entry]) -> list[Row]:
                 score["gain"] = score["teacher"] - score["finetune"]
         names = [name for name in HEADS if scores and all(name in score for score in scores)]
         values = {name: tuple(score[name] for score in scores) for name in names}
-        table.append(Row(cell, tuple(entry.seed for entry in mine), values))
-    return table
+        found.append(Row(cell, tuple(entry.seed for entry in mine), values))
+    return found
 
 
 def paper_columns(study: Study) -> list[tuple[str, str, str]]:
@@ -70,7 +70,7 @@ def paper_number(cell: Cell, preset: str, quantity: str) -> Number | None:
     return cell.paper.get(preset or cell.preset, {}).get(quantity)
 
 
-def table(study: Study, results: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def text_table(study: Study, results: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and rows as text: `mean ± deviation`, seeds, and the paper's numbers."""
     several = len({row.cell.preset for row in results}) > 1
     shown = [name for name in HEADS if any(name in row.values for row in results)]
@@ -98,7 +98,7 @@ def _text(row: Row, quantity: str) -> str:
 
 def write_markdown(study: Study, results: Sequence[Row], path: Path) -> None:
     """The table with its title, what the columns mean, and the failures of the paper spelled out."""
-    head, lines = table(study, results)
+    head, lines = text_table(study, results)
     text = [f"# {study.title}", "", "Top-1 in %: mean ± sample standard deviation over the seeds.", ""]
     if study.note:
         text += [study.note.strip(), ""]
@@ -133,7 +133,7 @@ def write_cells(study: Study, results: Sequence[Row], path: Path) -> None:
             )
 
 
-def write_seeds(study: Study, entries: Sequence[Entry], path: Path) -> None:
+def write_seeds(study: Study, entries: Sequence[SeededCell], path: Path) -> None:
     """A CSV with a line for each finished cell and seed, and the run directory of its last stage."""
     with replacing(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -19,7 +19,7 @@ POLL = 0.1  # seconds between two looks at the processes
 
 
 @dataclass(frozen=True)
-class Options:
+class RunnerOptions:
     """How jobs are run.
 
     Attributes:
@@ -57,7 +57,7 @@ class Runner:
         say: Prints a line.
     """
 
-    def __init__(self, jobs: Sequence[StageRun], options: Options, say: Callable[[str], None]):
+    def __init__(self, jobs: Sequence[StageRun], options: RunnerOptions, say: Callable[[str], None]):
         self._waiting = [job for job in jobs if not job.result.exists()]
         self._total = len(self._waiting)
         self._options, self._say = options, say

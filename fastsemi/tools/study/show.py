@@ -9,12 +9,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fastsemi.tools.study import results as report
-from fastsemi.tools.study.jobs import Plan
-from fastsemi.tools.study.table import Study
+from fastsemi.tools.study.jobs import StudyPlan
+from fastsemi.tools.study.results import (
+    seed_means,
+    text_table,
+    write_cells,
+    write_markdown,
+    write_seeds,
+)
+from fastsemi.tools.study.study_file import Study
 
 
-def overview(console: Console, study: Study, plan: Plan) -> None:
+def show_overview(console: Console, study: Study, plan: StudyPlan) -> None:
     """One line: cells, seeds, runs by stage, and how many of them have finished."""
     stages = Counter(job.stage for job in plan.jobs.values())
     done = sum(job.result.exists() for job in plan.jobs.values())
@@ -28,7 +34,7 @@ def overview(console: Console, study: Study, plan: Plan) -> None:
     )
 
 
-def progress(console: Console, plan: Plan) -> None:
+def show_progress(console: Console, plan: StudyPlan) -> None:
     """A line for each cell and seed: which stage runs it is made of, and which have finished."""
     table = Table()
     for column in ("cell", "seed", "runs", "state"):
@@ -41,11 +47,13 @@ def progress(console: Console, plan: Plan) -> None:
     console.print(table)
 
 
-def results(console: Console, study: Study, plan: Plan, folder: Path, failed: Mapping[Path, str]) -> None:
+def report_results(
+    console: Console, study: Study, plan: StudyPlan, folder: Path, failed: Mapping[Path, str]
+) -> None:
     """Print the table and what failed; write `cells.csv`, `seeds.csv`, `table.md` and the plot."""
     from fastsemi.tools.study.plot import draw
 
-    rows = report.rows(study, plan.entries)
+    rows = seed_means(study, plan.entries)
     for job, reason in failed.items():
         cells = [e for e in plan.entries if any(j.folder == job for j in e.jobs)]
         names = "; ".join(f"{entry.cell.name}, seed {entry.seed}" for entry in cells[:3])
@@ -58,7 +66,7 @@ def results(console: Console, study: Study, plan: Plan, folder: Path, failed: Ma
         )
     if not any(row.seeds for row in rows):
         return
-    head, lines = report.table(study, rows)
+    head, lines = text_table(study, rows)
     table = Table(title=study.title)
     for column in head:
         table.add_column(column)
@@ -66,8 +74,8 @@ def results(console: Console, study: Study, plan: Plan, folder: Path, failed: Ma
         table.add_row(*line)
     console.print(table)
     folder.mkdir(parents=True, exist_ok=True)
-    report.write_cells(study, rows, folder / "cells.csv")
-    report.write_seeds(study, plan.entries, folder / "seeds.csv")
-    report.write_markdown(study, rows, folder / "table.md")
+    write_cells(study, rows, folder / "cells.csv")
+    write_seeds(study, plan.entries, folder / "seeds.csv")
+    write_markdown(study, rows, folder / "table.md")
     draw(study, rows, folder)
     console.print(f"written to {folder}", highlight=False, markup=False, soft_wrap=True)

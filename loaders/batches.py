@@ -1,0 +1,101 @@
+"""Loads planned batches of image sets: an engine for each source, batches ahead of time, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+
+import torch
+
+from fastsemi.loaders.bad_images import BadImages
+from fastsemi.loaders.device_copy import CudaCopier, load_to_device
+from fastsemi.loaders.engines.base import Engine
+from fastsemi.loaders.engines.choose import create_engine
+from fastsemi.loaders.image_set import ImageSet
+from fastsemi.loaders.plan.types import PlannedBatch
+from fastsemi.loaders.prefetch import Loader, Prefetcher
+from fastsemi.loaders.settings import DataConfig, LoaderConfig
+
+
+class Batches:
+    """Opens engines when they are first needed; close it at the end.
+
+    Args:
+        config: Size and limits of the images.
+        loader: How to read them.
+        device: Where batches go; on a CUDA device they come there ahead of the step that uses them.
+        bad: Policy and count of broken files; by default those of `config`, counted anew.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        loader: LoaderConfig,
+        *,
+        device: torch.device | None = None,
+        bad: BadImages | None = None,
+    ):
+        self.config, self.loader = config, loader
+        self.bad = BadImages(config.max_bad) if bad is None else bad
+        self._device = device if device is not None and device.type == "cuda" else None
+        self._engines: dict[int, Engine] = {}
+
+    def with_loader(self, loader: LoaderConfig) -> Batches:
+        """Another way to read, with engines of its own; close both."""
+        return Batches(self.config, loader, device=self._device, bad=self.bad)
+
+    def engine(self, images: ImageSet) -> Engine:
+        """The engine of a source, opened once."""
+        key = id(images.source)  # which the engine keeps alive
+        if key not in self._engines:
+            self._engines[key] = create_engine(
+                self.loader.engine,
+                images.source,
+                image_size=self.config.image_size,
+                threads=self.loader.thread_count,
+                max_pixels=self.config.max_pixels,
+                options=self.loader.dali,
+                device=self._device or torch.device("cpu"),
+            )
+        return self._engines[key]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether batches come on a CUDA device."""
+        return self._device is not None
+
+    @cached_property
+    def _copier(self) -> CudaCopier:
+        """One for all loaders: PyTorch keeps each stream its own memory, and evaluations load anew."""
+        assert self._device is not None
+        return CudaCopier(self._device)
+
+    @contextmanager
+    def load(
+        self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
+    ) -> Iterator[Loader]:
+        """Load planned batches of `images` in order, ahead of time, within a `with` block.
+
+        Batches come on the CUDA device that the object was made for, else on the CPU.
+
+        `allow_empty` is for evaluation, where a batch may consist of broken images alone.
+        """
+        create: Callable[..., Loader] = Prefetcher
+        if self._device is not None:
+            create = partial(load_to_device, copier=self._copier)
+        with create(
+            self.engine(images),
+            plans,
+            depth=self.loader.prefetch,
+            timeout=self.loader.timeout_s,
+            bad=self.bad,
+            allow_empty=allow_empty,
+        ) as batches:
+            yield batches
+
+    def close(self) -> None:
+        """Stop all engines."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()

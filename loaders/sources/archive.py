@@ -1,0 +1,114 @@
+"""Images in files that hold many of them, read at random by `pread`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+
+from numpy.typing import NDArray
+
+from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.index.archive_index import ArchiveIndex
+from fastsemi.loaders.sources.base import read_each
+
+_OPEN_FILES = 128  # a set of more files opens the rest anew for each read
+
+
+class _Files:
+    """Open files by number, shared by all threads: `pread` has no position to fight over."""
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths, self._lock = paths, threading.Lock()
+        self._open: dict[int, int] = {}
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        fd = self._open.get(number)
+        if fd is not None:
+            return _pread(fd, offset, length)
+        with self._lock:
+            if number not in self._open and len(self._open) < _OPEN_FILES:
+                self._open[number] = os.open(self._paths[number], os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._open.get(number)
+        if fd is not None:
+            return _pread(fd, offset, length)
+        fd = os.open(self._paths[number], os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _pread(fd, offset, length)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1])
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    data = os.pread(fd, length, offset)
+    while len(data) < length:  # a read may be cut short at 2 GiB or by a signal
+        more = os.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            raise OSError(0, f"the file ends {length - len(data)} bytes early")
+        data += more
+    return data
+
+
+class ArchiveSource:
+    """Reads the images of such an index; implements `fastsemi.loaders.sources.base.Source`.
+
+    Files are opened when first read and closed by `close` or with the object. A source that was closed opens
+    them again when it is read.
+
+    Args:
+        index: The images.
+    """
+
+    def __init__(self, index: ArchiveIndex):
+        self.index = index
+        self._files = _Files(index.files)
+        weakref.finalize(self, self._files.close)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
+        """The bytes of each image, or in its place the error that says why it cannot be read."""
+        return read_each(self.read_one, ids)
+
+    def read_one(self, i: int) -> bytes:
+        """The encoded bytes of one image.
+
+        Raises:
+            BadImageError: They are missing or unreadable.
+        """
+        return self._stored(i)
+
+    def _stored(self, i: int) -> bytes:
+        index = self.index
+        length = int(index.length[i])
+        if length == 0:
+            raise BadImageError(self.name(i), "it is empty")
+        try:
+            return self._files.read(int(index.file[i]), int(index.offset[i]), length)
+        except OSError as error:
+            raise BadImageError(self.name(i), error.strerror or str(error)) from error
+
+    @property
+    def is_raw(self) -> bool:
+        """Images are stored encoded, if the format has no other way."""
+        return False
+
+    def name(self, i: int) -> str:
+        """File and name inside of it, for messages."""
+        return self.index.path(i)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height in pixels as the header says; (0, 0) if broken."""
+        width, height = self.index.sizes[i]
+        return int(width), int(height)
+
+    def close(self) -> None:
+        """Close all files. Nothing may be reading."""
+        self._files.close()
