@@ -75,6 +75,8 @@ def tiny(shapes, tmp_path):
         f"""
 output: {tmp_path / "run"}
 log_every: 2
+train:
+  baseline: none
 precision: fp32
 data: {{root: {shapes}, labels: {{per_class: 4}}, image_size: 16, eval_crop: 1.0}}
 loader: {{threads: 2, timeout_s: 30}}

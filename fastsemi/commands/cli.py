@@ -23,6 +23,7 @@ COMMANDS = {
     "pretrain": ("train", "only the self-supervised stage (MAE)"),
     "finetune": ("train", "only the supervised stage"),
     "semi": ("train", "only the semi-supervised stage"),
+    "probe": ("probe", "what simple classifiers get from the same labels, in seconds"),
     "evaluate": ("evaluate", "accuracy of a run's model on the evaluation images"),
     "predict": ("predict", "classify a folder of images into a CSV"),
     "export": ("export", "write a run's model as ONNX, as a torch.export program or as a timm folder"),

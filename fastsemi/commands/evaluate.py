@@ -25,7 +25,10 @@ def main(command: str, arguments: list[str]) -> int:
     with processes.session(config.distributed, processes.local_device(config.device)):
         score = _evaluate(config)
         if processes.is_main():
-            sys.stdout.write(f"top-1 {score.top1:.2f} %, top-5 {score.top5:.2f} %, {score.images} images\n")
+            sys.stdout.write(
+                f"top-1 {score.top1:.2f} %, balanced {score.balanced:.2f} %, top-5 {score.top5:.2f} %, "
+                f"{score.images} images\n"
+            )
     return 0
 
 

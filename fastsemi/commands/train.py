@@ -34,7 +34,7 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.parallel import processes
     from fastsemi.parallel.stop import Interrupted
     from fastsemi.run.run import Run
-    from fastsemi.run.summary import summary_table
+    from fastsemi.run.summary import summary_table, verdict
 
     with processes.session(config.distributed, processes.local_device(config.device)):
         is_main = processes.is_main()
@@ -47,6 +47,8 @@ def main(command: str, arguments: list[str]) -> int:
                 sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
             return 130
     console.print(summary_table(summary))
+    if said := verdict(summary):
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     for path in summary.get("skipped_images", []):
         console.print(f"skipped broken image {path}", highlight=False, markup=False)
     if is_main:

@@ -74,8 +74,9 @@ def model_args(config: ModelConfig, image_size: int) -> dict[str, Any]:
     if _takes_image_size(config.name):
         kwargs["img_size"] = image_size
     # Others average by themselves; asked for a class token, they refuse.
-    if config.pool == "token" or (config.pool == "avg" and is_model_in_modules(config.name, _TOKEN_FAMILIES)):
-        kwargs["global_pool"] = config.pool
+    pooling = config.pooling
+    if pooling == "token" or (pooling == "avg" and is_model_in_modules(config.name, _TOKEN_FAMILIES)):
+        kwargs["global_pool"] = pooling
     return kwargs
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fastsemi.common.errors import UserError
+
+Adapt = Literal["full", "head", "norm"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -15,16 +19,57 @@ class ModelConfig:
     """A timm model name (`timm.list_models()`)."""
     args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of `timm.create_model`, for example patch_size, embed_dim, depth, num_heads."""
-    pool: Literal["avg", "token", "default"] = "avg"
-    """What a ViT's classifier sees: the average of the patch tokens, the class token, or its default."""
+    pool: Literal["auto", "avg", "token", "default"] = "auto"
+    """What a ViT's classifier sees: the average of the patch tokens, the class token, or its default; auto:
+    its default with published weights, which learnt with it, else the average."""
     pos_embed: Literal["learn", "sincos"] = "learn"
     """Position embedding of ViTs: learnable, or fixed sine-cosine (for training from scratch)."""
     head_init_scale: float = 0.001
     """Factor on the classifier's initial weights before fine-tuning."""
+    pretrained: bool | str = False
+    """Start from the weights that timm publishes for the network: true for its default ones, or a tag such as
+    in21k (`timm.list_pretrained`). Image size, mean, deviation and crop of data are then the network's own
+    unless they are set."""
     weights: Path | None = None
-    """Weights to start from: MAE, DINO, MoCo-v3, timm and others, .pth or .safetensors; none for random."""
+    """A file of weights to start from: MAE, DINO, MoCo-v3, timm and others, .pth or .safetensors; none for
+    random."""
     keep_head: bool = False
     """Whether weights bring a trained classifier of the same classes; it is then kept, and not scaled."""
+    adapt: Adapt = "full"
+    """What is trained: full (everything), head (the classifier alone), or norm (it and the norms). The rest
+    stays as it came with the weights; the teacher shares it."""
+    batch_norm: Literal["auto", "train", "frozen"] = "auto"
+    """Whether batch norm trains on the statistics of its batches, or keeps those that came with the weights;
+    auto: keeps them where weights are given or published, else trains."""
     activation_checkpointing: bool = False
     """Keep only the input of each block for the backward pass and compute the rest again: a third more
     arithmetic for a fraction of the memory. The gradients are the same."""
+
+    def __post_init__(self) -> None:
+        """Refuse two sources of weights."""
+        if self.pretrained and self.weights:
+            raise UserError(
+                f"model.pretrained is {self.pretrained} and model.weights {self.weights}; give one of them"
+            )
+        if self.adapt != "full" and not self.has_weights:
+            raise UserError(
+                f"model.adapt is {self.adapt}, but the network starts from random weights; give "
+                "model.weights or model.pretrained, or set it to full"
+            )
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it starts from weights that others trained."""
+        return bool(self.weights or self.pretrained)
+
+    @property
+    def freezes_statistics(self) -> bool:
+        """`batch_norm`, resolved."""
+        return self.has_weights if self.batch_norm == "auto" else self.batch_norm == "frozen"
+
+    @property
+    def pooling(self) -> Literal["avg", "token", "default"]:
+        """`pool`, resolved."""
+        if self.pool != "auto":
+            return self.pool
+        return "default" if self.pretrained else "avg"

@@ -11,10 +11,13 @@ from torch import nn
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
-from fastsemi.models.create import checkpoint_activations, create_model, scale_head
+from fastsemi.models.create import checkpoint_activations, create_model, scale_head, use_fused_attention
+from fastsemi.models.pretrained import published_name, published_weights
+from fastsemi.models.trainable import choose_trained, freeze_statistics, set_head
 from fastsemi.models.weights import load_backbone, read_weights
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
+from fastsemi.probe.probe import Prober
 from fastsemi.run.config import StageName
 from fastsemi.run.context import RunContext
 from fastsemi.run.memory import estimate
@@ -44,36 +47,61 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
         drop_path=getattr(settings(config, name), "drop_path", 0.0),
     )
     if name == "pretrain":
-        if config.model.weights:
-            _load_weights(run, model, config.model.weights)
+        load_weights(run, model)
         return Pretrain(config.pretrain, model, run.data, run.views, seed=config.seed)
     if not fresh:
         _start(run, model, _before(run, name))
+        if name == "finetune" and config.finetune.head == "probe":
+            _start_head(run, model)
+    choose_trained(model, config.model.adapt)
+    if config.model.freezes_statistics:
+        freeze_statistics(model)
     if name == "finetune":
         return Finetune(config.finetune, model, run.data, run.views, seed=config.seed)
     return Semi(config.semi, model, run.data, run.views, seed=config.seed)
 
 
 def _start(run: RunContext, model: nn.Module, before: StageName | None) -> None:
-    """Weights of the stage before, else of `model.weights`, else random ones."""
+    """Weights of the stage before, else of `model.weights` or `model.pretrained`, else random ones."""
     if before == "finetune":
         model.load_state_dict(checkpoint_file.load(run.folder.result(before))["model"])
         return
     if before:
         path = run.folder.result(before)
         load_backbone(model, checkpoint_file.load(path)["model"], where=str(path))
-    elif run.config.model.weights:
-        if _load_weights(run, model, run.config.model.weights):
-            return
+    elif load_weights(run, model):
+        return
     scale_head(model, run.config.model.head_init_scale)
 
 
-def _load_weights(run: RunContext, model: nn.Module, path: Path) -> bool:
-    """Start from `model.weights`; returns whether a trained head came with them."""
-    keep = run.config.model.keep_head
-    report = load_backbone(model, read_weights(path), where=str(path), keep_head=keep)
-    run.say(f"{path}: {report.summary()}")
-    return keep
+def _start_head(run: RunContext, model: nn.Module) -> None:
+    """Start the classifier from logistic regression on the frozen features, the same in all processes."""
+    model.to(run.device)
+    use_fused_attention(model, run.precision.fused_attention)
+    head = None
+    if processes.is_main():
+        prober = Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
+        head = prober.head(prober.features("frozen", model, evaluated=False))
+    head = processes.from_main(head)
+    assert head is not None
+    set_head(model, torch.from_numpy(head.weight), torch.from_numpy(head.bias))
+    run.say("finetune: the classifier starts from logistic regression on the frozen features")
+
+
+def load_weights(run: RunContext, model: nn.Module, *, quiet: bool = False) -> bool:
+    """Start from given or published weights, if any; returns whether a trained head came with them."""
+    config = run.config.model
+    if config.weights:
+        where, weights = str(config.weights), read_weights(config.weights)
+    elif config.pretrained:
+        where = published_name(config.name, config.pretrained)
+        weights = published_weights(where)
+    else:
+        return False
+    report = load_backbone(model, weights, where=where, keep_head=config.keep_head)
+    if not quiet:
+        run.say(f"{where}: {report.summary()}")
+    return config.keep_head
 
 
 def _before(run: RunContext, name: StageName) -> StageName | None:
@@ -127,6 +155,7 @@ def build_trainer(
             config.optimizer,
             config.compile,
             _strategy(run, name),
+            config.train.select == "best",
         ),
         checkpoints or run.folder.checkpoints,
         log,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from fastsemi.kernels.settings import KernelKind
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
 from fastsemi.models.settings import ModelConfig
 from fastsemi.parallel.settings import DistributedConfig
+from fastsemi.run.settings import TrainConfig
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.pretrain_config import PretrainConfig
 from fastsemi.stages.semi_config import SemiConfig
@@ -38,6 +39,7 @@ class Config:
 
     output: Path = Path("runs/default")
     """Run directory: configuration, metrics, checkpoints, the final model."""
+    train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     """Seed of everything random except the choice of labels (data.labels.seed)."""
     stages: tuple[StageName, ...] = ("pretrain", "finetune", "semi")
@@ -99,9 +101,10 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
     try:
         namespace = parser.parse_object(merged)
         namespace = parser.parse_args(list(overrides), namespace=namespace)
-        return Config(
+        config = Config(
             **{k: v for k, v in vars(parser.instantiate(namespace)).items() if k in _fields(Config)}
         )
+        return _fit_to_weights(config, {*_given(merged), *_options(overrides)})
     except UserError:
         raise
     except Exception as error:
@@ -192,11 +195,33 @@ def _check_keys(content: dict[str, Any], kind: type, where: str, prefix: str = "
 
 def _check_options(options: Sequence[str]) -> None:
     known = set(known_keys())
-    for option in options:
-        if option.startswith("--"):
-            key = option[2:].split("=")[0]
-            if key not in known and not key.startswith("model.args."):
-                raise _unknown(key, "the command line")
+    for key in _options(options):
+        if key not in known and not key.startswith("model.args."):
+            raise _unknown(key, "the command line")
+
+
+def _options(overrides: Sequence[str]) -> list[str]:
+    """The keys that the command line gives."""
+    return [option[2:].split("=")[0] for option in overrides if option.startswith("--")]
+
+
+def _given(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys that files give."""
+    for key, value in content.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _given(value, f"{prefix}{key}.")
+
+
+def _fit_to_weights(config: Config, given: Set[str]) -> Config:
+    """With published weights, images are prepared as these learnt them, unless `given` keys say otherwise."""
+    if not config.model.pretrained:
+        return config
+    from fastsemi.models.pretrained import preprocessing, published_name  # which needs timm
+
+    wanted = dataclasses.asdict(preprocessing(published_name(config.model.name, config.model.pretrained)))
+    free = {name: value for name, value in wanted.items() if f"data.{name}" not in given}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **free))
 
 
 def _unknown(key: str, where: str) -> UserError:

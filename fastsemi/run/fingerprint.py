@@ -16,6 +16,7 @@ FREE_KEYS = (
     "output",
     "precision",  # compared as the type it resolves to
     "stages",
+    "train.baseline",
     "device",
     "kernels",
     "model.activation_checkpointing",  # the gradients are the same

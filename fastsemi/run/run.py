@@ -15,8 +15,9 @@ from fastsemi.common.files import replacing
 from fastsemi.common.hardware import hardware
 from fastsemi.common.progress import Progress
 from fastsemi.parallel import processes
-from fastsemi.parallel.shards import whole_state
 from fastsemi.parallel.stop import Interrupted, StopVote, stop_signals
+from fastsemi.probe.probe import best, to_json
+from fastsemi.run.baseline import judge_baselines, wants_baselines
 from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.checks import check_folder, check_nodes, check_stage, stage_fingerprint
 from fastsemi.run.config import Config, StageName, to_yaml
@@ -64,6 +65,7 @@ class Run:
                 for name in stages:
                     if name not in todo:
                         self._say(f"{name}: already finished in {self.folder.path}")
+                self._judge_baselines(stages)
                 self._train(todo, stop)
                 if processes.is_main():
                     leave_model(self.context)
@@ -80,6 +82,17 @@ class Run:
         for name in STAGES:
             check_folder(self.context, name, stages)
 
+    def _judge_baselines(self, stages: Sequence[StageName]) -> None:
+        """What the labels are worth without training, found once in the life of a run."""
+        summary = read_summary(self.folder.summary)
+        supervised = any(name != "pretrain" for name in stages)
+        if "baselines" in summary or not supervised or not wants_baselines(self.context):
+            return
+        found = judge_baselines(self.context)
+        write_summary(self.folder.summary, {**summary, "baselines": to_json(found)})
+        top = best(found)
+        self._say(f"without training: {top.classifier} on {top.features} {top.top1:.1f} %")
+
     def _train(self, todo: Sequence[StageName], stop: threading.Event) -> None:
         log = MetricLog(self.folder.metrics, self.folder.board)
         try:
@@ -95,7 +108,7 @@ class Run:
         stage, fingerprint = build_stage(run, name), stage_fingerprint(run, name)
         trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
         entry = trainer.run()
-        state = {"model": whole_state(stage.result()), "fingerprint": fingerprint}
+        state = {"model": trainer.result(), "fingerprint": fingerprint}
         if processes.is_main():
             write_summary(self.folder.summary, self._summary(name, entry))
             checkpoint_file.save(state, self.folder.result(name))

@@ -1,4 +1,4 @@
-"""The figures of a run's finished stages, and the table that a finished run prints."""
+"""The figures of a run's finished stages, the table that a finished run prints, and what they amount to."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         for entry in summary["stages"].values():
             if not all(isinstance(entry[key], int | float) for key in ("seconds", "images_per_s")):
                 raise ValueError
+        for row in summary.get("baselines", []):
+            if not isinstance(row["top1"], int | float):
+                raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{path} is damaged; delete it (the figures of finished stages are lost)") from None
     return summary
@@ -44,18 +47,74 @@ def networks(entry: dict[str, Any]) -> list[str]:
     return [key[: -len("top1")].rstrip("_") for key in entry if key.endswith("top1")]
 
 
+def best_baselines(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each kind of features the simple classifier with the highest top-1."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in summary.get("baselines", []):
+        kind = row["features"]
+        if kind not in rows or row["top1"] > rows[kind]["top1"]:
+            rows[kind] = row
+    return list(rows.values())
+
+
 def summary_table(summary: dict[str, Any]) -> Table:
     """What a finished run prints."""
     table = Table(title=f"{summary.get('labelled', '?')} labels, {summary.get('classes', '?')} classes")
-    for column in ("stage", "network", "top-1 %", "top-5 %", "images/s", "time"):
+    for column in ("stage", "network", "top-1 %", "balanced %", "top-5 %", "images/s", "time"):
         table.add_column(column, justify="left" if column in ("stage", "network") else "right")
+    for row in best_baselines(summary):
+        name = f"{row['classifier']}, {row['features']}"
+        table.add_row("untrained", name, f"{row['top1']:.1f}", f"{row['balanced']:.1f}", "-", "-", "-")
     for stage, entry in summary["stages"].items():
         speed, time = f"{entry['images_per_s']:,.0f}", f"{entry['seconds']:.0f} s"
         names = networks(entry)
         if not names:
-            table.add_row(stage, "encoder", "-", "-", speed, time)
+            table.add_row(stage, "encoder", "-", "-", "-", speed, time)
         for network in names:
-            prefix = f"{network}_" if network else ""
-            top1, top5 = entry[f"{prefix}top1"], entry[f"{prefix}top5"]
-            table.add_row(stage, network or "model", f"{top1:.1f}", f"{top5:.1f}", speed, time)
+            figures = (entry.get(f"{network}_{kind}".lstrip("_")) for kind in ("top1", "balanced", "top5"))
+            shown = ("-" if figure is None else f"{figure:.1f}" for figure in figures)
+            table.add_row(stage, network or "model", *shown, speed, time)
     return table
+
+
+def verdict(summary: dict[str, Any]) -> str | None:
+    """What a run's result is worth, in one line: against simple classifiers, and against its own last stage.
+
+    None where there is nothing to compare.
+    """
+    scored = {stage: _top1(entry) for stage, entry in summary["stages"].items() if networks(entry)}
+    simple = max(summary.get("baselines", []), key=lambda row: row["top1"], default=None)
+    if not scored:
+        return None
+    last = list(scored)[-1]
+    score = scored[last]
+    if simple and score < simple["top1"]:
+        return (
+            f"below a simple classifier: {last} ends at {score:.1f} %, {simple['classifier']} on "
+            f"{simple['features']} has {simple['top1']:.1f} % on the same labels; {_cure(summary, simple)}"
+        )
+    if last == "semi" and "finetune" in scored and score < scored["finetune"]:
+        return (
+            f"the unlabelled images did not help: semi ends at {score:.1f} %, finetune at "
+            f"{scored['finetune']:.1f} %; try a higher semi.threshold, a shorter semi.length or more labels"
+        )
+    if simple:
+        return (
+            f"{last} ends {score - simple['top1']:.1f} points above the best simple classifier "
+            f"({simple['classifier']} on {simple['features']}, {simple['top1']:.1f} %)"
+        )
+    return None
+
+
+def _top1(entry: dict[str, Any]) -> float:
+    """Of the network that a stage leaves: the teacher's, the average's or the only one's."""
+    for key in ("teacher_top1", "ema_top1", "top1"):
+        if key in entry:
+            return entry[key]
+    return max(entry[f"{name}_top1"] for name in networks(entry))
+
+
+def _cure(summary: dict[str, Any], simple: dict[str, Any]) -> str:
+    if simple["features"] != "pixels":
+        return "try finetune.head probe, a lower finetune.base_lr or model.adapt head"
+    return "try a network with published weights (model.pretrained true), a longer semi stage or more labels"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fastsemi.common.schedule import Duration
 from fastsemi.loaders.plan.draws import AugmentConfig
@@ -20,6 +21,9 @@ class FinetuneConfig(StageConfig):
     batch: int = 512
     base_lr: float = 2.5e-4
     layer_decay: float = 0.65
+    head: Literal["random", "probe"] = "random"
+    """What the classifier starts from: random weights times model.head_init_scale, or logistic regression on
+    the features of the frozen network."""
     drop_path: float = 0.1
     """Largest drop-path rate; it grows linearly with depth."""
     label_smoothing: float = 0.1

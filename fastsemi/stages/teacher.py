@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fastsemi.parallel import processes
 from fastsemi.parallel.shards import local
 
 TeacherDtype = Literal["fp32", "bf16", "fp16"]
@@ -36,7 +37,8 @@ class EMATeacher(nn.Module):
     def __init__(self, student: nn.Module, momentum: float, dtype: TeacherDtype = "fp32"):
         super().__init__()
         self.momentum, self._dtype = momentum, _DTYPES[dtype]
-        self.model = copy.deepcopy(student).eval().requires_grad_(False)
+        self.model = copy.deepcopy(student, _shared(student)).eval().requires_grad_(False)
+        self._follows = [p.requires_grad for p in student.parameters()]
         self.runner = self.model if dtype == "fp32" else copy.deepcopy(self.model).to(self._dtype)
 
     def networks(self) -> list[nn.Module]:
@@ -64,7 +66,7 @@ class EMATeacher(nn.Module):
             skipped: [] bool, whether the optimizer refused the step; the average then stays as it is, which
                 the host need not know.
         """
-        ours, theirs = _tensors(self.model), _tensors(student)
+        ours, theirs = self._moving(self.model), self._moving(student)
         mean = [(a, b.to(a.dtype)) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
         averages, targets = [a for a, _ in mean], [b for _, b in mean]
         if skipped is None:
@@ -76,11 +78,23 @@ class EMATeacher(nn.Module):
                 a.copy_(b if skipped is None else torch.where(skipped, a, b))
         self.refresh()
 
+    def _moving(self, network: nn.Module) -> list[Tensor]:
+        """What changes in training: parameters that the student trains, and buffers; of shards one's own."""
+        trained = (p for p, follows in zip(network.parameters(), self._follows, strict=True) if follows)
+        return [local(t) for t in (*trained, *network.buffers())]
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the copy in half precision up to date with the average."""
         if self.runner is not self.model:
             torch._foreach_copy_(_tensors(self.runner), _tensors(self.model))
+
+
+def _shared(student: nn.Module) -> dict[int, Any]:
+    """What a copy need not copy: parameters that are never trained; sharded networks keep their own."""
+    if processes.world() > 1:
+        return {}
+    return {id(p): p for p in student.parameters() if not p.requires_grad}
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

@@ -24,6 +24,8 @@ class Accuracy:
     top1: float
     top5: float
     """Equal to 100 where there are five classes or fewer."""
+    balanced: float
+    """Mean over the classes of their top-1: what counts where classes are of different size."""
     images: int
 
 
@@ -44,21 +46,25 @@ def evaluate(
         Accuracy of each, over all readable images; the same in all processes.
     """
     modes = {name: model.training for name, model in models.items()}
-    hits = {name: torch.zeros(2, dtype=torch.int64, device=views.device) for name in models}
-    images = torch.zeros((), dtype=torch.int64, device=views.device)
+    classes = len(data.classes)
+    # Hits by class, and hits among the first five; the images by class.
+    hits = {name: torch.zeros(classes + 1, dtype=torch.int64, device=views.device) for name in models}
+    images = torch.zeros(classes + 1, dtype=torch.int64, device=views.device)
     for model in models.values():
         model.eval()
     mine = data.val.ids[processes.rank() :: processes.world()]
     size = data.config.image_size
     for on_device, pixels in _batches(mine, data, views, batch):
-        images += on_device.valid.sum()
+        true = on_device.labels.clamp(min=0)
+        images.scatter_add_(0, true, on_device.valid.long())
         for name, model in models.items():
             with precision.autocast():
                 logits = model(pixels)
             ranked = logits.float().topk(min(5, logits.shape[1])).indices  # [B, 5]
             del logits  # while they are in use, a CUDA graph of the next network is recorded, not replayed
             hit = (ranked == on_device.labels[:, None]) & on_device.valid[:, None]
-            hits[name] += torch.stack([hit[:, 0].sum(), hit.sum()])
+            hits[name].scatter_add_(0, true, hit[:, 0].long())
+            hits[name][-1] += hit.sum()
     if _passes(len(mine), batch) < _passes(-(-len(data.val.ids) // processes.world()), batch):
         # A process with an image less than others may have a pass less, and shards are gathered in each.
         for model in models.values():
@@ -66,10 +72,17 @@ def evaluate(
                 model(torch.zeros(1, 3, size, size, device=views.device))
     for name, model in models.items():
         model.train(modes[name])
-    table = processes.add_up(torch.stack([*hits.values(), images.expand(2)])).tolist()
-    total = table.pop()[0]
-    percent = {name: [100 * h / max(1, total) for h in row] for name, row in zip(hits, table, strict=True)}
-    return {name: Accuracy(top1, top5, total) for name, (top1, top5) in percent.items()}
+    *table, counts = processes.add_up(torch.stack([*hits.values(), images])).tolist()
+    return {name: _accuracy(row, counts) for name, row in zip(hits, table, strict=True)}
+
+
+def _accuracy(hits: list[int], images: list[int]) -> Accuracy:
+    """From top-1 hits by class with those of top-5 behind them, and the number of images by class."""
+    *right, among_five = hits
+    total = max(1, sum(images))
+    rates = [hit / count for hit, count in zip(right, images, strict=False) if count]
+    balanced = 100 * sum(rates) / max(1, len(rates))
+    return Accuracy(100 * sum(right) / total, 100 * among_five / total, balanced, sum(images))
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from fastsemi.loaders.stream import Stream
 from fastsemi.models.create import use_fused_attention
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
+from fastsemi.parallel.shards import whole_state
 from fastsemi.parallel.stop import Interrupted, StopVote
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import DeviceBatch, Views
@@ -36,6 +37,7 @@ from fastsemi.training.evaluate import evaluate
 from fastsemi.training.meter import Meter, Speed
 from fastsemi.training.metrics import Accumulator, MetricLog, Ratio
 from fastsemi.training.optim import create_optimizer, set_lr
+from fastsemi.training.selection import Selection
 from fastsemi.training.settings import CompileConfig, OptimizerBackend
 from fastsemi.training.strategy import Parallel
 from fastsemi.training.update import Updater
@@ -58,6 +60,7 @@ class LoopConfig:
     optimizer: OptimizerBackend
     compile: CompileConfig
     strategy: Strategy = "ddp"
+    select_best: bool = False
 
 
 class Trainer:
@@ -100,6 +103,7 @@ class Trainer:
         self.statistics = RunningStatistics(stage.model)
         compile_networks(self.parallel.units(networks), config.compile, views.device)
         self.checkpoints = Checkpoints(folder, stage.name)
+        self.selection = Selection(folder, stage.name) if config.select_best else None
         settings = stage.config
         self.schedule = stage.schedule
         self.total = self.schedule.total_steps
@@ -146,12 +150,24 @@ class Trainer:
                 self.progress.stop()
                 self.checkpoints.finish()
         images = self.total * self.stage.main_stream.batch
+        chosen = self.selection.choice if self.selection else None
         return {
             **self.scores,
+            **({"chosen": asdict(chosen)} if chosen else {}),
             "images_per_s": images / max(self.seconds, 1e-9),
             "seconds": self.seconds,
             "steps": self.total,
         }
+
+    def result(self) -> dict[str, Tensor]:
+        """The state dict of the network that the stage leaves; all processes must ask for it."""
+        chosen = self.selection.choice if self.selection else None
+        models = self.stage.eval_models()
+        if self.selection is None or chosen is None:
+            return whole_state(self.stage.result())
+        if chosen.step == self.total:  # it is at hand
+            return whole_state(models[chosen.network])
+        return self.selection.tensors()
 
     def _loop(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
         meter, before = Meter(self.step), self.seconds
@@ -235,7 +251,14 @@ class Trainer:
         self.scores = {}
         for name, accuracy in scores.items():
             prefix = "" if name == "model" else f"{name}_"
-            self.scores.update({f"{prefix}top1": accuracy.top1, f"{prefix}top5": accuracy.top5})
+            self.scores |= {
+                f"{prefix}top1": accuracy.top1,
+                f"{prefix}top5": accuracy.top5,
+                f"{prefix}balanced": accuracy.balanced,
+            }
+        if self.selection:
+            top1 = {name: accuracy.top1 for name, accuracy in scores.items()}
+            self.selection.offer(self.step, top1, models, self.stage.result())
         self.log.write(self.stage.name, self.step, self.scores)
         self.progress.scores(self.step, self.scores)
 
@@ -274,6 +297,7 @@ class Trainer:
             "scores": self.scores,
             "bad": sorted(self.data.bad.paths),
             "scaler": self.updater.scaler.state_dict(),
+            "best": self.selection.state() if self.selection else None,
             **state.values(),
         }
         self.checkpoints.save(self.step, info, state.tensors())
@@ -289,6 +313,8 @@ class Trainer:
             self.stage.load_extra_state(state.restore(info))
             self.step, self.seconds, self.scores = info["step"], info["seconds"], info["scores"]
             self.data.bad.paths.update(info["bad"])
+            if self.selection:
+                self.selection.restore(info["best"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"checkpoint {folder} does not fit this configuration ({str(error).splitlines()[0]}); "

@@ -262,7 +262,7 @@ def test_network_is_that_of_appendix_a(name):
     config = _load(name)
     timm_name, millions, pool, pos_embed, head, weights = MODEL[name]
     model = config.model
-    assert (model.name, model.args, model.pool) == (timm_name, {}, pool)
+    assert (model.name, model.args, model.pooling) == (timm_name, {}, pool)
     assert (model.pos_embed, model.head_init_scale, model.keep_head) == (pos_embed, head, False)
     assert model.weights == (weights and Path(weights))
     with torch.device("meta"):

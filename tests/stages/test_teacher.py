@@ -95,15 +95,17 @@ def test_drop_path_is_off_in_the_teacher():
     assert not torch.equal(student(images), student(images))
 
 
-def test_frozen_parameters_are_followed_too():
+def test_frozen_parameters_are_shared():
     student = network("vit_tiny_patch16_224")
     student.pos_embed.requires_grad_(False)
     teacher = EMATeacher(student, 0.5)
+    assert teacher.model.pos_embed is student.pos_embed
+    assert teacher.model.head.weight is not student.head.weight
     with torch.no_grad():
-        start = student.pos_embed.clone()
-        student.pos_embed.add_(1.0)
+        start = student.head.weight.clone()
+        student.head.weight.add_(1.0)
     teacher.update(student)
-    torch.testing.assert_close(teacher.model.pos_embed.data, start.data + 0.5)
+    torch.testing.assert_close(teacher.model.head.weight.data, start.data + 0.5)
 
 
 def test_a_full_precision_teacher_follows_a_half_precision_student():

@@ -1,0 +1,47 @@
+"""The command `fastsemi probe`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from fastsemi.commands.options import command_parser, configure
+
+
+def main(command: str, arguments: list[str]) -> int:
+    """Run `fastsemi probe` with the words that follow it; returns the exit code."""
+    parser = command_parser(
+        "probe",
+        "What the labels are worth without training: simple classifiers on the pixels and, with "
+        "model.pretrained or model.weights, on the frozen features.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options, config = configure(parser, arguments)
+    if config is None:
+        return 0
+    from rich.table import Table
+
+    from fastsemi.common.progress import QuietConsole
+    from fastsemi.probe.probe import to_json
+    from fastsemi.run.baseline import judge_baselines
+    from fastsemi.run.context import RunContext
+
+    run = RunContext(config)
+    try:
+        found = judge_baselines(run, lambda text: sys.stderr.write(f"{text}\n"))  # type: ignore[arg-type,return-value]
+        labels, classes = len(run.data.labelled.ids), len(run.data.classes)
+        images = len(run.data.val.ids)
+    finally:
+        run.close()
+    if options.json:
+        sys.stdout.write(json.dumps(to_json(found), indent=2) + "\n")
+        return 0
+    table = Table(title=f"{labels} labels, {classes} classes, {images} evaluation images; nothing is trained")
+    for column in ("features", "classifier", "top-1 %", "balanced %", "seconds"):
+        table.add_column(column, justify="left" if column in ("features", "classifier") else "right")
+    for row in sorted(found, key=lambda row: -row.top1):
+        table.add_row(
+            row.features, row.classifier, f"{row.top1:.1f}", f"{row.balanced:.1f}", f"{row.seconds:.1f}"
+        )
+    QuietConsole().print(table)
+    return 0

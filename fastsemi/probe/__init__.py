@@ -1,0 +1,1 @@
+"""What the labels are worth without training: simple classifiers on pixels and on frozen features."""

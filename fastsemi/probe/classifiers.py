@@ -1,0 +1,181 @@
+"""Simple classifiers of scikit-learn on features: what a user has without a trainer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid, NearestNeighbors
+from sklearn.preprocessing import normalize
+from sklearn.semi_supervised import LabelSpreading
+from sklearn.svm import SVC
+
+from fastsemi.probe.features import FeatureSet
+
+Array = NDArray[np.float32]
+
+FOLDS = 5
+SPREAD_DIMENSIONS = 128  # of the space in which label spreading looks for neighbours
+UNKNOWN = -10.0  # logit of a class without labels
+NEIGHBOURS = (5, 10)  # tried for the graph of label spreading
+SPREADS = (0.8, 0.95, 0.99)  # tried for alpha, how much of a label comes from the neighbours
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Features about their mean, of unit variance on the whole: what regularisation is told in."""
+
+    mean: Array  # [D]
+    deviation: float
+
+    @classmethod
+    def of(cls, x: Array) -> Scale:
+        """From features [N, D]; unlabelled images may be among them."""
+        mean = x.mean(axis=0)
+        return cls(mean, float(np.sqrt(np.mean((x - mean) ** 2))) or 1.0)
+
+    def __call__(self, x: Array) -> Array:
+        """Scaled features."""
+        return (x - self.mean) / self.deviation
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Logits = x @ weight.T + bias of unscaled features."""
+
+    weight: NDArray[np.float32]  # [C, D]
+    bias: NDArray[np.float32]  # [C]
+
+
+def logistic_regression(labelled: FeatureSet, scale: Scale) -> LogisticRegression:
+    """Multinomial logistic regression of scaled features; C by cross-validation on the labels.
+
+    Args:
+        labelled: Images with their classes; at least two classes.
+        scale: Of the features.
+    """
+    grid = {"C": [10.0**k for k in range(-4, 3)]}
+    return _tuned(LogisticRegression(max_iter=500), grid, scale(labelled.x), labelled.y)
+
+
+def linear_head(model: LogisticRegression, scale: Scale, classes: int) -> LinearHead:
+    """A fitted logistic regression as a network's classifier; unknown classes get low logits."""
+    weight = np.zeros((classes, len(scale.mean)), np.float32)
+    bias = np.full(classes, UNKNOWN, np.float32)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn then keeps the difference of the two alone
+        coefficients = np.vstack([-coefficients, coefficients]) / 2
+        intercepts = np.hstack([-intercepts, intercepts]) / 2
+    weight[model.classes_] = coefficients / scale.deviation
+    bias[model.classes_] = intercepts - coefficients @ scale.mean / scale.deviation
+    return LinearHead(weight, bias)
+
+
+def predictions(
+    labelled: FeatureSet, unlabelled: Array, evaluated: Array
+) -> dict[str, Callable[[], NDArray[np.int64]]]:
+    """Each classifier by name; called, it is fitted and classifies `evaluated`.
+
+    Args:
+        labelled: Images with their classes.
+        unlabelled: [U, D] features that label spreading uses besides.
+        evaluated: [N, D] features to classify.
+    """
+    scale = Scale.of(np.concatenate([labelled.x, unlabelled]))
+    x, y = scale(labelled.x), labelled.y
+    rest, target = scale(unlabelled), scale(evaluated)
+    return {
+        "logistic regression": lambda: logistic_regression(labelled, scale).predict(target),
+        "SVM": lambda: _tuned(SVC(), {"C": [0.1, 1.0, 10.0, 100.0]}, x, y).predict(target),
+        "nearest neighbours": lambda: _tuned(
+            KNeighborsClassifier(), {"n_neighbors": _neighbours(y)}, normalize(x), y
+        ).predict(normalize(target)),
+        "prototypes": lambda: _prototypes(normalize(x), y, normalize(target)),
+        "label spreading": lambda: _spread(x, y, rest, target),
+    }
+
+
+def _prototypes(x: Array, y: NDArray[np.int64], target: Array) -> NDArray[np.int64]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pixels that are the same in all images of a class
+        return NearestCentroid().fit(x, y).predict(target)
+
+
+def _neighbours(y: NDArray[np.int64]) -> list[int]:
+    least = int(np.unique(y, return_counts=True)[1].min())
+    return [k for k in (1, 3, 5) if k <= max(1, least)]
+
+
+def _folds(y: NDArray[np.int64]) -> StratifiedKFold | None:
+    """As many folds as the rarest class has images; None where one class has a single one."""
+    least = int(np.unique(y, return_counts=True)[1].min())
+    return StratifiedKFold(min(FOLDS, least), shuffle=True, random_state=0) if least > 1 else None
+
+
+def _tuned(model: Any, grid: dict[str, list[Any]], x: Array, y: NDArray[np.int64]) -> Any:
+    """A fitted model with the best of the settings in `grid`; its own where labels are too few to choose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        folds = _folds(y)
+        if folds is None:
+            return model.fit(x, y)
+        return GridSearchCV(model, grid, cv=folds).fit(x, y).best_estimator_
+
+
+def _spread(x: Array, y: NDArray[np.int64], rest: Array, target: Array) -> NDArray[np.int64]:
+    """Label spreading (Zhou et al. 2004) over a graph of neighbours, its settings by cross-validation.
+
+    The features are brought to SPREAD_DIMENSIONS main components first, which finds the same neighbours in a
+    fraction of the time.
+    """
+    every = np.concatenate([x, rest])
+    components = min(SPREAD_DIMENSIONS, *every.shape)
+    if components < every.shape[1]:
+        pca = PCA(components, svd_solver="randomized", random_state=0).fit(every)
+        every, target = pca.transform(every), pca.transform(target)
+    graphs = [_Graph(every, min(k, len(every))) for k in NEIGHBOURS]
+    settings = [(graph, alpha) for graph in graphs for alpha in SPREADS]
+    folds = _folds(y)
+    best = settings[0]
+    if folds is not None:
+        scores = [0] * len(settings)
+        for train, test in folds.split(x, y):
+            for n, (graph, alpha) in enumerate(settings):
+                found = _fit_spreading(graph, alpha, every, y[train], train).transduction_[test]
+                scores[n] += int((found == y[test]).sum())
+        best = settings[int(np.argmax(scores))]
+    return _fit_spreading(*best, every, y, np.arange(len(y))).predict(target)
+
+
+class _Graph:
+    """Who is a neighbour of whom, found once; as a kernel of `LabelSpreading`."""
+
+    def __init__(self, x: Array, neighbours: int):
+        self._nearest = NearestNeighbors(n_neighbors=neighbours).fit(x)
+        self._graph = self._nearest.kneighbors_graph(x)
+
+    def __call__(self, x: Array, other: Array) -> Any:
+        """[N, N] of the images themselves, [N, M] of others to these."""
+        return (
+            self._graph
+            if len(other) == self._count and other is x
+            else self._nearest.kneighbors_graph(other).T
+        )
+
+
+def _fit_spreading(
+    graph: _Graph, alpha: float, x: Array, y: NDArray[np.int64], known: NDArray[np.int64]
+) -> LabelSpreading:
+    labels = np.full(len(x), -1)
+    labels[known] = y
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # images that no label reaches, rounds that are not enough
+        return LabelSpreading(kernel=graph, alpha=alpha, max_iter=100).fit(x, labels)

@@ -1,0 +1,138 @@
+"""The accuracy of simple classifiers on a run's own labels and evaluation images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.precision import Precision
+from fastsemi.loaders.data import Data
+from fastsemi.probe.classifiers import LinearHead, Scale, linear_head, logistic_regression, predictions
+from fastsemi.probe.features import FeatureSet, frozen_features
+from fastsemi.stages.inputs import Views
+
+MOST_UNLABELLED = 10_000  # images that label spreading uses
+MOST_LABELLED = 20_000  # beyond which simple classifiers would take as long as training
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple classifier on one kind of features."""
+
+    features: str
+    """pixels, or what the frozen network has learnt from."""
+    classifier: str
+    top1: float
+    """In percent of the evaluation images."""
+    balanced: float
+    """Mean over the classes of their accuracy, in percent."""
+    seconds: float
+    """To fit and to classify, without the features."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a run's images."""
+
+    name: str
+    labelled: FeatureSet
+    unlabelled: FeatureSet
+    evaluated: FeatureSet
+
+    @property
+    def scale(self) -> Scale:
+        """Of all training images."""
+        return Scale.of(np.concatenate([self.labelled.x, self.unlabelled.x]))
+
+
+class Prober:
+    """Probes the data of a run.
+
+    Args:
+        data: The run's data.
+        views: Normalises.
+        precision: Number format of networks.
+        batch: Images per batch.
+    """
+
+    def __init__(self, data: Data, views: Views, precision: Precision, *, batch: int):
+        self._data, self._views, self._precision, self._batch = data, views, precision, batch
+
+    def features(self, name: str, network: nn.Module | None, *, evaluated: bool = True) -> Features:
+        """Look at the images once.
+
+        Args:
+            name: What tables call these features.
+            network: On the device; None for pixels.
+            evaluated: Whether evaluation images are looked at too.
+        """
+        labelled = self._data.labelled
+        unlabelled = self._data.unlabelled
+        some = _spread_out(unlabelled.ids, MOST_UNLABELLED)
+        val = self._data.val
+        looked = val.ids if evaluated else val.ids[:0]
+        parts = [
+            frozen_features(network, images, ids, self._data, self._views, self._precision, batch=self._batch)
+            for images, ids in (
+                (labelled, labelled.ids),
+                (unlabelled, some),
+                (val, looked),
+            )
+        ]
+        return Features(name, *parts)
+
+    def head(self, features: Features) -> LinearHead:
+        """The classifier of a network, from logistic regression on its features."""
+        model = logistic_regression(features.labelled, features.scale)
+        return linear_head(model, features.scale, len(self._data.classes))
+
+    def baselines(self, features: Features, say: Callable[[str], None] = lambda text: None) -> list[Baseline]:
+        """Fit and judge all classifiers on the features.
+
+        Raises:
+            UserError: The labels are of one class.
+        """
+        if len(np.unique(features.labelled.y)) < 2:
+            raise UserError("the labels are all of one class; label images of at least two classes")
+        found = []
+        truth = features.evaluated.y
+        fits = predictions(features.labelled, features.unlabelled.x, features.evaluated.x)
+        for name, fit in fits.items():
+            say(f"{features.name}: {name}")
+            begun = time.perf_counter()
+            predicted = fit()
+            seconds = time.perf_counter() - begun
+            top1, balanced = _accuracy(predicted, truth)
+            found.append(Baseline(features.name, name, top1, balanced, seconds))
+        return found
+
+
+def best(baselines: list[Baseline]) -> Baseline:
+    """The one with the highest top-1."""
+    return max(baselines, key=lambda baseline: baseline.top1)
+
+
+def to_json(baselines: list[Baseline]) -> list[dict[str, Any]]:
+    """As `summary.json` keeps them."""
+    return [asdict(baseline) for baseline in baselines]
+
+
+def _spread_out(ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most `most` of the ids, evenly from all of them."""
+    if len(ids) <= most:
+        return ids
+    return ids[np.linspace(0, len(ids) - 1, most).astype(np.int64)]
+
+
+def _accuracy(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> tuple[float, float]:
+    """Top-1 and balanced accuracy in percent."""
+    hit = predicted == truth
+    classes = np.unique(truth)
+    return 100 * float(hit.mean()), 100 * float(np.mean([hit[truth == c].mean() for c in classes]))

@@ -1,0 +1,55 @@
+"""What the labels of a run are worth without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from fastsemi.models.create import create_model, use_fused_attention
+from fastsemi.parallel import processes
+from fastsemi.probe.probe import MOST_LABELLED, Baseline, Prober
+from fastsemi.run.build import load_weights
+from fastsemi.run.context import RunContext
+
+
+def judge_baselines(run: RunContext, say: Callable[[str], None] = lambda text: None) -> list[Baseline]:
+    """Judge simple classifiers on the pixels and, where weights are given, on their frozen features.
+
+    Raises:
+        UserError: The labels are of one class, or the weights do not fit.
+    """
+    prober = run_prober(run)
+    kinds: list[tuple[str, nn.Module | None]] = [("pixels", None)]
+    if run.config.model.has_weights:
+        kinds.append((weights_name(run), frozen_network(run)))
+    found = []
+    for name, network in kinds:
+        say(f"{name}: looking at the images")
+        found += prober.baselines(prober.features(name, network), say)
+    return found
+
+
+def run_prober(run: RunContext) -> Prober:
+    """A prober of the run's data."""
+    return Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
+
+
+def weights_name(run: RunContext) -> str:
+    """What tables call the frozen features."""
+    return f"frozen {run.config.model.name}"
+
+
+def frozen_network(run: RunContext) -> nn.Module:
+    """The network with the given weights, in evaluation mode."""
+    config = run.config
+    model = create_model(config.model, num_classes=len(run.data.classes), image_size=config.data.image_size)
+    load_weights(run, model, quiet=True)
+    use_fused_attention(model, run.precision.fused_attention)
+    return model.to(run.device).eval().requires_grad_(False)
+
+
+def wants_baselines(run: RunContext) -> bool:
+    """Whether they are to be judged, and worth it."""
+    few = len(run.data.labelled.ids) <= MOST_LABELLED
+    return run.config.train.baseline == "auto" and few and processes.world() == 1

@@ -1,0 +1,85 @@
+"""Which network of a stage is its result: of all that were evaluated, the best one, or the last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastsemi.parallel import processes
+from fastsemi.parallel.shards import whole_state
+from fastsemi.training.checkpoint import file as checkpoint_file
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network that was evaluated."""
+
+    network: str
+    """As `Stage.eval_models` calls it."""
+    step: int
+    top1: float
+    """Of the evaluation images, in percent."""
+
+
+class Selection:
+    """Keeps the best of the networks that a stage evaluates, for `train.select: best`.
+
+    The tensors lie in a file whose name has the step, so that a run that goes on from an earlier checkpoint
+    finds what that checkpoint speaks of. Of networks that are equal the earlier one stays, and of one
+    evaluation the stage's own result.
+
+    Args:
+        folder: Of the run's checkpoints.
+        stage: Name of the stage.
+    """
+
+    def __init__(self, folder: Path, stage: str):
+        self._folder, self._stage = folder, stage
+        self.choice: Choice | None = None
+        self._former: set[Path] = set()  # files that the checkpoint before speaks of
+
+    def offer(
+        self, step: int, top1: Mapping[str, float], models: Mapping[str, nn.Module], result: nn.Module
+    ) -> None:
+        """Look at an evaluation; all processes must take part.
+
+        Args:
+            step: Steps done.
+            top1: By network, the same in all processes.
+            models: The networks.
+            result: The one that the stage leaves if nothing is chosen; it wins where networks are equal.
+        """
+        order = sorted(models, key=lambda name: models[name] is not result)
+        name = max(order, key=lambda name: top1[name])
+        if self.choice and top1[name] <= self.choice.top1:
+            return
+        self.choice = Choice(name, step, top1[name])
+        state = whole_state(models[name])
+        if processes.is_main():
+            checkpoint_file.save({"model": state, "choice": asdict(self.choice)}, self._path(self.choice))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state dict of the best network; ask only where there is a choice."""
+        assert self.choice is not None
+        return checkpoint_file.load(self._path(self.choice))["model"]
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint holds of it; files of choices that no checkpoint speaks of any more go."""
+        if processes.is_main():
+            kept = self._path(self.choice) if self.choice else None
+            for path in self._folder.glob(f"{self._stage}_best-*.pt"):
+                if path != kept and path not in self._former:
+                    path.unlink(missing_ok=True)
+            self._former = {kept} if kept else set()
+        return asdict(self.choice) if self.choice else None
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Take back what `state` gave."""
+        self.choice = Choice(**state) if state else None
+
+    def _path(self, choice: Choice) -> Path:
+        return self._folder / f"{self._stage}_best-{choice.step:09d}.pt"
