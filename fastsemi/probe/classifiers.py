@@ -9,24 +9,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid, NearestNeighbors
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import normalize
-from sklearn.semi_supervised import LabelSpreading
 from sklearn.svm import SVC
 
 from fastsemi.probe.features import FeatureSet
+from fastsemi.probe.folds import folds
+from fastsemi.probe.spreading import Graph
 
 Array = NDArray[np.float32]
 
-FOLDS = 5
-SPREAD_DIMENSIONS = 128  # of the space in which label spreading looks for neighbours
 UNKNOWN = -10.0  # logit of a class without labels
-NEIGHBOURS = (5, 10)  # tried for the graph of label spreading
-SPREADS = (0.8, 0.95, 0.99)  # tried for alpha, how much of a label comes from the neighbours
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def predictions(
             KNeighborsClassifier(), {"n_neighbors": _neighbours(y)}, normalize(x), y
         ).predict(normalize(target)),
         "prototypes": lambda: _prototypes(normalize(x), y, normalize(target)),
-        "label spreading": lambda: _spread(x, y, rest, target),
+        "label spreading": lambda: Graph.of(x, rest).spread(y).classify(target),
     }
 
 
@@ -114,68 +110,11 @@ def _neighbours(y: NDArray[np.int64]) -> list[int]:
     return [k for k in (1, 3, 5) if k <= max(1, least)]
 
 
-def _folds(y: NDArray[np.int64]) -> StratifiedKFold | None:
-    """As many folds as the rarest class has images; None where one class has a single one."""
-    least = int(np.unique(y, return_counts=True)[1].min())
-    return StratifiedKFold(min(FOLDS, least), shuffle=True, random_state=0) if least > 1 else None
-
-
 def _tuned(model: Any, grid: dict[str, list[Any]], x: Array, y: NDArray[np.int64]) -> Any:
     """A fitted model with the best of the settings in `grid`; its own where labels are too few to choose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        folds = _folds(y)
-        if folds is None:
+        split = folds(y)
+        if split is None:
             return model.fit(x, y)
-        return GridSearchCV(model, grid, cv=folds).fit(x, y).best_estimator_
-
-
-def _spread(x: Array, y: NDArray[np.int64], rest: Array, target: Array) -> NDArray[np.int64]:
-    """Label spreading (Zhou et al. 2004) over a graph of neighbours, its settings by cross-validation.
-
-    The features are brought to SPREAD_DIMENSIONS main components first, which finds the same neighbours in a
-    fraction of the time.
-    """
-    every = np.concatenate([x, rest])
-    components = min(SPREAD_DIMENSIONS, *every.shape)
-    if components < every.shape[1]:
-        pca = PCA(components, svd_solver="randomized", random_state=0).fit(every)
-        every, target = pca.transform(every), pca.transform(target)
-    graphs = [_Graph(every, min(k, len(every))) for k in NEIGHBOURS]
-    settings = [(graph, alpha) for graph in graphs for alpha in SPREADS]
-    folds = _folds(y)
-    best = settings[0]
-    if folds is not None:
-        scores = [0] * len(settings)
-        for train, test in folds.split(x, y):
-            for n, (graph, alpha) in enumerate(settings):
-                found = _fit_spreading(graph, alpha, every, y[train], train).transduction_[test]
-                scores[n] += int((found == y[test]).sum())
-        best = settings[int(np.argmax(scores))]
-    return _fit_spreading(*best, every, y, np.arange(len(y))).predict(target)
-
-
-class _Graph:
-    """Who is a neighbour of whom, found once; as a kernel of `LabelSpreading`."""
-
-    def __init__(self, x: Array, neighbours: int):
-        self._nearest = NearestNeighbors(n_neighbors=neighbours).fit(x)
-        self._graph = self._nearest.kneighbors_graph(x)
-
-    def __call__(self, x: Array, other: Array) -> Any:
-        """[N, N] of the images themselves, [N, M] of others to these."""
-        return (
-            self._graph
-            if len(other) == self._count and other is x
-            else self._nearest.kneighbors_graph(other).T
-        )
-
-
-def _fit_spreading(
-    graph: _Graph, alpha: float, x: Array, y: NDArray[np.int64], known: NDArray[np.int64]
-) -> LabelSpreading:
-    labels = np.full(len(x), -1)
-    labels[known] = y
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # images that no label reaches, rounds that are not enough
-        return LabelSpreading(kernel=graph, alpha=alpha, max_iter=100).fit(x, labels)
+        return GridSearchCV(model, grid, cv=split).fit(x, y).best_estimator_

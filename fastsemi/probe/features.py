@@ -24,6 +24,7 @@ class FeatureSet:
 
     x: NDArray[np.float32]  # [N, D]
     y: NDArray[np.int64]  # [N] class, -1 where unknown
+    ids: NDArray[np.int64]  # [N] position in the index
 
 
 @torch.no_grad()
@@ -49,7 +50,7 @@ def frozen_features(
         batch: Images per batch.
     """
     plans = evaluation_batches(images.index, ids, batch, data.config.eval_crop)
-    x, y = [], []
+    x, y, which = [], [], []
     mode = network.training if network else False
     if network:
         network.eval()
@@ -59,13 +60,16 @@ def frozen_features(
             pixels = views.normalise(on_device.images[0])
             with precision.autocast():
                 found = head_input(network, pixels) if network else _small(pixels)
-            x.append(found.float().cpu()[on_device.valid.cpu()])
-            y.append(on_device.labels.cpu()[on_device.valid.cpu()])
+            valid = on_device.valid.cpu()
+            x.append(found.float().cpu()[valid])
+            y.append(on_device.labels.cpu()[valid])
+            which.append(on_device.ids.cpu()[valid])
     if network:
         network.train(mode)
     if not x:
-        return FeatureSet(np.zeros((0, 1), np.float32), np.zeros(0, np.int64))
-    return FeatureSet(torch.cat(x).numpy(), torch.cat(y).numpy())
+        none = np.zeros(0, np.int64)
+        return FeatureSet(np.zeros((0, 1), np.float32), none, none)
+    return FeatureSet(torch.cat(x).numpy(), torch.cat(y).numpy(), torch.cat(which).numpy())
 
 
 def head_input(network: nn.Module, images: Tensor) -> Tensor:

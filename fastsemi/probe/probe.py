@@ -18,7 +18,7 @@ from fastsemi.probe.classifiers import LinearHead, Scale, linear_head, logistic_
 from fastsemi.probe.features import FeatureSet, frozen_features
 from fastsemi.stages.inputs import Views
 
-MOST_UNLABELLED = 10_000  # images that label spreading uses
+MOST_UNLABELLED = 60_000  # images that label spreading uses
 MOST_LABELLED = 20_000  # beyond which simple classifiers would take as long as training
 
 

@@ -1,0 +1,15 @@
+"""How labels are split to choose settings on them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+
+FOLDS = 5
+
+
+def folds(y: NDArray[np.int64]) -> StratifiedKFold | None:
+    """As many folds as the rarest class has images, at most FOLDS; None where a class has a single one."""
+    least = int(np.unique(y, return_counts=True)[1].min())
+    return StratifiedKFold(min(FOLDS, least), shuffle=True, random_state=0) if least > 1 else None

@@ -1,0 +1,61 @@
+"""Labels for unlabelled images before any network is trained: of each class the surest of label spreading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsemi.probe.probe import Features
+from fastsemi.probe.spreading import Graph
+
+
+@dataclass(frozen=True)
+class SpreadLabels:
+    """Some unlabelled images and the classes that label spreading gave them."""
+
+    ids: NDArray[np.int64]  # [N] position in the index
+    labels: NDArray[np.int64]  # [N]
+    features: str
+    """On which features."""
+    score: float
+    """Accuracy of label spreading in cross-validation on the labels, in [0, 1]."""
+
+
+def spread_labels(kinds: list[Features], keep: float) -> SpreadLabels:
+    """Label the unlabelled images on the features that do best in cross-validation on the labels.
+
+    Args:
+        kinds: Features to choose from; the first wins where scores are equal.
+        keep: Fraction of the images of each class that are kept, the most confident ones.
+    """
+    fitted = []
+    for features in kinds:
+        scale = features.scale
+        graph = Graph.of(scale(features.labelled.x), scale(features.unlabelled.x))
+        fitted.append(graph.spread(features.labelled.y))
+    chosen = max(range(len(kinds)), key=lambda n: fitted[n].score)
+    labels, confidence = fitted[chosen].unlabelled()
+    kept = surest(labels, confidence, keep)
+    ids = kinds[chosen].unlabelled.ids[kept]
+    return SpreadLabels(ids, labels[kept], kinds[chosen].name, fitted[chosen].score)
+
+
+def surest(labels: NDArray[np.int64], confidence: NDArray[np.float32], keep: float) -> NDArray[np.int64]:
+    """The most confident of each class, at least one of each that occurs.
+
+    Args:
+        labels: [N].
+        confidence: [N].
+        keep: Fraction of each class, in (0, 1].
+
+    Returns:
+        Their positions, in order.
+    """
+    chosen = []
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        count = max(1, round(keep * len(mine)))
+        chosen.append(mine[np.argsort(-confidence[mine], kind="stable")[:count]])
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
