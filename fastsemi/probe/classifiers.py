@@ -92,7 +92,7 @@ def predictions(
         "logistic regression": lambda: logistic_regression(labelled, scale).predict(target),
         "SVM": lambda: _tuned(SVC(), {"C": [0.1, 1.0, 10.0, 100.0]}, x, y).predict(target),
         "nearest neighbours": lambda: _tuned(
-            KNeighborsClassifier(), {"n_neighbors": _neighbours(y)}, normalize(x), y
+            KNeighborsClassifier(1), {"n_neighbors": _neighbours(y)}, normalize(x), y
         ).predict(normalize(target)),
         "prototypes": lambda: _prototypes(normalize(x), y, normalize(target)),
         "label spreading": lambda: Graph.of(x, rest).spread(y).classify(target),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.files import replacing
 from fastsemi.common.progress import Progress
+from fastsemi.loaders.data import ImageSet
 from fastsemi.models.create import checkpoint_activations, create_model, scale_head, use_fused_attention
 from fastsemi.models.pretrained import published_name, published_weights
 from fastsemi.models.trainable import choose_trained, freeze_statistics, set_head
@@ -18,6 +22,7 @@ from fastsemi.models.weights import load_backbone, read_weights
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
 from fastsemi.probe.probe import Prober
+from fastsemi.probe.spread_labels import spread_labels
 from fastsemi.run.config import StageName
 from fastsemi.run.context import RunContext
 from fastsemi.run.memory import estimate
@@ -57,7 +62,8 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
     if config.model.freezes_statistics:
         freeze_statistics(model)
     if name == "finetune":
-        return Finetune(config.finetune, model, run.data, run.views, seed=config.seed)
+        spread = _spread(run, model) if config.finetune.spread_ratio else None
+        return Finetune(config.finetune, model, run.data, run.views, seed=config.seed, spread=spread)
     return Semi(config.semi, model, run.data, run.views, seed=config.seed)
 
 
@@ -86,6 +92,32 @@ def _start_head(run: RunContext, model: nn.Module) -> None:
     assert head is not None
     set_head(model, torch.from_numpy(head.weight), torch.from_numpy(head.bias))
     run.say("finetune: the classifier starts from logistic regression on the frozen features")
+
+
+def _spread(run: RunContext, model: nn.Module) -> ImageSet:
+    """Unlabelled images with the labels of label spreading, found once in the life of a run."""
+    path = run.folder.spread_labels
+    if processes.is_main() and not path.exists():
+        prober = Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
+        kinds = [prober.features("pixels", None, evaluated=False)]
+        if run.config.model.has_weights or earlier(run.config, "finetune"):
+            model.to(run.device)
+            kinds.append(prober.features("frozen features", model, evaluated=False))
+        found = spread_labels(kinds, run.config.finetune.spread_keep)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, "wb") as file:
+            np.savez(file, ids=found.ids, labels=found.labels)
+        run.say(
+            f"finetune: {len(found.ids)} unlabelled images get labels by label spreading on "
+            f"{found.features}, which is {found.score:.0%} right in cross-validation on the labels"
+        )
+    processes.barrier()
+    with np.load(path, allow_pickle=False) as stored:
+        ids, found_labels = stored["ids"], stored["labels"]
+    images = run.data.unlabelled
+    labels = np.full(len(images.index.labels), -1, dtype=images.index.labels.dtype)
+    labels[ids] = found_labels
+    return replace(images, index=replace(images.index, labels=labels), ids=ids)
 
 
 def load_weights(run: RunContext, model: nn.Module, *, quiet: bool = False) -> bool:

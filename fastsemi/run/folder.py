@@ -45,6 +45,11 @@ class RunFolder:
         return self.checkpoints / f"{stage}_result.pt"
 
     @property
+    def spread_labels(self) -> Path:
+        """Unlabelled images that label spreading has labelled for fine-tuning, and their classes."""
+        return self.checkpoints / "spread_labels.npz"
+
+    @property
     def model(self) -> Path:
         """The network that the run leaves, as a folder of timm's (`local-dir:`)."""
         return self.path / "model"

@@ -24,6 +24,12 @@ class FinetuneConfig(StageConfig):
     head: Literal["random", "probe"] = "random"
     """What the classifier starts from: random weights times model.head_init_scale, or logistic regression on
     the features of the frozen network."""
+    spread_ratio: int = 0
+    """Unlabelled images per labelled one that are learnt from too, by the labels that label spreading gives
+    them on the pixels or on the features of the frozen network, whichever does better in cross-validation; 0
+    for none."""
+    spread_keep: float = 0.5
+    """Fraction of each class that is used of them, the most confident ones."""
     drop_path: float = 0.1
     """Largest drop-path rate; it grows linearly with depth."""
     label_smoothing: float = 0.1
@@ -39,3 +45,5 @@ class FinetuneConfig(StageConfig):
         """Refuse impossible values."""
         super().__post_init__()
         self.require_fractions("drop_path", "label_smoothing", "ema")
+        self.require("spread_ratio", self.spread_ratio >= 0, "be 0 or more")
+        self.require("spread_keep", 0 < self.spread_keep <= 1, "lie in (0, 1]")
