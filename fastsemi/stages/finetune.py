@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsemi.common.spans import record
-from fastsemi.loaders.data import Data
+from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.loaders.plan.draws import AugmentConfig, View
 from fastsemi.loaders.plan.mixing import MixConfig
 from fastsemi.loaders.stream import Stream
@@ -40,15 +40,51 @@ def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, d
     return Role(images, stream)
 
 
+def spread_role(config: FinetuneConfig, images: ImageSet, data: Data, seed: int) -> Role:
+    """The stream of unlabelled images with the labels of label spreading."""
+    stream = Stream(
+        images.index,
+        images.ids,
+        config.batch * config.spread_ratio,
+        config.micro_batches,
+        {View.STRONG: config.augment},
+        config.mix,
+        seed,
+        data.config.image_size,
+        "spread",
+    )
+    return Role(images, stream)
+
+
 class Finetune(Stage):
-    """Plain supervised training, with an optional average of the weights."""
+    """Plain supervised training, with an optional average of the weights.
+
+    Args:
+        config: Its settings.
+        model: What to train.
+        data: The run's data.
+        views: Prepares batches.
+        seed: Of the run.
+        spread: Unlabelled images with labels to learn from besides.
+    """
 
     name = "finetune"
 
-    def __init__(self, config: FinetuneConfig, model: nn.Module, data: Data, views: Views, *, seed: int):
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        model: nn.Module,
+        data: Data,
+        views: Views,
+        *,
+        seed: int,
+        spread: ImageSet | None = None,
+    ):
         self.config: FinetuneConfig = config
         self._views = views
         self.roles = self.build_roles(config, data, seed)
+        if spread is not None:
+            self.roles["spread"] = spread_role(config, spread, data, seed)
         self.model = self.network = model.to(views.device)
         self._average = EMATeacher(self.model, config.ema) if config.ema else None
 
@@ -58,11 +94,13 @@ class Finetune(Stage):
         return {"labelled": labelled_role(config, config.augment, config.mix, data, seed)}
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
-        """Cross-entropy of the mixed images."""
-        mixed = mix_labelled(batch["labelled"], self._views)
+        """Cross-entropy of the mixed images: labelled ones, and those that label spreading labelled."""
+        mixed = [mix_labelled(part, self._views) for part in batch.values()]
         with record("student"):
-            logits = self.network(mixed.images)
-        loss = mixed.losses(logits, self.config.label_smoothing, self._views.kernels).mean()
+            logits = self.network(torch.cat([part.images for part in mixed]))
+        smoothing, kernels = self.config.label_smoothing, self._views.kernels
+        parts = zip(mixed, logits.split([len(part.label) for part in mixed]), strict=True)
+        loss = torch.cat([part.losses(found, smoothing, kernels) for part, found in parts]).mean()
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 
     def after_update(self, skipped: Tensor | None = None) -> None:

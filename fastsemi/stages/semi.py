@@ -14,6 +14,7 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.plan.draws import View
 from fastsemi.loaders.plan.mixing import MixConfig
 from fastsemi.loaders.stream import Stream
+from fastsemi.stages.alignment import create_alignment
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.compaction import Compaction, skips_rejected
 from fastsemi.stages.finetune import labelled_role, mix_labelled
@@ -42,6 +43,7 @@ class Semi(Stage):
         ids = self.roles["unlabelled"].stream.ids
         rule = create_rule(config, classes=len(data.classes), images=len(ids), highest_id=int(ids.max()))
         self.rule = rule.to(views.device)
+        self.alignment = create_alignment(config, data).to(views.device)
 
     @staticmethod
     def build_roles(config: SemiConfig, data: Data, seed: int) -> dict[str, Role]:
@@ -96,7 +98,7 @@ class Semi(Stage):
         """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""
         weak = self._views.normalise(self._views.augment(batch, 0), batch.erase[0])
         with record("teacher"):
-            logits = self.teacher(weak)
+            logits = self.alignment(self.teacher(weak) / self.config.temperature)
             return PseudoLabels(*self._views.kernels.pseudo_label(logits), logits, batch.ids)
 
     def pair(self, batch: DeviceBatch, pseudo: PseudoLabels, trusted: Tensor) -> Pairs:
@@ -115,6 +117,7 @@ class Semi(Stage):
         """Eq. 1, and what the threshold rule learnt from the step."""
         self.teacher.update(self.model, skipped)
         self.rule.update()
+        self.alignment.update()
 
     def followers(self) -> list[nn.Module]:
         """The teacher."""
@@ -129,12 +132,13 @@ class Semi(Stage):
         return self.teacher.model
 
     def extra_state(self) -> dict[str, Any]:
-        """The teacher, and the state of the threshold rule where it has one."""
-        rule = self.rule.state_dict()
-        return {"teacher": self.teacher.model.state_dict(), **({"rule": rule} if rule else {})}
+        """The teacher, and the states of the threshold rule and of alignment where they have any."""
+        states = {"rule": self.rule.state_dict(), "alignment": self.alignment.state_dict()}
+        return {"teacher": self.teacher.model.state_dict(), **{k: v for k, v in states.items() if v}}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take back the teacher and the threshold rule."""
+        """Take back what `extra_state` gave."""
         self.teacher.model.load_state_dict(state["teacher"])
         self.rule.load_state_dict(state.get("rule", {}))
+        self.alignment.load_state_dict(state.get("alignment", {}))
         self.teacher.refresh()

@@ -48,6 +48,14 @@ class SemiConfig(StageConfig):
     """Options of the rule freematch."""
     softmatch: SoftMatchConfig = field(default_factory=SoftMatchConfig)
     """Options of the rule softmatch."""
+    align: Literal["none", "uniform", "labelled"] = "none"
+    """Distribution alignment of the pseudo labels: as if all classes were as frequent (uniform), or as
+    frequent as among the labels."""
+    align_momentum: float = 0.99
+    """Momentum of the average prediction that alignment compares with."""
+    temperature: float = 1.0
+    """The teacher's logits are divided by it before they become pseudo labels and confidences: below 1 they
+    are surer, above 1 less so."""
     momentum: float = 0.9999
     """Momentum of the teacher, m; 0 is FixMatch."""
     teacher_dtype: TeacherDtype = "fp32"
@@ -77,7 +85,8 @@ class SemiConfig(StageConfig):
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         super().__post_init__()
-        self.require_fractions("drop_path", "label_smoothing", "momentum")
+        self.require_fractions("drop_path", "label_smoothing", "momentum", "align_momentum")
+        self.require("temperature", 0 < self.temperature < math.inf, "be positive and finite")
         self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
         self.require("loss_weight", 0 <= self.loss_weight < math.inf, "be finite and not negative")
         if self.mixing != "none" and not (self.mix.mixup or self.mix.cutmix):
