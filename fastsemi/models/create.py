@@ -16,6 +16,8 @@ from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
 from fastsemi.models.settings import ModelConfig
 
+CHANNELS_LAST_FROM = 64  # pixels; on 32 it cost a tenth on a CPU, on 128 it gave two fifths
+
 # Modules of timm whose networks choose between their class token and the average of their patches.
 _TOKEN_FAMILIES = (
     "vision_transformer",
@@ -128,6 +130,17 @@ def fix_position_embedding(model: nn.Module, name: str) -> None:
     with torch.no_grad():
         model.pos_embed.copy_(torch.cat([table.new_zeros(prefix, table.shape[1]), table])[None])
     model.pos_embed.requires_grad_(False)
+
+
+def prefer_channels_last(model: nn.Module, image_size: int) -> None:
+    """Let the convolutions of a network work on [B, H, W, C] in memory where that is faster, on any device.
+
+    It is where images are not tiny: depthwise convolutions on a CPU, half precision on a GPU. A network that
+    has a single convolution, to cut patches, is left alone.
+    """
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    if convolutions > 4 and image_size >= CHANNELS_LAST_FROM:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def scale_head(model: nn.Module, scale: float) -> None:

@@ -15,7 +15,13 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.data import ImageSet
-from fastsemi.models.create import checkpoint_activations, create_model, scale_head, use_fused_attention
+from fastsemi.models.create import (
+    checkpoint_activations,
+    create_model,
+    prefer_channels_last,
+    scale_head,
+    use_fused_attention,
+)
 from fastsemi.models.pretrained import published_name, published_weights
 from fastsemi.models.trainable import choose_trained, freeze_statistics, set_head
 from fastsemi.models.weights import load_backbone, read_weights
@@ -59,6 +65,8 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
         if name == "finetune" and config.finetune.head == "probe":
             _start_head(run, model)
     choose_trained(model, config.model.adapt)
+    if processes.world() == 1:  # shards and buckets of several processes want plain rows
+        prefer_channels_last(model, config.data.image_size)
     if config.model.freezes_statistics:
         freeze_statistics(model)
     if name == "finetune":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastsemi.common.allocator import keep_memory
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.loaders.data import Data
@@ -28,6 +29,8 @@ class RunContext:
         self.config, self.say = config, say
         self.folder = RunFolder(config.output)
         self.device = select_device(processes.local_device(config.device))
+        if self.device.type == "cpu":
+            keep_memory()
         self.precision = Precision.select(config.precision, self.device)
         self.precision.apply()
         self.data = Data(config.data, config.loader, device=self.device)
