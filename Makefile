@@ -37,7 +37,7 @@ $(VENV)/.optional: pyproject.toml scripts/optional_packages.sh | env
 	touch $@
 
 # Reinstalled when the requirements or the C++ sources change.
-$(VENV)/.installed: pyproject.toml constraints.txt setup.py scripts/system_packages.sh $(wildcard kernels/csrc/*)
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py scripts/system_packages.sh $(shell find kernels/csrc -type f)
 	bash scripts/system_packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'

@@ -64,7 +64,7 @@ def published_weights(name: str) -> Weights:
         UserError: timm knows no such weights, or they are neither in the cache nor to be had.
     """
     settings = _settings(name)
-    if settings.custom_load:
+    if settings.custom_load and (not settings.hf_hub_id or settings.custom_load == "hf"):
         raise UserError(
             f"the weights of {name} come in a form of their own; convert them to .safetensors and give "
             "model.weights"

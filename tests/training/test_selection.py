@@ -1,0 +1,63 @@
+"""The best network that was evaluated is what a stage leaves."""
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from fastsemi.common.progress import Progress
+from fastsemi.run.run import Run
+from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.selection import Selection
+
+
+def network(value):
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.weight, value)
+    return layer
+
+
+def test_the_best_is_kept_and_ties_go_to_the_earlier_one_and_to_the_result(tmp_path):
+    selection = Selection(tmp_path, "semi")
+    student, teacher = network(1.0), network(2.0)
+    models = {"student": student, "teacher": teacher}
+    selection.offer(10, {"student": 50.0, "teacher": 50.0}, models, teacher)
+    assert (selection.choice.network, selection.choice.step) == ("teacher", 10)
+    nn.init.constant_(teacher.weight, 3.0)
+    selection.offer(20, {"student": 49.0, "teacher": 50.0}, models, teacher)
+    assert selection.choice.step == 10 and selection.tensors()["weight"].item() == 2.0
+    selection.offer(30, {"student": 60.0, "teacher": 50.0}, models, teacher)
+    assert (selection.choice.network, selection.tensors()["weight"].item()) == ("student", 1.0)
+
+
+def test_files_stay_as_long_as_a_checkpoint_speaks_of_them(tmp_path):
+    selection, model = Selection(tmp_path, "semi"), network(1.0)
+    for step in (10, 20, 30):
+        selection.offer(step, {"model": float(step)}, {"model": model}, model)
+        state = selection.state()  # as a checkpoint is written
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "semi_best-000000020.pt",  # of the checkpoint before, until the new one is whole
+        "semi_best-000000030.pt",
+    ]
+    other = Selection(tmp_path, "semi")
+    other.restore(state)
+    assert other.choice == selection.choice and other.tensors()["weight"].item() == 1.0
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_a_run_leaves_the_network_that_was_chosen(tiny, select):
+    config = tiny("--stages", "[finetune]", "--train.select", select, "--finetune.eval_every", "1 steps")
+    summary = Run(config, Progress(Console(quiet=True))).train(config.stages)
+    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    scores = {row["step"]: row["top1"] for row in rows if "top1" in row}
+    left = checkpoint_file.load(config.output / "checkpoints" / "finetune_result.pt")["model"]
+    if select == "last":
+        assert "chosen" not in summary["stages"]["finetune"]
+        return
+    chosen = summary["stages"]["finetune"]["chosen"]
+    assert chosen["top1"] == max(scores.values()) == scores[chosen["step"]]
+    assert chosen["step"] == min(step for step, score in scores.items() if score == max(scores.values()))
+    best = checkpoint_file.load(next((config.output / "checkpoints").glob(f"*best-{chosen['step']:09d}.pt")))
+    assert all(torch.equal(left[name], tensor) for name, tensor in best["model"].items())
