@@ -60,7 +60,7 @@ def test_without_a_connection_one_line_says_so_at_once(hub, monkeypatch):
 
 
 def test_an_unknown_tag_names_those_that_are_known():
-    with pytest.raises(UserError, match="give model.pretrained one of .*augreg_in21k"):
+    with pytest.raises(UserError, match=r"give model\.pretrained one of .*augreg_in21k"):
         published_weights(published_name(NAME, "nothing"))
     with pytest.raises(UserError, match="timm has no published weights for resnet9000"):
         preprocessing("resnet9000")
