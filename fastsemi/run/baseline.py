@@ -22,7 +22,7 @@ def judge_baselines(run: RunContext, say: Callable[[str], None] = lambda text: N
     prober = run_prober(run)
     kinds: list[tuple[str, nn.Module | None]] = [("pixels", None)]
     if run.config.model.has_weights:
-        kinds.append((weights_name(run), frozen_network(run)))
+        kinds.append(("frozen features", frozen_network(run)))
     found = []
     for name, network in kinds:
         say(f"{name}: looking at the images")
@@ -33,11 +33,6 @@ def judge_baselines(run: RunContext, say: Callable[[str], None] = lambda text: N
 def run_prober(run: RunContext) -> Prober:
     """A prober of the run's data."""
     return Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
-
-
-def weights_name(run: RunContext) -> str:
-    """What tables call the frozen features."""
-    return f"frozen {run.config.model.name}"
 
 
 def frozen_network(run: RunContext) -> nn.Module:

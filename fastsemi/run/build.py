@@ -196,6 +196,7 @@ def build_trainer(
             config.compile,
             _strategy(run, name),
             config.train.select == "best",
+            name == "semi" or (name == "finetune" and config.finetune.head == "probe"),
         ),
         checkpoints or run.folder.checkpoints,
         log,

@@ -58,13 +58,14 @@ def best_baselines(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """What a finished run prints."""
+    """What a finished run prints: simple classifiers by their features, then the networks by their stage."""
     table = Table(title=f"{summary.get('labelled', '?')} labels, {summary.get('classes', '?')} classes")
     for column in ("stage", "network", "top-1 %", "balanced %", "top-5 %", "images/s", "time"):
         table.add_column(column, justify="left" if column in ("stage", "network") else "right")
     for row in best_baselines(summary):
-        name = f"{row['classifier']}, {row['features']}"
-        table.add_row("untrained", name, f"{row['top1']:.1f}", f"{row['balanced']:.1f}", "-", "-", "-")
+        table.add_row(
+            row["features"], row["classifier"], f"{row['top1']:.1f}", f"{row['balanced']:.1f}", "-", "-", "-"
+        )
     for stage, entry in summary["stages"].items():
         speed, time = f"{entry['images_per_s']:,.0f}", f"{entry['seconds']:.0f} s"
         names = networks(entry)

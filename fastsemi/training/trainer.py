@@ -61,6 +61,8 @@ class LoopConfig:
     compile: CompileConfig
     strategy: Strategy = "ddp"
     select_best: bool = False
+    judge_start: bool = False
+    """Whether the networks that a stage starts with may be the best ones."""
 
 
 class Trainer:
@@ -145,6 +147,8 @@ class Trainer:
         with self._batches(load or self.data.load) as batches:
             self.progress.start(self.stage.name, self.step, self.total)
             try:
+                if self.step == 0 and self.config.judge_start and self.selection:
+                    self._evaluate()
                 self._loop(batches)
             finally:
                 self.progress.stop()

@@ -63,7 +63,7 @@ def test_a_run_keeps_its_baselines_and_says_where_it_ends(tiny):
     assert json.loads((config.output / "summary.json").read_text())["baselines"] == summary["baselines"]
     console = Console(record=True, width=120)
     console.print(summary_table(summary))
-    assert "untrained" in console.export_text()
+    assert "pixels" in console.export_text()
     assert "simple classifier" in verdict(summary)
 
 
