@@ -48,6 +48,27 @@ _TRANSFORMERS_NAMES = (
     (r"distillation_classifier\.(\w+)", r"head_dist.\1"),
 )
 
+# Of the packages efficientnet_pytorch and efficientnet_lite_pytorch: timm's names outside the blocks, and in
+# blocks with and without a convolution that expands the channels.
+_EFFICIENTNET = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_SEPARABLE = {**_EXPANDING, "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -64,9 +85,9 @@ class Weights:
 def recognise(content: Mapping[str, Any], *, ema: bool = True) -> Weights:
     """Find the network in what a weight file holds.
 
-    Knows MAE, DINO, MoCo-v3, timm, Hugging Face transformers, DINOv2, DINOv3, ConvNeXt and fine-tuned
-    checkpoints, as torch files or safetensors; anything else passes as timm's, so that loading it tells what
-    is missing.
+    Knows MAE, DINO, MoCo-v3, timm, Hugging Face transformers, DINOv2, DINOv3, ConvNeXt, EfficientNet-PyTorch
+    and fine-tuned checkpoints, as torch files or safetensors; anything else passes as timm's, so that loading
+    it tells what is missing.
 
     Args:
         content: A state dict, or a checkpoint around one.
@@ -83,6 +104,8 @@ def recognise(content: Mapping[str, Any], *, ema: bool = True) -> Weights:
     form = _format(wrapper, branch, kept)
     if form == "transformers":
         kept = _from_transformers(kept)
+    if form == "EfficientNet-PyTorch":
+        kept = _from_efficientnet(kept)
     return Weights(form, kept, dropped)
 
 
@@ -104,6 +127,8 @@ def _tensors(mapping: Mapping[str, Any]) -> dict[str, Tensor]:
 def _format(wrapper: str, branch: str, state: Mapping[str, Tensor]) -> str:
     if branch in ("base_encoder.", "momentum_encoder."):
         return "MoCo-v3"
+    if "_conv_stem.weight" in state:
+        return "EfficientNet-PyTorch"
     if any(name.endswith(_TRANSFORMERS_STEM) for name in state):
         return "transformers"
     if "storage_tokens" in state:
@@ -142,4 +167,31 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, part in parts.items():
         if part.keys() == {"query", "key", "value"}:
             renamed[name] = torch.cat([part["query"], part["key"], part["value"]])
+    return renamed
+
+
+def _from_efficientnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename; blocks that are counted through become stages, of which each has channels of its own."""
+    widths = {
+        int(name.split(".")[1]): tensor.shape[0]
+        for name, tensor in state.items()
+        if name.endswith("._project_conv.weight")
+    }
+    places: dict[int, str] = {}
+    stage = within = -1
+    for block in sorted(widths):
+        new = widths[block] != widths.get(block - 1)
+        stage, within = stage + new, 0 if new else within + 1
+        places[block] = f"blocks.{stage}.{within}"
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        if part == "_blocks":
+            number, _, rest = rest.partition(".")
+            part, _, rest = rest.partition(".")
+            expands = f"_blocks.{number}._expand_conv.weight" in state
+            part = f"{places[int(number)]}.{(_EXPANDING if expands else _SEPARABLE).get(part, part)}"
+        else:
+            part = _EFFICIENTNET.get(part, part)
+        renamed[f"{part}.{rest}"] = tensor
     return renamed

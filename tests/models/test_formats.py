@@ -3,6 +3,7 @@
 import argparse
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -207,3 +208,34 @@ def test_without_an_average_the_weights_are_taken(vit):
     assert recognise({"model_ema": {}, "model": encoder}).tensors.keys() == encoder.keys()
     assert recognise({"teacher": encoder}, ema=False).tensors.keys() == encoder.keys()
     assert recognise(dino_full(encoder), ema=False).format == "DINO, student"
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_b0"])
+def test_efficientnets_of_the_older_package_give_timms_logits(name, tmp_path):
+    """Its blocks are counted through, and their convolutions have names of their own."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5).eval()
+    theirs = {}
+    names = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    inside = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    inside |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    inside |= {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    first = inside | {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+    for key, tensor in model.state_dict().items():
+        module, _, kind = key.rpartition(".")
+        block = next((b for b in names if module.startswith(f"{b}.")), None)
+        if block:
+            part = module.removeprefix(f"{block}.")
+            number = names.index(block)
+            theirs[f"_blocks.{number}.{(first if number == 0 else inside)[part]}.{kind}"] = tensor
+        else:
+            theirs[f"{outside.get(module, '_fc')}.{kind}"] = tensor
+    torch.save(theirs, tmp_path / "old.pth")
+    other = timm.create_model(name, num_classes=5).eval()
+    weights = read_weights(tmp_path / "old.pth")
+    assert weights.format == "EfficientNet-PyTorch"
+    load_backbone(other, weights, where="old.pth", keep_head=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(other(images), model(images), rtol=0, atol=0)
