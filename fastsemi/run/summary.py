@@ -61,7 +61,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """What a finished run prints: simple classifiers by their features, then the networks by their stage."""
     table = Table(title=f"{summary.get('labelled', '?')} labels, {summary.get('classes', '?')} classes")
     for column in ("stage", "network", "top-1 %", "balanced %", "top-5 %", "images/s", "time"):
-        table.add_column(column, justify="left" if column in ("stage", "network") else "right")
+        named = column in ("stage", "network")
+        table.add_column(column, justify="left" if named else "right", no_wrap=named)
     for row in best_baselines(summary):
         table.add_row(
             row["features"], row["classifier"], f"{row['top1']:.1f}", f"{row['balanced']:.1f}", "-", "-", "-"
@@ -96,7 +97,7 @@ def verdict(summary: dict[str, Any]) -> str | None:
         )
     if last == "semi" and "finetune" in scored and score < scored["finetune"]:
         return (
-            f"the unlabelled images did not help: semi ends at {score:.1f} %, finetune at "
+            f"the semi stage did not help: it ends at {score:.1f} %, finetune at "
             f"{scored['finetune']:.1f} %; try a higher semi.threshold, a shorter semi.length or more labels"
         )
     if simple:

@@ -82,7 +82,7 @@ def _summary(baseline, finetune, semi):
     ("figures", "said"),
     [
         ((90.0, 80.0, 85.0), "below a simple classifier: semi ends at 85.0 %, SVM on pixels has 90.0 %"),
-        ((70.0, 90.0, 85.0), "the unlabelled images did not help: semi ends at 85.0 %, finetune at 90.0 %"),
+        ((70.0, 90.0, 85.0), "the semi stage did not help: it ends at 85.0 %, finetune at 90.0 %"),
         ((70.0, 80.0, 85.0), "semi ends 15.0 points above the best simple classifier"),
     ],
 )
