@@ -29,23 +29,31 @@ def _load(pattern: str) -> list[dict[str, Any]]:
 
 
 def demo(name: str) -> str:
-    """Top-1 of each seed of a demo, from the `summary.json` of its runs."""
-    rows = ["| seed | labels | fine-tuned | semi-supervised (teacher) | gain | seconds in training |"]
-    rows.append("|---|---|---|---|---|---|")
-    before: list[float] = []
-    after: list[float] = []
-    seconds: list[float] = []
+    """Top-1 of each seed of a demo beside the best simple classifier on the same labels (`summary.json`)."""
+    rows = [
+        "| seed | labels | best simple classifier | fine-tuned | semi, teacher | above it | seconds training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    figures: list[tuple[float, ...]] = []
     for summary in _load(f"demo/{name}-*.json"):
         stages = summary["stages"]
-        a, b = stages["finetune"]["top1"], stages["semi"]["teacher_top1"]
-        t = sum(stage["seconds"] for stage in stages.values())
-        before, after, seconds = [*before, a], [*after, b], [*seconds, t]
+        simple = max(summary["baselines"], key=lambda row: row["top1"])
+        before, after = stages["finetune"]["top1"], stages["semi"]["teacher_top1"]
+        seconds = sum(stage["seconds"] for stage in stages.values())
+        figures.append((simple["top1"], before, after, after - simple["top1"], seconds))
+        which = f"{simple['classifier']} on {simple['features']}"
         rows.append(
-            f"| {summary['seed']} | {summary['labelled']} | {a:.1f} | {b:.1f} | {b - a:+.1f} | {t:.0f} |"
+            f"| {summary['seed']} | {summary['labelled']} | {simple['top1']:.1f} ({which}) | {before:.1f} "
+            f"| {after:.1f} | {after - simple['top1']:+.1f} | {seconds:.0f} |"
         )
-    if len(before) > 1:
-        a, b, t = (statistics.mean(x) for x in (before, after, seconds))
-        rows.append(f"| mean | | {a:.1f} | {b:.1f} | {b - a:+.1f} | {t:.0f} |")
+    if len(figures) > 1:
+        columns = list(zip(*figures, strict=True))
+        means, spread = [statistics.mean(c) for c in columns], [statistics.stdev(c) for c in columns]
+        shown = [f"{m:.1f} ± {s:.1f}" for m, s in zip(means[:3], spread[:3], strict=True)]
+        rows.append(
+            f"| mean ± deviation | | {' | '.join(shown)} | {means[3]:+.1f} ± {spread[3]:.1f} "
+            f"| {means[4]:.0f} |"
+        )
     return "\n".join(rows)
 
 
