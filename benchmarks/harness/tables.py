@@ -29,9 +29,9 @@ def _load(pattern: str) -> list[dict[str, Any]]:
 
 
 def demo(name: str) -> str:
-    """Top-1 of each seed of a demo beside the best simple classifier on the same labels (`summary.json`)."""
+    """Top-1 of each seed of a demo beside the best simple classifier on the same labels."""
     rows = [
-        "| seed | labels | best simple classifier | fine-tuned | semi, teacher | above it | seconds training |",
+        "| seed | labels | best simple classifier | fine-tuned | semi, teacher | above it | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     figures: list[tuple[float, ...]] = []
