@@ -19,7 +19,9 @@ from fastsemi.probe.features import FeatureSet, frozen_features
 from fastsemi.stages.inputs import Views
 
 MOST_UNLABELLED = 60_000  # images that label spreading uses
-MOST_LABELLED = 20_000  # beyond which simple classifiers would take as long as training
+# Beyond these, fitting and choosing settings takes longer than a user waits.
+MOST_LABELLED = 5_000
+MOST_CLASSES = 200
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.parallel import processes
-from fastsemi.probe.probe import MOST_LABELLED, Baseline, Prober
+from fastsemi.probe.probe import MOST_CLASSES, MOST_LABELLED, Baseline, Prober
 from fastsemi.run.build import load_weights
 from fastsemi.run.context import RunContext
 
@@ -46,5 +46,5 @@ def frozen_network(run: RunContext) -> nn.Module:
 
 def wants_baselines(run: RunContext) -> bool:
     """Whether they are to be judged, and worth it."""
-    few = len(run.data.labelled.ids) <= MOST_LABELLED
+    few = len(run.data.labelled.ids) <= MOST_LABELLED and len(run.data.classes) <= MOST_CLASSES
     return run.config.train.baseline == "auto" and few and processes.world() == 1

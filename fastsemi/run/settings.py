@@ -16,4 +16,4 @@ class TrainConfig:
     baseline: Literal["auto", "none"] = "auto"
     """Judge simple classifiers (logistic regression, SVM, nearest neighbours, prototypes, label spreading) on
     the same labels first, on the pixels and, with given weights, on the frozen features; auto: yes, unless
-    there are more than 20,000 labels."""
+    there are more than 5,000 labels or 200 classes."""
