@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-# Parameters of glibc's mallopt (malloc.h).
+# Parameters of mallopt in glibc.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
