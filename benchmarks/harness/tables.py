@@ -152,7 +152,6 @@ def study(folder: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
-    "fashion-mnist": lambda: demo("fashion-mnist"),
     "loaders": loaders,
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,

@@ -21,7 +21,10 @@ def main(command: str, arguments: list[str]) -> int:
     parser.add_argument("--utilisation", type=float, default=0.4, help="of the GPU's peak, where unmeasured")
     parser.add_argument("--images_per_s", type=float, help="measured on one such GPU; needs a single stage")
     parser.add_argument(
-        "--measured", type=Path, action="append", help="results of python -m benchmarks.step.steps --json"
+        "--measured",
+        type=Path,
+        action="append",
+        help="results of python -m benchmarks.steps on such a GPU",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_size_options(parser)
@@ -35,7 +38,6 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.common.progress import QuietConsole
     from fastsemi.tools.estimate.cost_table import show, to_json
     from fastsemi.tools.estimate.gpus import find_gpu
-    from fastsemi.tools.estimate.rates import committed_results
     from fastsemi.tools.estimate.sizes import open_data
     from fastsemi.tools.estimate.stages import Cluster, cost_stage, plan_stage
 
@@ -46,11 +48,11 @@ def main(command: str, arguments: list[str]) -> int:
         nodes,
         options.utilisation,
         options.images_per_s,
-        tuple(options.measured or committed_results()),
+        tuple(options.measured or ()),
     )
     data, sizes = open_data(config, options)
     plans = [plan_stage(config, name, data) for name in config.stages]
-    costs = [cost_stage(config, plan, job, len(data.classes)) for plan in plans]
+    costs = [cost_stage(config, plan, job, data) for plan in plans]
     if options.json:
         sys.stdout.write(json.dumps(to_json(costs, job, sizes), indent=2) + "\n")
     else:

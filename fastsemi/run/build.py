@@ -16,14 +16,11 @@ from fastsemi.common.files import replacing
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.data import ImageSet
 from fastsemi.models.create import (
-    checkpoint_activations,
-    create_model,
-    prefer_channels_last,
     scale_head,
     use_fused_attention,
 )
 from fastsemi.models.pretrained import published_name, published_weights
-from fastsemi.models.trainable import choose_trained, freeze_statistics, set_head
+from fastsemi.models.trainable import set_head
 from fastsemi.models.weights import load_backbone, read_weights
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
@@ -31,12 +28,10 @@ from fastsemi.probe.probe import Prober
 from fastsemi.probe.spread_labels import spread_labels
 from fastsemi.run.config import StageName
 from fastsemi.run.context import RunContext
-from fastsemi.run.memory import estimate
-from fastsemi.run.order import earlier, settings
+from fastsemi.run.memory import measure_stage
+from fastsemi.run.new_stage import new_model, new_stage
+from fastsemi.run.order import earlier
 from fastsemi.stages.base import Stage
-from fastsemi.stages.finetune import Finetune
-from fastsemi.stages.pretrain import Pretrain
-from fastsemi.stages.semi import Semi
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.strategy import choose_strategy
@@ -51,28 +46,17 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
     """
     config = run.config
     torch.manual_seed(config.seed)
-    model = create_model(
-        config.model,
-        num_classes=len(run.data.classes),
-        image_size=config.data.image_size,
-        drop_path=getattr(settings(config, name), "drop_path", 0.0),
-    )
+    model = new_model(config, name, len(run.data.classes))
+    spread = None
     if name == "pretrain":
         load_weights(run, model)
-        return Pretrain(config.pretrain, model, run.data, run.views, seed=config.seed)
-    if not fresh:
+    elif not fresh:
         _start(run, model, _before(run, name))
         if name == "finetune" and config.finetune.head == "probe":
             _start_head(run, model)
-    choose_trained(model, config.model.adapt)
-    if processes.world() == 1:  # shards and buckets of several processes want plain rows
-        prefer_channels_last(model, config.data.image_size)
-    if config.model.freezes_statistics:
-        freeze_statistics(model)
-    if name == "finetune":
-        spread = _spread(run, model) if config.finetune.spread_ratio else None
-        return Finetune(config.finetune, model, run.data, run.views, seed=config.seed, spread=spread)
-    return Semi(config.semi, model, run.data, run.views, seed=config.seed)
+    if name == "finetune" and config.finetune.spread_ratio:
+        spread = _spread(run, model)
+    return new_stage(config, name, model, run.data, run.views, spread)
 
 
 def _start(run: RunContext, model: nn.Module, before: StageName | None) -> None:
@@ -181,8 +165,6 @@ def build_trainer(
         checkpoints: Where they go, if not into the run's own folder.
     """
     config = run.config
-    if config.model.activation_checkpointing:  # the teacher is a copy made before, and needs none
-        checkpoint_activations(stage.model, config.model.name)
     return Trainer(
         stage,
         run.data,
@@ -216,15 +198,9 @@ def _strategy(run: RunContext, name: StageName) -> Strategy:
     available = torch.cuda.get_device_properties(run.device).total_memory
     needed = 0
     if processes.is_main():
-        needed = estimate(
-            run.config,
-            name,
-            classes=len(run.data.classes),
-            strategy="ddp",
-            world=processes.world(),
-            dtype=run.precision.dtype,
-            fused_attention=run.precision.fused_attention,
-        ).total
+        dtype, fused = run.precision.dtype, run.precision.fused_attention
+        needs = measure_stage(run.config, name, run.data, dtype=dtype, fused_attention=fused)
+        needed = needs.memory("ddp", processes.world()).total
     strategy = processes.from_main(choose_strategy(wanted, needed, available))
     run.say(
         f"{name}: {strategy}, as ddp is estimated to need {needed / 2**30:.1f} GiB of the "

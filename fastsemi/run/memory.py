@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from fastsemi.loaders.data import Data
 from fastsemi.parallel.settings import Strategy
 from fastsemi.parallel.shards import blocks
 from fastsemi.run.config import Config, StageName
-from fastsemi.run.meta_networks import NetworkKey, frozen_copy, has_copy, meta_network, micro_batch, trained
-from fastsemi.run.trace import StepTrace, trace_step
+from fastsemi.run.fake_stage import FakeStage
+from fastsemi.run.trace import StepTrace
+from fastsemi.training.optim import parameter_groups
 
 # What no tensor of the step holds: CUDA's context, workspaces of cuBLAS and cuDNN, NCCL's buffers. An
 # assumption, not a measurement.
@@ -34,7 +35,8 @@ class MemoryEstimate:
     optimizer: int
     """AdamW's two moments, fp32; FSDP: the shard."""
     teacher: int
-    """The teacher, with its copy in half precision if any, or fine-tuning's average; FSDP: the shard."""
+    """Networks that follow the trained one (the teacher, with its copy in half precision if any, or
+    fine-tuning's average), FSDP: the shard; and what a threshold rule remembers."""
     weight_casts: int
     """Half-precision copies of the weights that autocast keeps; none under FSDP, see `gathered`."""
     gathered: int
@@ -53,116 +55,127 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """Numbers of a stage that do not depend on strategy and world size."""
+class StageNeeds:
+    """What a stage needs for its state and for one micro-batch, however GPUs share them; bytes."""
 
-    weights: int  # parameters and buffers, elements
-    trained: int  # of these with a gradient, elements
-    in_blocks: int  # elements of all blocks together
-    largest_block: int  # elements
+    parameters: int
+    """Weights and buffers of the trained network."""
+    trained: int
+    """Those weights of them that the optimizer changes."""
+    followers: int
+    """Weights and buffers of networks that follow it."""
+    kept: int
+    """Other tensors of the stage, of a threshold rule."""
+    groups: tuple[int, ...]
+    """Weights of each parameter group of the optimizer, by number and not in bytes."""
+    weights: int
+    """Weights of the trained network, by number."""
+    outside: int
+    """Weights and buffers outside the blocks that FSDP gathers one by one, by number."""
+    largest_block: int
+    """Weights of the largest block, by number."""
+    images: int
+    """Loaded uint8 images of a micro-batch."""
+    batches: int
+    """How many such batches may wait on the device."""
+    micro_batches: int
+    """Micro-batches of a step, by number."""
+    half: int
+    """Bytes of a number in autocast's type."""
     trace: StepTrace
+    """One micro-batch."""
+
+    @property
+    def step_flops(self) -> int:
+        """Floating-point operations of an optimizer step, with no unlabelled sample rejected."""
+        return self.micro_batches * self.trace.flops
+
+    def memory(self, strategy: Strategy = "ddp", world: int = 1) -> MemoryEstimate:
+        """Memory of one GPU.
+
+        Args:
+            strategy: ddp (all state on each GPU, also of a single process) or fsdp (sharded over all GPUs).
+            world: GPUs that share the micro-batches, and under fsdp the state.
+
+        Returns:
+            Bytes, by part; `.total` is the sum.
+        """
+        sharded = strategy == "fsdp"
+        shards = world if sharded else 1
+        accumulates = self.micro_batches > world
+        # The block in work and the next one: weights, gradients, and fp32 gradients on their way.
+        gathered = (self.outside + 2 * self.largest_block) * (self.half + self.half + 4)
+        parts = {
+            "parameters": _share(self.parameters, shards),
+            "gradients": _share(self.trained, 1 if accumulates else shards),
+            "optimizer": _share(2 * self.trained, shards),
+            "teacher": _share(self.followers, shards) + self.kept,
+            "weight_casts": 0 if sharded else self.trace.weight_casts,
+            "gathered": gathered if sharded else 0,
+            "activations": self.trace.without_casts if sharded else self.trace.activations,
+            "batches": self.batches * self.images,
+        }
+        return MemoryEstimate(**parts, reserve=CONTEXT_BYTES + int(FRAGMENTATION * sum(parts.values())))
 
 
-def estimate(
+def measure_stage(
     config: Config,
-    stage: StageName,
+    name: StageName,
+    data: Data,
     *,
-    classes: int,
-    strategy: Strategy = "ddp",
-    world: int = 1,
     dtype: torch.dtype = torch.bfloat16,
     fused_attention: bool = True,
-) -> MemoryEstimate:
-    """Estimate the memory of one GPU in a stage.
+) -> StageNeeds:
+    """Build a stage as training does and run one micro-batch through its loss, on tensors without memory.
 
-    Weights, gradients, optimizer and teacher are exact. Activations are found by running forward and backward
-    of one micro-batch on tensors without memory (seconds, independent of the model's size); they hold for
-    eager mode, and with rejected samples all kept. The first call of a configuration takes seconds, further
-    ones with another strategy or world size nothing.
+    Weights, gradients, optimizer and followers are exact. Activations are those of forward and backward in
+    eager mode, with the fused kernels of a GPU, and with rejected samples all kept. It takes seconds,
+    whatever the model's size.
 
     Args:
-        config: The run. The micro-batch is `batch / micro_batches` whatever the world size.
-        stage: pretrain, finetune or semi.
-        classes: Number of classes, C.
-        strategy: ddp (all state on each GPU, also of a single process) or fsdp (state sharded over all GPUs).
-        world: GPUs that share the state under fsdp.
+        config: The run. The micro-batch is `batch / micro_batches` whatever the number of GPUs.
+        name: Which stage.
+        data: The images; they are counted, not loaded.
         dtype: Type of autocast: torch.float32, bfloat16 or float16.
         fused_attention: Whether attention keeps its [N, N] weights out of memory (PyTorch's flash and
             memory-efficient kernels).
 
-    Returns:
-        Bytes, by part; `.total` is the sum.
-
     Raises:
-        UserError: The model refuses its settings, or the batch does not divide into its micro-batches.
+        UserError: What training would refuse: settings, model, data that does not fill a batch.
     """
-    measured = _measure(NetworkKey(config, stage, classes, dtype, fused_attention))
-    shards = world if strategy == "fsdp" else 1
-    half_teacher = stage == "semi" and config.semi.teacher_dtype != "fp32"
-    copies = (4 + 2 * half_teacher) if has_copy(config, stage) else 0
-    trace, half = measured.trace, 4 if dtype == torch.float32 else 2
-    accumulates = getattr(config, stage).micro_batches > world
-    gathered = 0
-    if strategy == "fsdp":
-        outside = measured.weights - measured.in_blocks
-        # The block in work and the next one: weights, gradients, and fp32 gradients on their way.
-        gathered = (outside + 2 * measured.largest_block) * (half + half + 4)
-    labelled, unlabelled = micro_batch(config, stage)
-    pixels = 3 * config.data.image_size**2
-    parts = {
-        "parameters": _share(4 * measured.weights, shards),
-        "gradients": _share(4 * measured.trained, 1 if accumulates else shards),
-        "optimizer": _share(8 * measured.trained, shards),
-        "teacher": _share(copies * measured.weights, shards),
-        "weight_casts": 0 if strategy == "fsdp" else trace.weight_casts,
-        "gathered": gathered,
-        "activations": trace.without_casts if strategy == "fsdp" else trace.activations,
-        "batches": (config.loader.prefetch + 2) * (labelled + 2 * unlabelled) * pixels,
-    }
-    return MemoryEstimate(**parts, reserve=CONTEXT_BYTES + int(FRAGMENTATION * sum(parts.values())))
+    fake = FakeStage(config, name, data, dtype=dtype, fused_attention=fused_attention)
+    stage, settings = fake.stage, fake.stage.config
+    groups = parameter_groups(
+        stage.model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
+    )
+    own, following = _tensors([stage.model]), _tensors(stage.followers())
+    others = _tensors(module for module in vars(stage).values() if isinstance(module, nn.Module))
+    units = [sum(p.numel() for p in block.parameters()) for block in blocks(stage.model)]
+    weights = sum(tensor.numel() for tensor in own)
+    return StageNeeds(
+        parameters=_bytes(own),
+        trained=sum(_bytes(group["params"]) for group in groups),
+        followers=_bytes(following - own),
+        kept=_bytes(others - following - own),
+        groups=tuple(sum(p.numel() for p in group["params"]) for group in groups),
+        weights=sum(p.numel() for p in stage.model.parameters()),
+        outside=weights - sum(units) if units else 0,
+        largest_block=max(units, default=weights),
+        images=_bytes(batch.images for batch in fake.batch.values()),
+        batches=config.loader.prefetch + 2,
+        micro_batches=settings.micro_batches,
+        half=dtype.itemsize,
+        trace=fake.trace(),
+    )
 
 
-_TEACHER = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+def _tensors(networks: Iterable[nn.Module]) -> set[Tensor]:
+    """Parameters and buffers."""
+    return {tensor for network in networks for tensor in (*network.parameters(), *network.buffers())}
 
 
-@lru_cache(maxsize=64)
-def _measure(key: NetworkKey) -> _Measured:
-    network = meta_network(key.config, key.stage, key.classes)
-    weights = sum(t.numel() for t in (*network.parameters(), *network.buffers()))
-    with_gradient = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    units = [sum(p.numel() for p in block.parameters()) for block in blocks(network)] or [weights]
-    followers = (frozen_copy(network).to(_TEACHER[key.config.semi.teacher_dtype]),) * (key.stage == "semi")
-    networks = (trained(network, key.config), *followers)
-    labelled, unlabelled = micro_batch(key.config, key.stage)
-    step = _Step(labelled, unlabelled, key.config.data.image_size, key.dtype)
-    run = getattr(step, key.stage)
-    trace = trace_step(networks, run, dtype=key.dtype, cuda_rules=True, fused_attention=key.fused)
-    return _Measured(weights, with_gradient, sum(units), max(units), trace)
-
-
-class _Step:
-    """Forward passes with the shapes of a micro-batch; what they allocate follows the stages' losses."""
-
-    def __init__(self, labelled: int, unlabelled: int, size: int, dtype: torch.dtype):
-        self.labelled, self.unlabelled, self.size, self.dtype = labelled, unlabelled, size, dtype
-
-    def _images(self, count: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(count, 3, self.size, self.size, dtype=dtype)
-
-    def pretrain(self, network: nn.Module) -> Tensor:
-        return network(self._images(self.labelled, torch.float32))
-
-    def finetune(self, network: nn.Module) -> Tensor:
-        return network(self._images(self.labelled, self.dtype)).float().log_softmax(1).mean()
-
-    def semi(self, network: nn.Module, teacher: nn.Module) -> Tensor:
-        own = next(teacher.parameters()).dtype  # in half precision autocast has nothing to do
-        with torch.no_grad(), torch.autocast("cpu", enabled=False) if own != torch.float32 else nullcontext():
-            weak = self._images(self.unlabelled, self.dtype)
-            teacher(weak.to(own) if own != torch.float32 else weak).float().softmax(1)
-        mixed = self._images(self.unlabelled, self.dtype)
-        labelled = self._images(self.labelled, self.dtype)
-        return network(torch.cat([labelled, mixed])).float().log_softmax(1).mean()
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _share(amount: int, shards: int) -> int:

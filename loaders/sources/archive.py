@@ -56,7 +56,7 @@ def _pread(fd: int, offset: int, length: int) -> bytes:
 
 
 class ArchiveSource:
-    """Reads the images of such an index; implements `fastsemi.loaders.sources.base.Source`.
+    """Reads the images of an archive index; implements `fastsemi.loaders.sources.base.Source`.
 
     Files are opened when first read and closed by `close` or with the object. A source that was closed opens
     them again when it is read.

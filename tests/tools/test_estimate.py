@@ -1,15 +1,16 @@
 """`fastsemi estimate`: operations against formulas, hours against arithmetic, one line for wrong input."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from fastsemi.commands import cli
 from fastsemi.run import config as configuration
-from fastsemi.tools.estimate.flops import count_flops
+from fastsemi.run.memory import measure_stage
 from fastsemi.tools.estimate.gpus import GPUS
-from fastsemi.tools.estimate.rates import committed_results
+from fastsemi.tools.estimate.sizes import open_data
 
 IMAGENET = Path(__file__).parents[2] / "configs/imagenet"
 SMALL = str(IMAGENET / "vit_small_10p.yaml")
@@ -26,35 +27,39 @@ def vit_flops(tokens, dim, depth, patch, classes):
     return blocks + 2 * (tokens - 1) * 3 * patch**2 * dim + 2 * dim * classes
 
 
+def step_flops(config, stage):
+    data, _ = open_data(config, Namespace(train_images=None, classes=None, unlabelled_images=None))
+    return measure_stage(config, stage, data).step_flops
+
+
 @pytest.mark.parametrize(
     ("preset", "shape"),
     [("vit_small_10p", (197, 384, 12, 16, 1000)), ("vit_huge_10p", (257, 1280, 32, 14, 1000))],
 )
 def test_operations_of_a_vit(preset, shape):
+    """A backward pass is two forward ones, and fused attention computes its weights once more in it."""
     config = configuration.load([IMAGENET / f"{preset}.yaml"], [])
-    got = count_flops(config, "semi", 1000)
-    assert got.forward == vit_flops(*shape)
-    # A backward pass is two forward ones, but for the gradient of the pixels, which nobody asks for.
-    tokens, dim, _, patch, _ = shape
-    assert got.training == 3 * got.forward - 2 * (tokens - 1) * 3 * patch**2 * dim
-    assert got.step(config, "semi") == 768 * got.training + 640 * got.forward
-    finetune = count_flops(config, "finetune", 1000)
-    assert finetune.step(config, "finetune") == config.finetune.batch * got.training
+    forward = vit_flops(*shape)
+    tokens, dim, depth, patch, _ = shape
+    pixels = 2 * (tokens - 1) * 3 * patch**2 * dim  # whose gradient nobody asks for
+    training = 3 * forward - pixels + depth * 2 * tokens**2 * dim
+    labelled, unlabelled = config.semi.batch, config.semi.batch * config.semi.unlabelled_ratio
+    expected = (labelled + unlabelled) * training + unlabelled * forward
+    assert step_flops(config, "semi") == pytest.approx(expected, rel=1e-6)
+    assert step_flops(config, "finetune") == pytest.approx(config.finetune.batch * training, rel=1e-6)
 
 
 def test_checkpointing_computes_the_blocks_again(tiny):
     kept, again = (
-        count_flops(tiny("--model.activation_checkpointing", f), "semi", 3) for f in ("false", "true")
+        step_flops(tiny("--model.activation_checkpointing", f), "finetune") for f in ("false", "true")
     )
-    assert kept.forward == again.forward
-    # Patches, the head and the last block's last product, which is not needed for its gradient, are not.
-    assert 0.8 * kept.forward < again.training - kept.training < kept.forward
+    assert 1.2 * kept < again < 1.4 * kept
 
 
 def test_masking_saves_operations_of_the_encoder():
     config = configuration.load([IMAGENET / "mae_vit_huge.yaml"], [])
-    whole = vit_flops(257, 1280, 32, 14, 0)
-    assert count_flops(config, "pretrain", 1000).forward < 0.45 * whole
+    whole = 3 * vit_flops(257, 1280, 32, 14, 0) * config.pretrain.batch
+    assert step_flops(config, "pretrain") < 0.45 * whole
 
 
 def test_derived_hours_are_operations_over_the_assumed_rate(capsys):
@@ -62,7 +67,7 @@ def test_derived_hours_are_operations_over_the_assumed_rate(capsys):
         "stages"
     ]["semi"]
     config = configuration.load([Path(SMALL)], [])
-    seconds = count_flops(config, "semi", 1000).step(config, "semi") / (4 * 0.5 * 312e12)
+    seconds = step_flops(config, "semi") / (4 * 0.5 * 312e12)
     assert got["images_per_s"]["origin"] == "derived" and "assumed" in got["images_per_s"]["how"]
     assert got["images_per_s"]["value"] == pytest.approx(640 / seconds)
     assert got["loader_images_per_s_per_node"]["value"] == pytest.approx(768 / seconds)
@@ -124,11 +129,14 @@ def test_a_gpu_is_not_taken_for_one_whose_name_begins_alike(capsys, tmp_path):
         assert got["images_per_s"]["origin"] == origin
 
 
-def test_committed_results_are_found(tmp_path):
-    for name in ("b/steps.json", "a/steps.json", "a/loaders.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("[]")
-    assert committed_results(tmp_path) == (tmp_path / "a/steps.json", tmp_path / "b/steps.json")
+def test_no_file_is_taken_that_was_not_given(capsys, tmp_path, monkeypatch):
+    """Not even results of the benchmark below the working directory."""
+    folder = tmp_path / "benchmarks" / "results" / "h100"
+    folder.mkdir(parents=True)
+    rows(folder)
+    monkeypatch.chdir(tmp_path)
+    got = estimate(capsys, "--stages", "[semi]", "--gpus", "2")["stages"]["semi"]
+    assert got["images_per_s"]["origin"] == "derived"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,7 @@ def test_the_table_says_where_figures_come_from(capsys):
         (("--images_per_s", "5"), "is the rate of one stage, and there are several"),
         (("--images_per_s", "-5", "--stages", "[semi]"), "--images_per_s is -5.0; it must be positive"),
         (("--measured", "nowhere.json"), "--measured nowhere.json cannot be read"),
-        (("--measured", SMALL), "is no result of python -m benchmarks.step.steps"),
+        (("--measured", SMALL), "is no result of python -m benchmarks.steps"),
     ],
 )
 def test_wrong_input_ends_with_one_line(options, message, capsys):

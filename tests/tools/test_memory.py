@@ -1,19 +1,26 @@
 """The memory estimate against real allocations on a CPU, where PyTorch's profiler sees every byte."""
 
+import copy
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.data import Data
 from fastsemi.models.create import checkpoint_activations, create_model, use_fused_attention
 from fastsemi.models.settings import ModelConfig
 from fastsemi.run import config as configuration
-from fastsemi.run.memory import estimate
-from fastsemi.run.meta_networks import frozen_copy, meta_network
-from fastsemi.run.trace import trace_step
+from fastsemi.run.build import build_stage
+from fastsemi.run.context import RunContext
+from fastsemi.run.memory import measure_stage
+from fastsemi.run.trace import feed_norms_fp32, materialise, trace_step
+from fastsemi.stages.semi import Semi
+from fastsemi.tools.estimate.sizes import open_data
 from fastsemi.training.optim import create_optimizer
 
 IMAGENET = Path(__file__).parents[2] / "configs/imagenet"
@@ -79,80 +86,89 @@ def test_a_convnext_saves_what_a_cpu_really_keeps(checkpointing, dtype):
     # Its peak is not compared: convolutions on a CPU have buffers of their own.
     _, saved = real_bytes(supervised, (build(CONVNEXT, checkpointing),), dtype)
     trace = fake_bytes(CONVNEXT, checkpointing, dtype, True)
-    assert trace.saved == pytest.approx(
-        saved, rel=0.04
-    )  # besides tensors, checkpoints keep 5 kB of random state
+    # Besides tensors, checkpoints keep 5 kB of random state.
+    assert trace.saved == pytest.approx(saved, rel=0.04)
 
 
-def fake_bytes(model: ModelConfig, checkpointing: bool, dtype: torch.dtype, fused: bool):
+def fake_bytes(model, checkpointing, dtype, fused, *, cuda=False, step=supervised, teacher=False):
     with torch.device("meta"):
-        network = build(model, checkpointing)
-    return trace_step((network,), supervised, dtype=dtype, cuda_rules=False, fused_attention=fused)
+        networks = [build(model, checkpointing)]
+    if teacher:
+        networks.append(copy.deepcopy(networks[0]).eval().requires_grad_(False))
+    with FakeTensorMode():
+        for network in networks:
+            materialise(network)
+            use_fused_attention(network, fused)
+            if cuda:
+                feed_norms_fp32(network)
+        return trace_step(lambda: step(*networks), networks, dtype=dtype)
 
 
 def test_a_teacher_adds_its_forward_pass_only():
     network = build(VIT, False)
-    peak, _ = real_bytes(with_teacher, (network, frozen_copy(network)), torch.float32)
-    with torch.device("meta"):
-        fake = build(VIT, False)
-    step = {"dtype": torch.float32, "cuda_rules": False, "fused_attention": True}
-    trace = trace_step((fake, frozen_copy(fake)), with_teacher, **step)
+    teacher = copy.deepcopy(network).eval().requires_grad_(False)
+    peak, _ = real_bytes(with_teacher, (network, teacher), torch.float32)
+    trace = fake_bytes(VIT, False, torch.float32, True, step=with_teacher, teacher=True)
     assert trace.activations == pytest.approx(peak, rel=0.02)
 
 
 def test_norms_in_fp32_as_on_cuda_need_more():
-    with torch.device("meta"):
-        networks = [build(CONVNEXT, False) for _ in range(2)]
-    cpu, cuda = (
-        trace_step((n,), supervised, dtype=torch.bfloat16, cuda_rules=rules, fused_attention=True)
-        for n, rules in zip(networks, (False, True), strict=True)
-    )
+    cpu, cuda = (fake_bytes(CONVNEXT, False, torch.bfloat16, True, cuda=rules) for rules in (False, True))
     assert cuda.saved > 1.05 * cpu.saved
 
 
+def measure(config, stage, **options):
+    data = Data(config.data, config.loader)
+    try:
+        return measure_stage(config, stage, data, **options)
+    finally:
+        data.close()
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "semi"])
-def test_weights_and_optimizer_are_exact(tiny, stage):
-    config = tiny()
-    network = meta_network(config, stage, 3)
-    real = network.to_empty(device="cpu")
+def test_weights_and_optimizer_are_those_of_the_real_stage(tiny, stage):
+    run = RunContext(tiny())
+    real = build_stage(run, stage, fresh=True).model
+    run.close()
     optimizer = create_optimizer(real, weight_decay=0.0, layer_decay=1.0, betas=(0.9, 0.999))
     for parameter in real.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     moments = [v for s in optimizer.state.values() for k, v in s.items() if k != "step"]
-    got = estimate(config, stage, classes=3)
+    got = measure(tiny(), stage).memory()
     assert got.parameters == sum(t.nbytes for t in (*real.parameters(), *real.buffers()))
-    assert got.gradients == sum(p.grad.nbytes for p in real.parameters())
+    assert got.gradients == sum(p.grad.nbytes for p in real.parameters() if p.grad is not None)
     assert got.optimizer == sum(t.nbytes for t in moments)
     assert got.teacher == (got.parameters if stage == "semi" else 0)
     assert got.total == sum(vars(got).values())
 
 
 def test_fixed_position_embeddings_have_no_gradient(tiny):
-    learned, fixed = (estimate(tiny("--model.pos_embed", p), "semi", classes=3) for p in ("learn", "sincos"))
+    learned, fixed = (
+        measure(tiny("--model.pos_embed", kind), "semi").memory() for kind in ("learn", "sincos")
+    )
     assert fixed.parameters == learned.parameters
     assert learned.gradients - fixed.gradients == 4 * 32 * 17  # 16 patches and the class token
 
 
 def test_an_average_of_weights_counts_as_a_teacher(tiny):
-    got = estimate(tiny("--finetune.ema", "0.99"), "finetune", classes=3)
+    got = measure(tiny("--finetune.ema", "0.99"), "finetune").memory()
     assert got.teacher == got.parameters
 
 
 def test_fsdp_shares_out_the_state_but_not_accumulated_gradients(tiny):
-    config = tiny("--semi.micro_batches", "2")
-    alone = estimate(config, "semi", classes=3, dtype=torch.float32)
-    two = estimate(config, "semi", classes=3, dtype=torch.float32, strategy="fsdp", world=2)
+    needs = measure(tiny("--semi.micro_batches", "2"), "semi", dtype=torch.float32)
+    alone, two = needs.memory(), needs.memory("fsdp", 2)
     for part in ("parameters", "gradients", "optimizer", "teacher"):
         assert getattr(two, part) == -(-getattr(alone, part) // 2)
     assert two.activations == alone.activations and two.gathered > 0 == alone.gathered
-    four = tiny("--semi.batch", "12", "--semi.micro_batches", "4")
-    accumulating = estimate(four, "semi", classes=3, dtype=torch.float32, strategy="fsdp", world=2)
-    assert accumulating.gradients == alone.gradients
+    four = measure(tiny("--semi.batch", "12", "--semi.micro_batches", "4"), "semi", dtype=torch.float32)
+    assert four.memory("fsdp", 2).gradients == alone.gradients
 
 
 def test_more_micro_batches_need_less(tiny):
-    one, three = (estimate(tiny("--semi.micro_batches", n), "semi", classes=3) for n in ("1", "3"))
+    one, three = (measure(tiny("--semi.micro_batches", n), "semi").memory() for n in ("1", "3"))
     assert three.activations < one.activations / 2
     assert three.parameters == one.parameters
 
@@ -160,14 +176,43 @@ def test_more_micro_batches_need_less(tiny):
 def test_a_batch_that_does_not_divide_is_refused(tiny):
     config = tiny()
     config = replace(config, semi=replace(config.semi, micro_batches=4))
-    with pytest.raises(UserError, match=r"semi.batch of 6 does not divide into 4"):
-        estimate(config, "semi", classes=3)
+    with pytest.raises(UserError, match="does not divide into 4"):
+        measure(config, "semi")
+
+
+def test_images_of_label_spreading_need_memory_too(tiny):
+    plain = measure(tiny(), "finetune").memory()
+    spread = measure(tiny("--finetune.spread_ratio", "3"), "finetune").memory()
+    assert spread.activations > 2 * plain.activations
+
+
+def test_a_frozen_trunk_needs_neither_gradients_nor_what_they_are_made_from(tiny, tmp_path):
+    weights = ("--model.weights", str(tmp_path / "not-read.pth"))
+    full, head = (
+        measure(tiny(*weights, "--model.adapt", kind), "semi").memory() for kind in ("full", "head")
+    )
+    assert head.gradients == 4 * (32 + 1) * 3 and full.gradients == full.parameters
+    assert head.activations < full.activations / 2
+    assert head.teacher == head.gradients  # it shares the rest
+
+
+def test_what_a_stage_really_does_is_what_counts(tiny, monkeypatch):
+    """A stage that ran its student twice would need twice the operations for it, and more memory."""
+    before = measure(tiny(), "semi")
+    loss = Semi.loss
+    monkeypatch.setattr(
+        Semi, "loss", lambda self, batch: replace(loss(self, batch), loss=loss(self, batch).loss * 1)
+    )
+    assert measure(tiny(), "semi").step_flops > 1.3 * before.step_flops
 
 
 @pytest.mark.parametrize("preset", ["vit_huge_10p", "vit_huge_1p"])
-def test_vit_huge_fits_eight_gpus_of_32_gb_at_the_papers_batch(preset):
+def test_vit_huge_fits_eight_gpus_of_32_gb_at_the_papers_batch(preset, tmp_path, monkeypatch):
     config = configuration.load([IMAGENET / f"{preset}.yaml"], [])
+    monkeypatch.chdir(tmp_path)
+    unknown = Namespace(train_images=None, classes=None, unlabelled_images=None)
+    data, _ = open_data(config, unknown)
     for stage in config.stages:
-        got = estimate(config, stage, classes=1000, strategy="ddp", world=8, dtype=torch.float16)
+        got = measure_stage(config, stage, data, dtype=torch.float16).memory("ddp", 8)
         assert got.parameters + got.gradients + got.optimizer == 16 * 632_045_800
         assert got.total < 32 * 10**9

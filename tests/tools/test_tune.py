@@ -11,7 +11,7 @@ from fastsemi.commands.tune import seconds
 from fastsemi.loaders.engines import native_operator
 from fastsemi.loaders.engines.choose import resolve
 from fastsemi.loaders.settings import LoaderConfig
-from fastsemi.run import config as configuration
+from fastsemi.run.config import load
 from fastsemi.tools.profile.search import search
 from fastsemi.tools.profile.tuning import Bench, table_rows, to_yaml
 
@@ -107,7 +107,7 @@ def test_the_command_writes_a_preset(tiny, tmp_path, capsys):
     preset, out = tmp_path / "tiny.yaml", tmp_path / "tuned.yaml"
     assert main(["tune", "loader", "--config", str(preset), "--budget", "3s", "--out", str(out)]) == 0
     assert "images/s" in capsys.readouterr().out
-    tuned = configuration.load([preset, out], [])
+    tuned = load([preset, out], [])
     assert tuned.loader.threads == yaml.safe_load(out.read_text())["loader"]["threads"]
     assert tuned.loader.prefetch == yaml.safe_load(out.read_text())["loader"]["prefetch"]
 

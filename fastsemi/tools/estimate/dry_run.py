@@ -13,12 +13,10 @@ from rich.table import Table
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config, StageName
-from fastsemi.run.memory import MemoryEstimate, estimate
-from fastsemi.run.meta_networks import meta_network, trained
+from fastsemi.run.memory import MemoryEstimate, measure_stage
 from fastsemi.tools.estimate.cost_table import gib
 from fastsemi.tools.estimate.sizes import open_data
 from fastsemi.tools.estimate.stages import StagePlan, plan_stage
-from fastsemi.training.optim import parameter_groups
 
 
 @dataclass(frozen=True)
@@ -50,19 +48,11 @@ def dry_run(config: Config, stages: Sequence[StageName], options: Namespace) -> 
     """
     dtype, fused, where = _format(config)
     data, sizes = open_data(config, options)
-    classes = len(data.classes)
     result = []
     for name in stages:
-        settings = getattr(config, name)
         plan = plan_stage(config, name, data)
-        network = trained(meta_network(config, name, classes), config)
-        groups = parameter_groups(
-            network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
-        )
-        memory = estimate(config, name, classes=classes, dtype=dtype, fused_attention=fused)
-        changed = sum(p.numel() for group in groups for p in group["params"])
-        everything = sum(p.numel() for p in network.parameters())
-        result.append(DryStage(plan, everything, changed, len(groups), memory))
+        needs = measure_stage(config, name, data, dtype=dtype, fused_attention=fused)
+        result.append(DryStage(plan, needs.weights, sum(needs.groups), len(needs.groups), needs.memory()))
     return result, f"{sizes}; memory on {where} in {str(dtype).removeprefix('torch.')}"
 
 

@@ -1,4 +1,4 @@
-"""Rates of the semi step that `python -m benchmarks.step.steps` measured."""
+"""Rates of the semi step that `python -m benchmarks.steps` measured."""
 
 from __future__ import annotations
 
@@ -29,11 +29,6 @@ class MeasuredRate:
     images_per_s: float
     gpu: str
     file: Path
-
-
-def committed_results(root: Path = Path("benchmarks/results")) -> tuple[Path, ...]:
-    """Results of the steps benchmark below a folder, such as those of a clone of the repository."""
-    return tuple(sorted(root.glob("*/steps*.json")))
 
 
 def find_rate(config: Config, stage: StageName, gpu: Gpu, files: Iterable[Path]) -> MeasuredRate | None:
@@ -77,6 +72,6 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         rows = None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "median" in row for row in rows):
         raise UserError(
-            f"--measured {file} is no result of python -m benchmarks.step.steps --json; give such a file"
+            f"--measured {file} is no result of python -m benchmarks.steps --json; give such a file"
         )
     return rows

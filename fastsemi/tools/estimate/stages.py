@@ -14,10 +14,9 @@ from fastsemi.loaders.stream import Stream
 from fastsemi.parallel.rendezvous import require_split
 from fastsemi.parallel.settings import Strategy
 from fastsemi.run.config import Config, StageName
-from fastsemi.run.memory import MemoryEstimate, estimate
+from fastsemi.run.memory import MemoryEstimate, measure_stage
 from fastsemi.run.order import STAGE_CLASSES
 from fastsemi.stages.base import make_schedule
-from fastsemi.tools.estimate.flops import count_flops
 from fastsemi.tools.estimate.gpus import Gpu
 from fastsemi.tools.estimate.rates import find_rate
 from fastsemi.training.strategy import choose_strategy
@@ -91,7 +90,7 @@ class Cluster:
     rate: float | None = None
     """Images/s of one GPU, given by the user."""
     results: tuple[Path, ...] = ()
-    """Files that `python -m benchmarks.step.steps --json` wrote."""
+    """Files that `python -m benchmarks.steps --json` wrote."""
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
@@ -132,7 +131,7 @@ class StageCost:
         return self.gpu.memory - self.memory[self.chosen].total
 
 
-def cost_stage(config: Config, plan: StagePlan, job: Cluster, classes: int) -> StageCost:
+def cost_stage(config: Config, plan: StagePlan, job: Cluster, data: Data) -> StageCost:
     """The cost of a stage.
 
     Hours are of training steps alone: no evaluation, no start, no checkpoints, and as if GPUs never waited
@@ -143,15 +142,12 @@ def cost_stage(config: Config, plan: StagePlan, job: Cluster, classes: int) -> S
     """
     name, settings = plan.name, getattr(config, plan.name)
     require_split(name, settings.micro_batches, settings.batch, job.gpus)
-    dtype = job.gpu.dtype(config)
+    needs = measure_stage(config, name, data, dtype=job.gpu.dtype(config))
     strategies: tuple[Strategy, ...] = ("ddp", "fsdp")
-    memory = {
-        strategy: estimate(config, name, classes=classes, strategy=strategy, world=job.gpus, dtype=dtype)
-        for strategy in strategies
-    }
+    memory = {strategy: needs.memory(strategy, job.gpus) for strategy in strategies}
     wanted = "ddp" if config.compile.cuda_graphs else config.distributed.strategy  # as in training
     chosen = choose_strategy(wanted, memory["ddp"].total, job.gpu.memory)
-    flops = count_flops(config, name, classes).step(config, name)
+    flops = needs.step_flops
     rate = _rate(config, plan, job, flops)
     seconds = plan.counted / rate.value
     loader = Figure(plan.loaded / seconds / job.nodes, "derived", "images of a step over its time, per node")
