@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import normalize
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from fastsemi.probe.features import FeatureSet
 from fastsemi.probe.folds import folds
@@ -112,7 +113,8 @@ def _neighbours(y: NDArray[np.int64]) -> list[int]:
 
 def _tuned(model: Any, grid: dict[str, list[Any]], x: Array, y: NDArray[np.int64]) -> Any:
     """A fitted model with the best of the settings in `grid`; its own where labels are too few to choose."""
-    with warnings.catch_warnings():
+    # The matrices are small: threads that meet after each product cost more than they bring.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         split = folds(y)
         if split is None:
