@@ -148,7 +148,7 @@ class Trainer:
             self.progress.start(self.stage.name, self.step, self.total)
             try:
                 if self.step == 0 and self.config.judge_start and self.selection:
-                    self._evaluate()
+                    self._evaluate(log=False)
                 self._loop(batches)
             finally:
                 self.progress.stop()
@@ -247,7 +247,7 @@ class Trainer:
         self.log.write(self.stage.name, self.step, row)
         self.progress.update(self.step, row)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, *, log: bool = True) -> None:
         models = self.stage.eval_models()
         if not models:
             return
@@ -263,7 +263,8 @@ class Trainer:
         if self.selection:
             top1 = {name: accuracy.top1 for name, accuracy in scores.items()}
             self.selection.offer(self.step, top1, models, self.stage.result())
-        self.log.write(self.stage.name, self.step, self.scores)
+        if log:
+            self.log.write(self.stage.name, self.step, self.scores)
         self.progress.scores(self.step, self.scores)
 
     @contextmanager

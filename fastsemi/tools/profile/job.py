@@ -200,7 +200,8 @@ def _endless(config: Config, name: StageName, *, accept_all: bool) -> Config:
     changes |= {"eval_every": never, "checkpoint_every": never}
     if name == "semi" and accept_all:
         changes["threshold"] = 0.0
-    return replace(config, **{name: replace(settings, **changes)})
+    train = replace(config.train, select="last")  # nothing is evaluated
+    return replace(config, train=train, **{name: replace(settings, **changes)})
 
 
 def load_steps(
