@@ -84,16 +84,27 @@ def test_a_given_rate_counts_for_one_gpu_and_is_shared_by_nodes(capsys):
     assert got["hours"]["value"] == pytest.approx(got["steps"] * 640 / 8000 / 3600)
 
 
+ROW = {
+    "median": 750.0,
+    "stage": "semi",
+    "compiled": False,
+    "entered": 80,
+    "configuration": {
+        "network": "vit_small_patch16_224",
+        "labelled": 16,
+        "unlabelled": 80,
+        "image_size": 224,
+        "precision": "bfloat16",
+    },
+    "hardware": {"gpu": "NVIDIA H100 80GB HBM3"},
+}
+
+
 def rows(tmp_path, **changes):
-    row = {
-        "median": 750.0,
-        "model": "ViT-S/16",
-        "case": "kept",
-        "configuration": {"image_size": 224, "precision": "bfloat16"},
-        "hardware": {"gpu": "NVIDIA H100 80GB HBM3"},
-    }
     file = tmp_path / "steps.json"
-    file.write_text(json.dumps([{**row, "case": "paper", "median": 1.0}, {**row, **changes}]))
+    configuration = {**ROW["configuration"], **changes.pop("configuration", {})}
+    other = {**ROW, "stage": None, "median": 1.0}  # the step of something else than fastsemi
+    file.write_text(json.dumps([other, {**ROW, "configuration": configuration, **changes}]))
     return ("--measured", str(file), "--gpus", "2")
 
 
@@ -103,6 +114,8 @@ def test_a_measured_rate_replaces_the_assumption(capsys, tmp_path):
     assert stages["semi"]["images_per_s"]["origin"] == "measured"
     assert "NVIDIA H100 80GB HBM3" in stages["semi"]["images_per_s"]["how"]
     assert stages["finetune"]["images_per_s"]["origin"] == "derived"
+    named = {"name": "any", "model": "any", "case": "any"}
+    assert estimate(capsys, *rows(tmp_path, **named))["stages"] == stages, "what a row is called says nothing"
 
 
 @pytest.mark.parametrize(
@@ -110,15 +123,35 @@ def test_a_measured_rate_replaces_the_assumption(capsys, tmp_path):
     [
         {"hardware": {"gpu": "NVIDIA H200"}},
         {"hardware": {"gpu": None}},
-        {"model": "ViT-B/16"},
-        {"case": "kept, compiled"},
-        {"configuration": {"image_size": 224, "precision": "float16"}},
-        {"configuration": {"image_size": 32, "precision": "bfloat16"}},
-        {"configuration": {"image_size": 224, "precision": "float32"}},
+        {"stage": "finetune"},
+        {"compiled": True},
+        {"entered": 50},
+        *(
+            {"configuration": change}
+            for change in (
+                {"network": "vit_base_patch16_224"},
+                {"labelled": 32},
+                {"unlabelled": 112},
+                {"precision": "float16"},
+                {"precision": "float32"},
+                {"image_size": 32},
+            )
+        ),
     ],
+    ids=str,
 )
 def test_a_rate_of_something_else_is_not_taken(changes, capsys, tmp_path):
-    got = estimate(capsys, "--stages", "[semi]", *rows(tmp_path, **changes))["stages"]["semi"]
+    got = estimate(capsys, "--stages", "[semi]", *rows(tmp_path, **changes))["stages"]["semi"]["images_per_s"]
+    assert got["origin"] == "derived"
+    wanted = "stage semi, network vit_small_patch16_224, compiled False, labelled 16, unlabelled 80"
+    assert f"steps.json on one H100 80GB HBM3 is of {wanted}" in got["how"]
+
+
+@pytest.mark.parametrize(
+    "option", [("--model.activation_checkpointing", "true"), ("--model.args", '{"depth": 6}')]
+)
+def test_the_rate_of_timms_network_is_not_that_of_another(option, capsys, tmp_path):
+    got = estimate(capsys, "--stages", "[semi]", *rows(tmp_path), *option)["stages"]["semi"]
     assert got["images_per_s"]["origin"] == "derived"
 
 
@@ -129,14 +162,16 @@ def test_a_gpu_is_not_taken_for_one_whose_name_begins_alike(capsys, tmp_path):
         assert got["images_per_s"]["origin"] == origin
 
 
-def test_no_file_is_taken_that_was_not_given(capsys, tmp_path, monkeypatch):
-    """Not even results of the benchmark below the working directory."""
+def test_the_working_directory_says_nothing(capsys, tmp_path, monkeypatch):
+    """Not even results of the benchmark below it."""
+    options = ("--stages", "[semi]", "--gpus", "2")
+    here = estimate(capsys, *options)
     folder = tmp_path / "benchmarks" / "results" / "h100"
     folder.mkdir(parents=True)
     rows(folder)
     monkeypatch.chdir(tmp_path)
-    got = estimate(capsys, "--stages", "[semi]", "--gpus", "2")["stages"]["semi"]
-    assert got["images_per_s"]["origin"] == "derived"
+    assert estimate(capsys, *options) == here
+    assert here["stages"]["semi"]["images_per_s"]["origin"] == "derived"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,13 +13,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.data import Data
+from fastsemi.loaders.plan.types import LoadedBatch
 from fastsemi.models.create import checkpoint_activations, create_model, use_fused_attention
 from fastsemi.models.settings import ModelConfig
 from fastsemi.run import config as configuration
 from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext
+from fastsemi.run.fake_stage import FakeStage
 from fastsemi.run.memory import measure_stage
+from fastsemi.run.new_stage import new_model, new_stage
+from fastsemi.run.shape_kernels import ShapeKernels
 from fastsemi.run.trace import feed_norms_fp32, materialise, trace_step
+from fastsemi.stages.finetune import Finetune
+from fastsemi.stages.inputs import Views
 from fastsemi.stages.semi import Semi
 from fastsemi.tools.estimate.sizes import open_data
 from fastsemi.training.optim import create_optimizer
@@ -48,10 +55,14 @@ def build(config: ModelConfig, checkpointing: bool) -> nn.Module:
 
 def real_bytes(step, networks, dtype: torch.dtype) -> tuple[int, int]:
     """What a second micro-batch allocates on top of weights and gradients: (most, between the passes)."""
-    step(*networks).backward()
-    with torch.profiler.profile(profile_memory=True) as profile:
+
+    def forward() -> torch.Tensor:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = step(*networks)
+            return step(*networks)
+
+    forward().backward()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        loss = forward()
         with torch.profiler.record_function("between"):
             pass
         loss.backward()
@@ -118,11 +129,7 @@ def test_norms_in_fp32_as_on_cuda_need_more():
 
 
 def measure(config, stage, **options):
-    data = Data(config.data, config.loader)
-    try:
-        return measure_stage(config, stage, data, **options)
-    finally:
-        data.close()
+    return measure_stage(config, stage, Data(config.data, config.loader), **options)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "semi"])
@@ -196,14 +203,72 @@ def test_a_frozen_trunk_needs_neither_gradients_nor_what_they_are_made_from(tiny
     assert head.teacher == head.gradients  # it shares the rest
 
 
-def test_what_a_stage_really_does_is_what_counts(tiny, monkeypatch):
-    """A stage that ran its student twice would need twice the operations for it, and more memory."""
-    before = measure(tiny(), "semi")
-    loss = Semi.loss
-    monkeypatch.setattr(
-        Semi, "loss", lambda self, batch: replace(loss(self, batch), loss=loss(self, batch).loss * 1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "semi"])
+def test_bytes_of_a_stage_are_what_a_cpu_really_allocates(tiny, stage, dtype):
+    """The same stage on real tensors, with the same kernels, which allocate but do not compute."""
+    config = tiny()
+    fake = FakeStage(config, stage, Data(config.data, config.loader), dtype=dtype, fused_attention=True)
+    data = Data(config.data, config.loader)
+    views = Views(config.data, torch.device("cpu"), ShapeKernels(), dtype)
+    real = new_stage(config, stage, new_model(config, stage, 3), data, views)
+    for network in (real.model, *real.followers()):
+        use_fused_attention(network, True)
+        if dtype != torch.float32:
+            feed_norms_fp32(network)
+    batch = {}
+    for role, images in real.roles.items():
+        plan = images.stream.plan(0, 0)
+        pixels = torch.zeros(len(plan.views), len(plan.ids), 16, 16, 3, dtype=torch.uint8)
+        batch[role] = views.to_device(LoadedBatch(plan, pixels, np.ones(len(plan.ids), bool)))
+    peak, saved = real_bytes(lambda: real.loss(batch).loss, (), dtype)
+    trace = fake.trace()
+    assert trace.saved == pytest.approx(saved, rel=1e-3)
+    error = 1e-3 if dtype == torch.float32 else 0.08  # the network is small for the buffers in bf16
+    assert trace.activations + trace.weight_casts == pytest.approx(peak, rel=error)
+
+
+def twice(loss):
+    """A loss whose stage runs its network twice, in a chain, so that both passes are kept for backward."""
+
+    def changed(self, batch):
+        network = self.network
+        self.network = lambda images: network(images) + network(images)
+        try:
+            return loss(self, batch)
+        finally:
+            self.network = network
+
+    return changed
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("finetune", Finetune), ("semi", Semi)])
+def test_a_change_of_a_stage_moves_its_estimate(tiny, monkeypatch, stage, kind):
+    before = measure(tiny(), stage)
+    monkeypatch.setattr(kind, "loss", twice(kind.loss))
+    after = measure(tiny(), stage)
+    labelled, unlabelled = (6, 30) if stage == "semi" else (12, 0)
+    student = 3 * (labelled + unlabelled)  # a backward pass is two forward ones
+    assert after.step_flops / before.step_flops == pytest.approx(
+        (2 * student + unlabelled) / (student + unlabelled), rel=0.02
     )
-    assert measure(tiny(), "semi").step_flops > 1.3 * before.step_flops
+    assert after.memory().activations > 1.7 * before.memory().activations
+    assert after.memory().parameters == before.memory().parameters
+
+
+def test_what_a_stage_keeps_counts_too(tiny, monkeypatch):
+    before = measure(tiny(), "semi").memory()
+    followers = Semi.followers
+    monkeypatch.setattr(Semi, "followers", lambda self: [*followers(self), self.second])
+    build = Semi.__init__
+
+    def with_second_teacher(self, *args, **options):
+        build(self, *args, **options)
+        self.second = copy.deepcopy(self.teacher.model)
+
+    monkeypatch.setattr(Semi, "__init__", with_second_teacher)
+    after = measure(tiny(), "semi").memory()
+    assert after.teacher == 2 * before.teacher and after.parameters == before.parameters
 
 
 @pytest.mark.parametrize("preset", ["vit_huge_10p", "vit_huge_1p"])

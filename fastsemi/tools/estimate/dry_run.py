@@ -1,4 +1,4 @@
-"""A run without data, weights and memory: networks, optimizer and plan of each stage on the meta device."""
+"""A run without data, weights and memory: networks, optimizer and plan of each stage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DryStage:
 
 
 def dry_run(config: Config, stages: Sequence[StageName], options: Namespace) -> tuple[list[DryStage], str]:
-    """Build each stage as training would, but on the meta device.
+    """Build each stage as training would, but on tensors without memory.
 
     Args:
         config: The run.

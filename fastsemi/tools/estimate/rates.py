@@ -1,4 +1,4 @@
-"""Rates of the semi step that `python -m benchmarks.steps` measured."""
+"""Rates that `python -m benchmarks.steps --json FILE` measured on one GPU."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from typing import Any
 
 from fastsemi.common.errors import UserError
 from fastsemi.run.config import Config, StageName
+from fastsemi.run.order import settings
 from fastsemi.tools.estimate.gpus import Gpu
-
-# The benchmark's networks by timm's names.
-_NETWORKS = {
-    "vit_small_patch16_224": "ViT-S/16",
-    "vit_base_patch16_224": "ViT-B/16",
-    "vit_large_patch16_224": "ViT-L/16",
-    "vit_huge_patch14_224": "ViT-H/14",
-}
 
 
 @dataclass(frozen=True)
@@ -34,33 +27,51 @@ class MeasuredRate:
 def find_rate(config: Config, stage: StageName, gpu: Gpu, files: Iterable[Path]) -> MeasuredRate | None:
     """The rate of a stage's step with every sample kept; None where nothing fits.
 
-    Network, size of the images, precision, GPU and whether the network is compiled must be those of the
-    benchmark; the batch of a step may differ.
+    A row fits by what it says about itself, whatever it is called: the stage and the network, whether that
+    was compiled, the images of a micro-batch and their size, the number format and the GPU, and that all
+    unlabelled images entered the student.
 
     Args:
         config: The run.
-        stage: Only the semi step is measured.
+        stage: Which stage.
         gpu: What the run is to go on.
         files: Results to search, in this order.
 
     Raises:
         UserError: A file is missing or no result of the benchmark.
     """
-    network = _NETWORKS.get(config.model.name)
-    plain = not config.model.args and not config.model.activation_checkpointing
-    if stage != "semi" or network is None or not plain:
-        return None
-    case = "kept, compiled" if config.compile.enabled else "kept"
+    wanted = rate_wanted(config, stage, gpu)
+    found = None
     for file in files:
         for row in _rows(file):
-            ran = row.get("configuration", {})
-            same = (row.get("model"), row.get("case")) == (network, case)
-            same &= ran.get("image_size") == config.data.image_size
-            same &= ran.get("precision") == gpu.precision(config)
+            said = {**row.get("configuration", {}), **row}
             device = (row.get("hardware") or {}).get("gpu") or ""
-            if same and re.search(rf"{re.escape(gpu.label)}\b", device):
-                return MeasuredRate(float(row["median"]), device, file)
-    return None
+            fits = wanted == {key: said.get(key) for key in wanted}
+            fits &= said.get("entered") == said.get("unlabelled")
+            if fits and re.search(rf"{re.escape(gpu.label)}\b", device):
+                found = found or MeasuredRate(float(row["median"]), device, file)
+    return found if _is_plain(config) else None
+
+
+def rate_wanted(config: Config, stage: StageName, gpu: Gpu) -> dict[str, Any]:
+    """What a row must say that is to count for a stage."""
+    own = settings(config, stage)
+    images = own.batch // own.micro_batches
+    return {
+        "stage": stage,
+        "network": config.model.name,
+        "compiled": config.compile.enabled,
+        "labelled": images,
+        "unlabelled": images * getattr(own, "unlabelled_ratio", 0),
+        "image_size": config.data.image_size,
+        "precision": gpu.precision(config),
+    }
+
+
+def _is_plain(config: Config) -> bool:
+    """Whether the network is timm's own, trained whole and without computing anything again."""
+    model = config.model
+    return not model.args and not model.activation_checkpointing and model.adapt == "full"
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

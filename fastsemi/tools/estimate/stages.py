@@ -18,7 +18,7 @@ from fastsemi.run.memory import MemoryEstimate, measure_stage
 from fastsemi.run.order import STAGE_CLASSES
 from fastsemi.stages.base import make_schedule
 from fastsemi.tools.estimate.gpus import Gpu
-from fastsemi.tools.estimate.rates import find_rate
+from fastsemi.tools.estimate.rates import find_rate, rate_wanted
 from fastsemi.training.strategy import choose_strategy
 
 Origin = Literal["measured", "derived", "given"]
@@ -176,4 +176,8 @@ def _rate(config: Config, plan: StagePlan, job: Cluster, flops: int) -> Figure:
     seconds = flops / (job.gpus * job.utilisation * job.gpu.peak(config))
     peak = f"{job.gpu.peak(config) / 1e12:g} TFLOP/s"
     how = f"operations over {job.utilisation:.0%} (assumed) of the vendor's {peak}"
+    if job.results:
+        files = " or ".join(map(str, job.results))
+        said = ", ".join(f"{key} {value}" for key, value in rate_wanted(config, plan.name, job.gpu).items())
+        how += f"; no row of {files} on one {job.gpu.label} is of {said}, nothing rejected"
     return Figure(plan.counted / seconds, "derived", how)
