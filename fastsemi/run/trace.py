@@ -126,19 +126,23 @@ def trace_step(step: Callable[[], Tensor], networks: Sequence[nn.Module], *, dty
 def materialise(network: nn.Module) -> None:
     """Turn meta tensors into fake CPU ones of the current mode, which are computed with as on a device.
 
-    Tensors that modules share, a teacher's frozen ones, go on being shared.
+    Tensors that modules share, a teacher's frozen ones, go on being shared; all keep their strides.
     """
     made: dict[Tensor, Tensor] = {}
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 if parameter not in made:
-                    fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    fake = _empty_like(parameter)
                     made[parameter] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
                 module._parameters[name] = made[parameter]  # type: ignore[assignment]
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+                module._buffers[name] = _empty_like(buffer)
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
 
 
 def feed_norms_fp32(network: nn.Module) -> None:
