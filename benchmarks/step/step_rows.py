@@ -125,7 +125,13 @@ def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> 
     flops_per_s, peer_flops_per_s = (case.values("images_per_s") for case in measured[: len(peaks)])
     forward = forward_flops(size)
     configuration = {
-        **{"model": size.name, "labelled": labelled, "unlabelled": RATIO * labelled, "absent": absent},
+        **{
+            "model": size.name,
+            "network": size.model.name,
+            "labelled": labelled,
+            "unlabelled": RATIO * labelled,
+            "absent": absent,
+        },
         **{"image_size": size.image_size, "classes": size.classes, "augment": args.augment},
         **{"precision": str(dtype).removeprefix("torch."), "steps": args.steps},
         "peak_tflops": harness.spread([f / 1e12 for f in flops_per_s]),
@@ -178,7 +184,8 @@ def _details(
     held = case.step.state_bytes()
     return {
         **{"case": case.name, "label": LABELS[case.name], "model": row["configuration"]["model"]},
-        **{"entered": work.entered, "accepted": work.accepted},
+        **{"entered": work.entered, "accepted": work.accepted, "compiled": "compiled" in case.name},
+        "stage": "semi" if isinstance(case.step, ProductStep) else None,
         "tflops": harness.spread([rate / 1e12 for rate in rates]),
         "utilisation": harness.spread([rate / p for rate, p in zip(rates, peak, strict=True)]),
         **inside,

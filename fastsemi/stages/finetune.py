@@ -97,7 +97,8 @@ class Finetune(Stage):
         """Cross-entropy of the mixed images: labelled ones, and those that label spreading labelled."""
         mixed = [mix_labelled(part, self._views) for part in batch.values()]
         with record("student"):
-            logits = self.network(torch.cat([part.images for part in mixed]))
+            images = [part.images for part in mixed]
+            logits = self.network(torch.cat(images) if len(images) > 1 else images[0])
         smoothing, kernels = self.config.label_smoothing, self._views.kernels
         parts = zip(mixed, logits.split([len(part.label) for part in mixed]), strict=True)
         loss = torch.cat([part.losses(found, smoothing, kernels) for part, found in parts]).mean()
