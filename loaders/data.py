@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -57,13 +56,14 @@ class Data:
         return self._open(what, False)
 
     @cached_property
-    def _train(self) -> ImageSet:
+    def train(self) -> ImageSet:
+        """The training images, of which `labelled` chooses some."""
         return self._open(self.config.train, True)
 
     @cached_property
     def labelled(self) -> ImageSet:
         """The labelled images."""
-        labels, train = self.config.labels, self._train
+        labels, train = self.config.labels, self.train
         ids = select_labelled(
             train.index,
             fraction=labels.fraction,
@@ -94,7 +94,7 @@ class Data:
         """All training images, or the folder of unlabelled ones where there is one."""
         if self.config.unlabeled is not None:
             return self.unlabelled
-        return self._train
+        return self.train
 
     @cached_property
     def val(self) -> ImageSet:
@@ -106,28 +106,15 @@ class Data:
         if found != (self.classes[: len(found)] if numbered else self.classes):
             odd = sorted(set(found) ^ set(self.classes))[:3]
             raise UserError(
-                f"{images.index.root} has other classes than {self._train.index.root} "
+                f"{images.index.root} has other classes than {self.train.index.root} "
                 f"({', '.join(odd)}, ...); give both the same classes"
             )
         return images
 
-    def digest(self, stage: str) -> str:
-        """A fingerprint of the names and labels of the images that a stage learns from."""
-        sets = [self.pretraining] if stage == "pretrain" else [self.labelled]
-        if stage == "semi":
-            sets.append(self.unlabelled)
-        sha = hashlib.sha256()
-        for images in sets:
-            for part in (images.index.path_blob, images.index.path_offsets, images.ids):
-                sha.update(np.ascontiguousarray(part).data)
-            if stage != "pretrain":
-                sha.update(np.ascontiguousarray(images.index.labels).data)
-        return sha.hexdigest()[:16]
-
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; the position is the label."""
-        return self._train.index.classes
+        return self.train.index.classes
 
     @property
     def loader(self) -> LoaderConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,3 +20,14 @@ class ImageSet:
     index: Index
     source: Source
     ids: NDArray[np.int64]
+
+
+def digest(sets: Sequence[ImageSet], *, labels: bool) -> str:
+    """A fingerprint of the names of images, and of their labels where `labels`: 16 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for images in sets:
+        for part in (images.index.path_blob, images.index.path_offsets, images.ids):
+            sha.update(np.ascontiguousarray(part).data)
+        if labels:
+            sha.update(np.ascontiguousarray(images.index.labels).data)
+    return sha.hexdigest()[:16]

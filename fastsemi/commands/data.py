@@ -31,8 +31,8 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _beton(arguments: list[str]) -> int:
     from fastsemi.loaders import write_beton as beton
+    from fastsemi.loaders.bad_images import BadImages
     from fastsemi.loaders.index.index import MAX_PIXELS
-    from fastsemi.loaders.prefetch import BadImages
     from fastsemi.loaders.sources.open import open_source
 
     default = beton.Encoding()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastsemi.commands.options import command_parser, configure
 from fastsemi.parallel.launch import one_report
+from fastsemi.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from fastsemi.run.config import Config
@@ -18,8 +19,9 @@ def main(command: str, arguments: list[str]) -> int:
     parser = command_parser("evaluate", "Accuracy of a run's model on the evaluation images.")
     with one_report():
         _, config = configure(parser, arguments)
-    if config is None:
-        return 0
+        if config is None:
+            return 0
+        RunFolder(config.output).require_model()
     from fastsemi.parallel import processes
 
     with processes.session(config.distributed, processes.local_device(config.device)):

@@ -29,6 +29,7 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
+    RunFolder(config.output).require_model()
     import torch
 
     from fastsemi.common.precision import Precision

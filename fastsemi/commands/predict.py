@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastsemi.commands.options import command_parser, configure
 from fastsemi.parallel.launch import one_report
+from fastsemi.run.folder import RunFolder
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -20,8 +21,9 @@ def main(command: str, arguments: list[str]) -> int:
     parser.add_argument("--csv", type=Path, default=Path("predictions.csv"), help="file to write")
     with one_report():
         options, config = configure(parser, arguments)
-    if config is None:
-        return 0
+        if config is None:
+            return 0
+        RunFolder(config.output).require_model()
     from fastsemi.parallel import processes
     from fastsemi.run.trained import predict, write_csv
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure
 
 
@@ -19,6 +20,7 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
+    require_inputs(config, config.stages)
     from rich.table import Table
 
     from fastsemi.common.progress import QuietConsole

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure
+from fastsemi.stages.names import STAGES
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -17,13 +19,14 @@ def main(command: str, arguments: list[str]) -> int:
         "Run some steps of the real job, show where time goes and what limits it. Writes profile.json and "
         "profile.png into the output folder; nothing else there is touched.",
     )
-    parser.add_argument("--stage", choices=("pretrain", "finetune", "semi"), help="by default the last stage")
+    parser.add_argument("--stage", choices=STAGES, help="by default the last stage")
     parser.add_argument("--steps", type=int, default=30, help="steps to measure")
     parser.add_argument("--warmup", type=int, default=5, help="steps before these, which do not count")
     parser.add_argument("--trace", type=Path, help="write a Chrome trace of a few more steps to this file")
     options, config = configure(parser, arguments)
     if config is None:
         return 0
+    require_inputs(config, config.stages)
     for name, least in (("steps", 2), ("warmup", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be at least {least}")

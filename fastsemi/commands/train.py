@@ -7,8 +7,10 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import add_size_options, command_parser, configure
 from fastsemi.parallel.launch import one_report
+from fastsemi.stages.names import STAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi train`, or one stage alone, with the words that follow; returns the exit code."""
-    stage = None if command == "train" else command
+    stage = next((name for name in STAGES if name == command), None)
     what = f"Run stage {stage} alone." if stage else "Run all stages, skipping finished ones."
 
     parser = command_parser(command, what)
@@ -26,10 +28,13 @@ def main(command: str, arguments: list[str]) -> int:
     add_size_options(parser)
     with one_report():
         options, config = configure(parser, arguments)
-    if config is None:
-        return 0
+        if config is None:
+            return 0
+        stages = [stage] if stage else list(config.stages)
+        if not options.dry_run:
+            require_inputs(config, stages)
     if options.dry_run:
-        return _dry_run(config, [stage] if stage else list(config.stages), options)
+        return _dry_run(config, stages, options)
     from fastsemi.common.progress import Progress, QuietConsole
     from fastsemi.parallel import processes
     from fastsemi.parallel.stop import Interrupted
@@ -41,7 +46,7 @@ def main(command: str, arguments: list[str]) -> int:
         console = QuietConsole(quiet=not is_main)
         run = Run(config, Progress(console))
         try:
-            summary = run.train([stage] if stage else list(config.stages))  # type: ignore[list-item]
+            summary = run.train(stages)
         except Interrupted as stop:
             if is_main:
                 sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")

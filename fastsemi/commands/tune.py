@@ -6,8 +6,10 @@ import re
 import sys
 from pathlib import Path
 
+from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure
 from fastsemi.common.errors import UserError
+from fastsemi.stages.names import STAGES
 
 
 def seconds(text: str) -> float:
@@ -32,10 +34,11 @@ def main(command: str, arguments: list[str]) -> int:
     parser.add_argument("what", choices=("loader",), help="what to tune")
     parser.add_argument("--budget", default="60s", help="time to take, such as 60s or 2m")
     parser.add_argument("--out", type=Path, default=Path("tuned.yaml"), help="preset to write")
-    parser.add_argument("--stage", choices=("pretrain", "finetune", "semi"), help="by default the last stage")
+    parser.add_argument("--stage", choices=STAGES, help="by default the last stage")
     options, config = configure(parser, arguments)
     if config is None:
         return 0
+    require_inputs(config, config.stages)
     budget = seconds(options.budget)
     if not options.out.parent.is_dir():  # before a minute of measurements
         raise UserError(f"--out {options.out}: the folder {options.out.parent} does not exist; make it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure
 
 
@@ -17,6 +18,7 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
+    require_inputs(config, config.stages)
     from fastsemi.tools.report.examples import draw_views
 
     draw_views(config, options.png, count=options.count, step=options.step)

@@ -26,12 +26,12 @@ from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
 from fastsemi.probe.probe import Prober
 from fastsemi.probe.spread_labels import spread_labels
-from fastsemi.run.config import StageName
 from fastsemi.run.context import RunContext
 from fastsemi.run.memory import measure_stage
 from fastsemi.run.new_stage import new_model, new_stage
 from fastsemi.run.order import earlier
 from fastsemi.stages.base import Stage
+from fastsemi.stages.names import StageName
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.strategy import choose_strategy

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.image_set import digest
 from fastsemi.parallel import processes
 from fastsemi.parallel.rendezvous import require_split
-from fastsemi.run.config import StageName
 from fastsemi.run.context import RunContext
 from fastsemi.run.fingerprint import fingerprint, node_settings, refuse_changes, refuse_differences
-from fastsemi.run.order import STAGE_CLASSES, earlier, settings
+from fastsemi.run.order import STAGE_CLASSES, earlier, images_of, settings
 from fastsemi.stages.base import make_schedule
+from fastsemi.stages.names import StageName, has_classifier
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.checkpoint.folder import Checkpoints, read_info
 
@@ -27,7 +28,7 @@ def check_stage(run: RunContext, name: StageName) -> None:
     roles = STAGE_CLASSES[name].build_roles(config, run.data, run.config.seed)
     make_schedule(config, next(iter(roles.values())).stream)
     require_split(name, config.micro_batches, config.batch, processes.world())
-    if name != "pretrain" and not len(run.data.val.ids):
+    if has_classifier(name) and not len(run.data.val.ids):
         raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")
 
 
@@ -41,8 +42,8 @@ def check_nodes(run: RunContext, stages: Sequence[StageName]) -> None:
         return
     mine: dict[str, Any] = {**node_settings(run.config), "precision": run.precision.label}
     for name in stages:
-        mine[f"the list of images of {name}"] = run.data.digest(name)
-        if name != "pretrain":
+        mine[f"the list of images of {name}"] = digest(images_of(run.data, name), labels=has_classifier(name))
+        if has_classifier(name):
             mine["the number of evaluation images"] = len(run.data.val.ids)
     refuse_differences(processes.from_main(mine), mine)
 
@@ -68,4 +69,8 @@ def check_folder(run: RunContext, name: StageName, wanted: Sequence[StageName]) 
 def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:
     """All that the weights of a stage depend on."""
     kept = fingerprint(run.config, name, earlier(run.config, name))
-    return {**kept, "precision": run.precision.label, "images": run.data.digest(name)}
+    return {
+        **kept,
+        "precision": run.precision.label,
+        "images": digest(images_of(run.data, name), labels=has_classifier(name)),
+    }

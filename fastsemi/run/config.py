@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -23,11 +23,10 @@ from fastsemi.models.settings import ModelConfig
 from fastsemi.parallel.settings import DistributedConfig
 from fastsemi.run.settings import TrainConfig
 from fastsemi.stages.finetune_config import FinetuneConfig
+from fastsemi.stages.names import STAGES, StageName
 from fastsemi.stages.pretrain_config import PretrainConfig
 from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.training.settings import CompileConfig, OptimizerBackend
-
-StageName = Literal["pretrain", "finetune", "semi"]
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 register_type(Duration, serializer=str, deserializer=Duration)
@@ -42,7 +41,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     """Seed of everything random except the choice of labels (data.labels.seed)."""
-    stages: tuple[StageName, ...] = ("pretrain", "finetune", "semi")
+    stages: tuple[StageName, ...] = STAGES
     """Stages that `train` runs, in this order."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -67,11 +66,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        order = [name for name in typing.get_args(StageName) if name in self.stages]
+        order = [name for name in STAGES if name in self.stages]
         if not self.stages or list(self.stages) != order:
-            raise UserError(
-                f"stages {list(self.stages)} must be some of pretrain, finetune, semi, in this order"
-            )
+            raise UserError(f"stages {list(self.stages)} must be some of {', '.join(STAGES)}, in this order")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must lie in [0, 2**63)")
         if self.log_every < 1 or self.eval_batch < 1:

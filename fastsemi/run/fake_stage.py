@@ -16,12 +16,13 @@ from fastsemi.loaders.plan.packing import planned_arrays
 from fastsemi.loaders.plan.types import LoadedBatch
 from fastsemi.loaders.stream import Stream
 from fastsemi.models.create import use_fused_attention
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.new_stage import new_model, new_stage
 from fastsemi.run.shape_kernels import ShapeKernels
 from fastsemi.run.trace import StepTrace, feed_norms_fp32, materialise, trace_step
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.names import StageName
 
 
 class FakeStage:

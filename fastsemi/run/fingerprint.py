@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from fastsemi.common.errors import UserError
-from fastsemi.run.config import Config, StageName, plain
+from fastsemi.run.config import Config, plain
+from fastsemi.stages.names import STAGES, StageName, has_classifier
 
 # What may change between two calls of the same run: where it runs and what it reports, not what it learns.
 # (Another device, kernel or engine rounds differently.)
@@ -52,8 +53,8 @@ def fingerprint(config: Config, stage: StageName, earlier: Sequence[StageName]) 
         stage: The stage.
         earlier: The stages it starts from.
     """
-    free = (*FREE_KEYS, *(FREE_PRETRAIN_KEYS if stage == "pretrain" else ()))
-    others = {s for s in get_args(StageName) if s not in earlier and s != stage}
+    free = (*FREE_KEYS, *(() if has_classifier(stage) else FREE_PRETRAIN_KEYS))
+    others = {s for s in STAGES if s not in earlier and s != stage}
     kept = {
         key: value
         for key, value in _flatten(plain(config)).items()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastsemi.common.errors import UserError
+
 
 class RunFolder:
     """The paths of a run.
@@ -58,6 +60,15 @@ class RunFolder:
     def has_model(self) -> bool:
         """Whether a stage with a classifier has finished."""
         return (self.model / "config.json").exists()
+
+    def require_model(self) -> None:
+        """Refuse a folder without a trained network.
+
+        Raises:
+            UserError: Nothing has been trained here.
+        """
+        if not self.has_model:
+            raise UserError(f"{self.path} holds no trained model; run `fastsemi train --output {self.path}`")
 
     @property
     def weights(self) -> Path:

@@ -7,15 +7,15 @@ import shutil
 from fastsemi.models.create import create_model
 from fastsemi.models.timm_folder import export_timm
 from fastsemi.run.context import RunContext
-from fastsemi.run.order import STAGES
 from fastsemi.run.summary import read_summary, write_summary
+from fastsemi.stages.names import STAGES, has_classifier
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 
 def leave_model(run: RunContext) -> None:
     """Bring `model/` up to date with the last finished stage that has a classifier, if there is one."""
     folder, config = run.folder, run.config
-    done = [name for name in STAGES[1:] if folder.result(name).exists()]
+    done = [name for name in STAGES if has_classifier(name) and folder.result(name).exists()]
     summary = read_summary(folder.summary)
     if not done or (summary.get("model") == done[-1] and folder.weights.exists()):
         return

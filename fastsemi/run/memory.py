@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from fastsemi.loaders.data import Data
 from fastsemi.parallel.settings import Strategy
 from fastsemi.parallel.shards import blocks
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.fake_stage import FakeStage
 from fastsemi.run.trace import StepTrace
+from fastsemi.stages.names import StageName
 from fastsemi.training.optim import parameter_groups
 
 # What no tensor of the step holds: CUDA's context, workspaces of cuBLAS and cuDNN, NCCL's buffers. An

@@ -11,10 +11,11 @@ from fastsemi.loaders.image_set import ImageSet
 from fastsemi.models.create import checkpoint_activations, create_model, prefer_channels_last
 from fastsemi.models.trainable import choose_trained, freeze_statistics
 from fastsemi.parallel import processes
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.order import STAGE_CLASSES, settings
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import Views
+from fastsemi.stages.names import StageName, has_classifier
 
 
 def new_model(config: Config, name: StageName, classes: int) -> nn.Module:
@@ -52,7 +53,7 @@ def new_stage(
     Raises:
         UserError: The stage cannot train this model, or not on this data.
     """
-    if name != "pretrain":
+    if has_classifier(name):
         choose_trained(model, config.model.adapt)
         if config.model.freezes_statistics:
             freeze_statistics(model)

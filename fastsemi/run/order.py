@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
-from fastsemi.run.config import Config, StageName
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.image_set import ImageSet
+from fastsemi.run.config import Config
 from fastsemi.stages.base import Stage
 from fastsemi.stages.finetune import Finetune
+from fastsemi.stages.names import STAGES, StageName
 from fastsemi.stages.pretrain import Pretrain
 from fastsemi.stages.semi import Semi
 
-STAGES: tuple[StageName, ...] = get_args(StageName)
 STAGE_CLASSES: dict[StageName, type[Stage]] = {"pretrain": Pretrain, "finetune": Finetune, "semi": Semi}
+
+
+def images_of(data: Data, name: StageName) -> list[ImageSet]:
+    """The images that a stage learns from."""
+    sets = {
+        "pretrain": lambda: [data.pretraining],
+        "finetune": lambda: [data.labelled],
+        "semi": lambda: [data.labelled, data.unlabelled],
+    }
+    return sets[name]()
 
 
 def earlier(config: Config, name: StageName) -> list[StageName]:

@@ -20,12 +20,12 @@ from fastsemi.probe.probe import best, to_json
 from fastsemi.run.baseline import judge_baselines, wants_baselines
 from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.checks import check_folder, check_nodes, check_stage, stage_fingerprint
-from fastsemi.run.config import Config, StageName, to_yaml
+from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
-from fastsemi.run.order import STAGES
 from fastsemi.run.summary import read_summary, write_summary
+from fastsemi.stages.names import STAGES, StageName, has_classifier
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 
@@ -85,7 +85,7 @@ class Run:
     def _judge_baselines(self, stages: Sequence[StageName]) -> None:
         """What the labels are worth without training, found once in the life of a run."""
         summary = read_summary(self.folder.summary)
-        supervised = any(name != "pretrain" for name in stages)
+        supervised = any(has_classifier(name) for name in stages)
         if "baselines" in summary or not supervised or not wants_baselines(self.context):
             return
         found = judge_baselines(self.context)
@@ -135,10 +135,10 @@ class Run:
             "processes": processes.world(),
             "threads": torch.get_num_threads(),
         }
-        if name == "pretrain":
-            summary["pretraining"] = len(data.pretraining.ids)
-        else:
+        if has_classifier(name):
             summary |= {"labelled": len(data.labelled.ids), "evaluation": len(data.val.ids)}
+        else:
+            summary["pretraining"] = len(data.pretraining.ids)
         if name == "semi":
             summary["unlabelled"] = len(data.unlabelled.ids)
         return summary

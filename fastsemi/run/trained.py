@@ -42,10 +42,7 @@ def load_trained(config: Config, precision: Precision) -> tuple[nn.Module, tuple
     """
     run = RunFolder(config.output)
     folder = run.model
-    if not run.has_model:
-        raise UserError(
-            f"{config.output} holds no trained model; run `fastsemi train --output {config.output}`"
-        )
+    run.require_model()
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(precision.device).eval()
         settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastsemi.common.errors import UserError
-from fastsemi.stages.thresholds.settings import MixMode
+from fastsemi.stages.semi_config import MixMode
 
 
 class Pairs(NamedTuple):

@@ -14,11 +14,11 @@ from fastsemi.stages.stage_config import StageConfig
 from fastsemi.stages.thresholds.settings import (
     FlexMatchConfig,
     FreeMatchConfig,
-    MixMode,
     RuleName,
     SoftMatchConfig,
 )
 
+MixMode = Literal["none", "pseudo", "pseudo_plus", "prob"]
 TeacherDtype = Literal["fp32", "bf16", "fp16"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.prefetch import BadImages
+from fastsemi.loaders.bad_images import BadImages
 from fastsemi.parallel import processes
 
 

@@ -17,10 +17,8 @@ from fastsemi.common.precision import Precision
 from fastsemi.common.schedule import Duration
 from fastsemi.common.spans import record
 from fastsemi.loaders.data import Data, ImageSet
-from fastsemi.loaders.plan.philox import words
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader
-from fastsemi.loaders.stream import Stream
 from fastsemi.models.create import use_fused_attention
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
@@ -33,6 +31,7 @@ from fastsemi.training.broken import share_broken
 from fastsemi.training.checkpoint.folder import Checkpoints, read_info, read_tensors, shapes
 from fastsemi.training.checkpoint.state import TrainingState
 from fastsemi.training.compiled import compile_networks, mark_step
+from fastsemi.training.deal import micro_batches, plans, seed_device
 from fastsemi.training.evaluate import evaluate
 from fastsemi.training.meter import Meter, Speed
 from fastsemi.training.metrics import Accumulator, MetricLog, Ratio
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from fastsemi.common.progress import Progress
 
 Load = Callable[[ImageSet, Iterable[PlannedBatch]], AbstractContextManager[Loader]]
-
-DEVICE_STREAM = 0xD0  # counter word of the draws that seed the device's generator
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class Trainer:
             self.optimizer,
             precision,
             settings.clip_grad,
-            replayed=config.compile.cuda_graphs and len(self._micro_batches()) > 1,
+            replayed=config.compile.cuda_graphs and len(micro_batches(stage.config.micro_batches)) > 1,
         )
         self.metrics = Accumulator(views.device)
         self.step = 0
@@ -201,15 +198,13 @@ class Trainer:
                 raise Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}")
 
     def _update(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
-        mine = self._micro_batches()
+        mine = micro_batches(self.stage.config.micro_batches)
         self.statistics.start_step()
         for micro in mine:
             with record("wait"):
                 batch = next(batches)
             mark_step(self.config.compile)
-            # Masks and drop path depend on the step and the micro-batch alone, not on what ran before.
-            word = words(self.config.seed, self.step, [micro], DEVICE_STREAM, 2)[0]
-            torch.manual_seed(int(word[0]) << 31 | int(word[1]) >> 1)
+            seed_device(self.config.seed, self.step, micro)
             with self.parallel.micro_step(last=micro == mine[-1]):
                 with record("loss"), self.precision.autocast():
                     output = self.stage.loss(batch)
@@ -224,10 +219,6 @@ class Trainer:
         self.metrics.add(_update_metrics(norm.detach(), skipped))
         with record("ema"):
             self.stage.after_update(skipped)
-
-    def _micro_batches(self) -> range:
-        """Which micro-batches of a global batch are this process's."""
-        return range(processes.rank(), self.stage.config.micro_batches, processes.world())
 
     def _due(self, interval: Duration) -> bool:
         every = max(1, interval.steps(self.stage.steps_per_epoch))
@@ -269,9 +260,10 @@ class Trainer:
 
     @contextmanager
     def _batches(self, load: Load) -> Iterator[Iterator[dict[str, DeviceBatch]]]:
+        steps, count = range(self.step, self.total), self.stage.config.micro_batches
         with ExitStack() as stack:
             loaders = {
-                name: stack.enter_context(load(role.images, self._plans(role.stream)))
+                name: stack.enter_context(load(role.images, plans(role.stream, steps, count)))
                 for name, role in self.stage.roles.items()
             }
             self._loaders: list[Loader] = list(loaders.values())
@@ -279,13 +271,6 @@ class Trainer:
                 {name: self.views.to_device(batch) for name, batch in zip(loaders, loaded, strict=True)}
                 for loaded in zip(*loaders.values(), strict=True)
             )
-
-    def _plans(self, stream: Stream) -> Iterator[PlannedBatch]:
-        for step in range(self.step, self.total):
-            for micro in self._micro_batches():
-                with record("plan"):
-                    plan = stream.plan(step, micro)
-                yield plan
 
     def _state(self) -> TrainingState:
         return TrainingState(self.stage.model, self.stage.extra_state(), self.optimizer)

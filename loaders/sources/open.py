@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.index.scan import require_folder
 from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
@@ -67,6 +68,20 @@ def open_source(
     return _ARCHIVES[kinds.pop()].open(
         files, has_classes=has_classes, max_pixels=max_pixels, threads=threads, refresh=refresh
     )
+
+
+def require_images(root: Path, what: str | Path) -> None:
+    """Refuse a name that means nothing, before anything is read.
+
+    Args:
+        root: Folder that `what` is relative to.
+        what: As in `open_source`.
+
+    Raises:
+        UserError: Neither a folder nor a file that holds images.
+    """
+    if not _files(Path(root), str(what)):
+        require_folder(os.path.abspath(Path(root) / what))
 
 
 def _suffix(file: str) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from fastsemi.run.config import Config, StageName, known_keys
+from fastsemi.run.config import Config, known_keys
+from fastsemi.stages.names import StageName
 
 ROOT = Path(__file__).parents[2]
 TREES = (

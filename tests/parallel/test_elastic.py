@@ -22,6 +22,7 @@ OPTIONS = ("--stages", "[semi]")
 def spy(log, kill_at=None, wait_for_save=True):
     """Write down which images each micro-batch of this process holds; die before step `kill_at`."""
     from fastsemi.stages.inputs import Views
+    from fastsemi.training.deal import micro_batches
     from fastsemi.training.trainer import Trainer
 
     to_device, update, seen = Views.to_device, Trainer._update, []
@@ -38,7 +39,7 @@ def spy(log, kill_at=None, wait_for_save=True):
         seen.clear()
         update(self, batches)
         with open(log, "a") as file:
-            for i, micro in enumerate(self._micro_batches()):
+            for i, micro in enumerate(micro_batches(self.stage.config.micro_batches)):
                 row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2]}
                 file.write(json.dumps(row) + "\n")
 
@@ -121,6 +122,7 @@ def test_one_two_one_processes_killed_within_an_epoch(preset, processes, tmp_pat
 SCRIPT = """
 import json, os, signal, sys, time
 from fastsemi.commands import cli
+from fastsemi.training.deal import micro_batches
 from fastsemi.training.trainer import Trainer
 from fastsemi.stages.inputs import Views
 
@@ -143,7 +145,7 @@ def step(self, batches):
     seen.clear()
     update(self, batches)
     with open(os.environ["IDS"], "a") as file:
-        for i, micro in enumerate(self._micro_batches()):
+        for i, micro in enumerate(micro_batches(self.stage.config.micro_batches)):
             row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2], "world": world}
             file.write(json.dumps(row) + "\\n")
 

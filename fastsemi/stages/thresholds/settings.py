@@ -8,7 +8,6 @@ from typing import Literal
 
 from fastsemi.common.errors import UserError
 
-MixMode = Literal["none", "pseudo", "pseudo_plus", "prob"]
 RuleName = Literal["fixed", "flexmatch", "freematch", "softmatch"]
 
 

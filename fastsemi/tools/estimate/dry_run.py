@@ -12,8 +12,9 @@ from rich.table import Table
 
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.parallel import processes
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.memory import MemoryEstimate, measure_stage
+from fastsemi.stages.names import StageName
 from fastsemi.tools.estimate.cost_table import gib
 from fastsemi.tools.estimate.sizes import open_data
 from fastsemi.tools.estimate.stages import StagePlan, plan_stage

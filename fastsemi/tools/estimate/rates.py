@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastsemi.common.errors import UserError
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.order import settings
+from fastsemi.stages.names import StageName
 from fastsemi.tools.estimate.gpus import Gpu
 
 

@@ -88,7 +88,8 @@ class AbsentData(Data):
         self._sizes = sizes
 
     @cached_property
-    def _train(self) -> ImageSet:
+    def train(self) -> ImageSet:
+        """The training images, all with a class."""
         return _images(self.config.root, self._sizes.train, self._sizes.classes)
 
     @cached_property
@@ -106,14 +107,14 @@ class AbsentData(Data):
                 "data.labels.per_class, data.labels.file"
             )
         count = labels.per_class or max(1, round((labels.fraction or 0) * self._sizes.train / classes))
-        return ImageSet(self._train.index, self._train.source, self._train.ids[: count * classes])
+        return ImageSet(self.train.index, self.train.source, self.train.ids[: count * classes])
 
     @cached_property
     def unlabelled(self) -> ImageSet:
         """The images of `data.unlabeled`, or the training images without a label."""
         if self._sizes.unlabelled is not None and self.config.unlabeled is not None:
             return _images(self.config.unlabeled, self._sizes.unlabelled, 0)
-        train = self._train
+        train = self.train
         first = 0 if self.config.unlabelled_includes_labelled else len(self.labelled.ids)
         return ImageSet(train.index, train.source, train.ids[first:])
 

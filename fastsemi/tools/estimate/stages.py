@@ -13,10 +13,11 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.stream import Stream
 from fastsemi.parallel.rendezvous import require_split
 from fastsemi.parallel.settings import Strategy
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.memory import MemoryEstimate, measure_stage
 from fastsemi.run.order import STAGE_CLASSES
 from fastsemi.stages.base import make_schedule
+from fastsemi.stages.names import StageName
 from fastsemi.tools.estimate.gpus import Gpu
 from fastsemi.tools.estimate.rates import find_rate, rate_wanted
 from fastsemi.training.strategy import choose_strategy

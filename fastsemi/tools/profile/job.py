@@ -21,11 +21,12 @@ from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.loaders.prefetch import Loader
 from fastsemi.run.build import build_stage, build_trainer
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import earlier
 from fastsemi.stages.base import Role
+from fastsemi.stages.names import StageName
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.trainer import Load
 

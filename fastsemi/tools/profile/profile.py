@@ -13,8 +13,9 @@ from statistics import median
 import torch
 
 from fastsemi.common.precision import Precision
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.stages.compaction import skips_rejected
+from fastsemi.stages.names import StageName
 from fastsemi.tools.profile.ceilings import LoaderCeilings
 from fastsemi.tools.profile.job import ProfiledStage, Timing
 from fastsemi.tools.profile.verdict import Figures, Verdict, judge

@@ -18,9 +18,10 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.engines.choose import fast_engines, resolve, unavailable
 from fastsemi.loaders.engines.settings import DaliOptions
 from fastsemi.loaders.settings import LoaderConfig
-from fastsemi.run.config import Config, StageName, plain
+from fastsemi.run.config import Config, plain
 from fastsemi.run.order import STAGE_CLASSES
 from fastsemi.stages.base import Role
+from fastsemi.stages.names import StageName
 from fastsemi.tools.profile.ceilings import LoaderCeilings
 from fastsemi.tools.profile.search import Change, Result
 

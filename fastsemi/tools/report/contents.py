@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fastsemi.common.errors import UserError
-from fastsemi.run.config import Config, StageName
+from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.summary import networks, read_summary
+from fastsemi.stages.names import STAGES, StageName, has_classifier
 
 Metrics = dict[str, Any]  # a row of metrics.jsonl
 
@@ -86,7 +87,7 @@ def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
             lines.append(
                 StageLine(
                     stage,
-                    network or ("encoder" if stage == "pretrain" else "model"),
+                    network or ("model" if has_classifier(stage) else "encoder"),
                     entry.get(f"{prefix}top1"),
                     entry.get(f"{prefix}top5"),
                     entry.get("images_per_s"),
@@ -99,9 +100,8 @@ def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
 
 def ordered_stages(files: RunFiles, config: Config) -> list[StageName]:
     """The stages that the run has, or is to have."""
-    order: tuple[StageName, ...] = ("pretrain", "finetune", "semi")
     known = {*config.stages, *files.summary["stages"], *files.metrics}
-    return [stage for stage in order if stage in known]
+    return [stage for stage in STAGES if stage in known]
 
 
 def _so_far(rows: Sequence[Metrics]) -> Metrics:

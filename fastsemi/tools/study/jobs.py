@@ -14,9 +14,10 @@ from typing import Any
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
-from fastsemi.run.config import Config, StageName, to_yaml
+from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.fingerprint import fingerprint
 from fastsemi.run.folder import RunFolder
+from fastsemi.stages.names import STAGES, StageName
 from fastsemi.tools.study.study_file import Cell, Study
 
 
@@ -141,8 +142,7 @@ def plan_study(study: Study, seeds: Sequence[int], folder: Path) -> StudyPlan:
                 before = jobs.setdefault(output, job)
                 mine.append(before)
             entries.append(SeededCell(cell, seed, tuple(mine)))
-    order = {"pretrain": 0, "finetune": 1, "semi": 2}
-    return StudyPlan(tuple(entries), dict(sorted(jobs.items(), key=lambda item: order[item[1].stage])))
+    return StudyPlan(tuple(entries), dict(sorted(jobs.items(), key=lambda item: STAGES.index(item[1].stage))))
 
 
 def _digest(config: Config, stage: StageName, earlier: Sequence[StageName]) -> str:

@@ -1,0 +1,36 @@
+"""Refuses what is not on the disk at once, before PyTorch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.sources.open import require_images
+from fastsemi.stages.names import has_classifier
+
+if TYPE_CHECKING:
+    from fastsemi.run.config import Config
+
+
+def require_inputs(config: Config, stages: Sequence[str]) -> None:
+    """Refuse a missing folder of images, file of labels or file of weights.
+
+    Args:
+        config: The run.
+        stages: Those to train.
+
+    Raises:
+        UserError: Names the first that is missing.
+    """
+    data = config.data
+    require_images(data.root, data.train)
+    if data.unlabeled is not None:
+        require_images(Path(), data.unlabeled)
+    if any(has_classifier(name) for name in stages):
+        require_images(data.root, data.val)
+        if data.labels.file is not None and not data.labels.file.is_file():
+            raise UserError(f"label index file {data.labels.file} does not exist; correct data.labels.file")
+    if config.model.weights is not None and not config.model.weights.is_file():
+        raise UserError(f"weights {config.model.weights} do not exist; check model.weights")
