@@ -6,6 +6,7 @@ import sys
 from argparse import BooleanOptionalAction
 
 from fastsemi.commands.options import command_parser, configure
+from fastsemi.run.folder import RunFolder
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -20,6 +21,7 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
+    RunFolder(config.output).require_run()
     from fastsemi.tools.report.page import write_report
 
     sys.stdout.write(f"{write_report(config, evaluate=options.evaluate)}\n")

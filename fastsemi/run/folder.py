@@ -61,6 +61,18 @@ class RunFolder:
         """Whether a stage with a classifier has finished."""
         return (self.model / "config.json").exists()
 
+    def require_run(self) -> None:
+        """Refuse a folder in which no run was begun.
+
+        Raises:
+            UserError: There is no configuration in it.
+        """
+        if not self.config.is_file():
+            raise UserError(
+                f"{self.path} holds no run (there is no {self.config.name} in it); give the --output of a "
+                "`fastsemi train`"
+            )
+
     def require_model(self) -> None:
         """Refuse a folder without a trained network.
 

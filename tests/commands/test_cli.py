@@ -161,3 +161,31 @@ def test_a_vanished_reader_does_not_end_the_training(preset, tmp_path):
     process.stdout.close()
     assert process.wait(timeout=120) == 0, process.stderr.read()
     assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--data.root", "/nowhere"],
+        ["train", "--data.labels.file", "/nowhere.txt", "--data.labels.per_class", "null"],
+        ["train", "--model.weights", "/nowhere.pt"],
+        ["probe", "--data.unlabeled", "/nowhere"],
+        ["views", "--data.val", "nowhere"],
+        ["evaluate"],
+        ["predict", "pictures"],
+        ["export"],
+        ["report", "--output", "/nowhere"],
+        ["train", "--semi.treshold", "0.5"],
+    ],
+)
+def test_what_is_missing_is_refused_without_pytorch(words, preset):
+    """Importing PyTorch and timm takes seconds, in which a wrong path is found out at once."""
+    command, *options = words
+    arguments = [command, *options[:1] * (command == "predict")]
+    arguments += ["--config", str(preset), *options[command == "predict" :]]
+    code = (
+        "import sys; from fastsemi.commands.cli import main; code = main(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules and 'timm' not in sys.modules, 'imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

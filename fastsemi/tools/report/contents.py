@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastsemi.common.errors import UserError
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.summary import networks, read_summary
@@ -50,11 +49,7 @@ def read_run(folder: Path) -> RunFiles:
         UserError: It is no run, or a file is damaged.
     """
     run = RunFolder(folder)
-    if not run.config.is_file():
-        raise UserError(
-            f"{folder} holds no run (there is no {run.config.name} in it); give the --output of a "
-            "`fastsemi train`"
-        )
+    run.require_run()
     metrics: dict[str, list[Metrics]] = {}
     for row in _rows(run.metrics):
         metrics.setdefault(row["stage"], []).append(row)
