@@ -16,14 +16,10 @@ from fastsemi.stages.semi import Semi
 STAGE_CLASSES: dict[StageName, type[Stage]] = {"pretrain": Pretrain, "finetune": Finetune, "semi": Semi}
 
 
-def images_of(data: Data, name: StageName) -> list[ImageSet]:
+def images_of(config: Config, data: Data, name: StageName) -> list[ImageSet]:
     """The images that a stage learns from."""
-    sets = {
-        "pretrain": lambda: [data.pretraining],
-        "finetune": lambda: [data.labelled],
-        "semi": lambda: [data.labelled, data.unlabelled],
-    }
-    return sets[name]()
+    roles = STAGE_CLASSES[name].build_roles(settings(config, name), data, config.seed)
+    return [role.images for role in roles.values()]
 
 
 def earlier(config: Config, name: StageName) -> list[StageName]:

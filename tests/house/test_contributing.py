@@ -86,7 +86,7 @@ def follow(kind: str, root: Path, edits) -> None:
         edits.add_case(thresholds / "rules.py", "create_rule", '"toy"', "Toy()")
     elif kind == "stage":
         run = root / "fastsemi/run"
-        edits.add_entry(run / "config.py", "StageName", '"toy"', after="pretrain")
+        edits.add_entry(root / "fastsemi/stages/names.py", "StageName", '"toy"', after="pretrain")
         edits.add_to_class(run / "config.py", "Config", "toy: ToyConfig = field(default_factory=ToyConfig)")
         edits.add_import(run / "config.py", "from fastsemi.stages.toy_config import ToyConfig")
         edits.add_entry(run / "order.py", "STAGE_CLASSES", '"toy": Toy')

@@ -122,6 +122,7 @@ def test_one_two_one_processes_killed_within_an_epoch(preset, processes, tmp_pat
 SCRIPT = """
 import json, os, signal, sys, time
 from fastsemi.commands import cli
+from fastsemi.parallel import processes
 from fastsemi.training.deal import micro_batches
 from fastsemi.training.trainer import Trainer
 from fastsemi.stages.inputs import Views
@@ -134,8 +135,11 @@ def watched(self, batch):
     return to_device(self, batch)
 
 def step(self, batches):
-    if lose == "worker" and (self.step, rank, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (5, 1, "0"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    if lose == "worker" and (self.step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (5, "0"):
+        self.checkpoints.finish()
+        processes.barrier()  # a worker that torchrun ends while it still writes leaves the checkpoint before
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
     while lose != "worker" and self.step == 2 and world == 1 and not self._stop.now():
         time.sleep(0.05)
     if lose == "me" and self.step == 7:
