@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.image_set import digest
 from fastsemi.parallel import processes
 from fastsemi.parallel.rendezvous import require_split
 from fastsemi.run.context import RunContext
 from fastsemi.run.fingerprint import fingerprint, node_settings, refuse_changes, refuse_differences
-from fastsemi.run.order import STAGE_CLASSES, earlier, images_of, settings
+from fastsemi.run.order import STAGE_CLASSES, earlier, images_digest, settings
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName, has_classifier
 from fastsemi.training.checkpoint import file as checkpoint_file
@@ -74,5 +73,5 @@ def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:
     return {
         **kept,
         "precision": run.precision.label,
-        "images": digest(images_of(run.config, run.data, name), labels=has_classifier(name)),
+        "images": images_digest(run.config, run.data, name),
     }

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from fastsemi.loaders.data import Data
-from fastsemi.loaders.image_set import ImageSet
+from fastsemi.loaders.image_set import digest
 from fastsemi.run.config import Config
 from fastsemi.stages.base import Stage
 from fastsemi.stages.finetune import Finetune
-from fastsemi.stages.names import STAGES, StageName
+from fastsemi.stages.names import STAGES, StageName, has_classifier
 from fastsemi.stages.pretrain import Pretrain
 from fastsemi.stages.semi import Semi
 
 STAGE_CLASSES: dict[StageName, type[Stage]] = {"pretrain": Pretrain, "finetune": Finetune, "semi": Semi}
 
 
-def images_of(config: Config, data: Data, name: StageName) -> list[ImageSet]:
-    """The images that a stage learns from."""
+def images_digest(config: Config, data: Data, name: StageName) -> str:
+    """A fingerprint of the images that a stage learns from, and of their labels where it uses any."""
     roles = STAGE_CLASSES[name].build_roles(settings(config, name), data, config.seed)
-    return [role.images for role in roles.values()]
+    return digest([role.images for role in roles.values()], labels=has_classifier(name))
 
 
 def earlier(config: Config, name: StageName) -> list[StageName]:
