@@ -41,9 +41,7 @@ def check_nodes(run: RunContext, stages: Sequence[StageName]) -> None:
         return
     mine: dict[str, Any] = {**node_settings(run.config), "precision": run.precision.label}
     for name in stages:
-        mine[f"the list of images of {name}"] = digest(
-            images_of(run.config, run.data, name), labels=has_classifier(name)
-        )
+        mine[f"the list of images of {name}"] = images_digest(run.config, run.data, name)
         if has_classifier(name):
             mine["the number of evaluation images"] = len(run.data.val.ids)
     refuse_differences(processes.from_main(mine), mine)
