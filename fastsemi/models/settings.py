@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fastsemi.common.errors import UserError
 
-Adapt = Literal["full", "head", "norm"]
+Adapt = Literal["full", "head", "norm", "top"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class ModelConfig:
     keep_head: bool = False
     """Whether weights bring a trained classifier of the same classes; it is then kept, and not scaled."""
     adapt: Adapt = "full"
-    """What is trained: full (everything), head (the classifier alone), or norm (it and the norms). The rest
-    stays as it came with the weights; the teacher shares it."""
+    """What is trained: full (everything), head (the classifier alone), norm (it and the norms), or top (it
+    and the last adapt_layers). The rest stays as it came with the weights; the teacher shares it."""
+    adapt_layers: int = 2
+    """With adapt top: how many blocks of a transformer, or stages of a convolutional network."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
     """Whether batch norm trains on the statistics of its batches, or keeps those that came with the weights;
     auto: keeps them where weights are given or published, else trains."""
@@ -51,6 +53,8 @@ class ModelConfig:
             raise UserError(
                 f"model.pretrained is {self.pretrained} and model.weights {self.weights}; give one of them"
             )
+        if self.adapt_layers < 1:
+            raise UserError(f"model.adapt_layers is {self.adapt_layers}; it must be at least 1")
         if self.adapt != "full" and not self.has_weights:
             raise UserError(
                 f"model.adapt is {self.adapt}, but the network starts from random weights; give "

@@ -11,17 +11,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
+from fastsemi.models.layers import layer_ids
 from fastsemi.models.settings import Adapt
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, LayerNorm, LayerNorm2d, GroupNorm)
 
 
-def choose_trained(model: nn.Module, adapt: Adapt) -> None:
+def choose_trained(model: nn.Module, adapt: Adapt, layers: int = 0) -> None:
     """Freeze what is not to be trained; a network without a trained trunk needs no backward pass through it.
 
     Args:
         model: A timm classifier.
-        adapt: full: everything; head: the classifier alone; norm: it, and weights and biases of all norms.
+        adapt: full: everything; head: the classifier alone; norm: it, and weights and biases of all norms;
+            top: it and the last layers.
+        layers: How many these are: blocks of a transformer, stages of a convolutional network.
 
     Raises:
         UserError: The network has no such part.
@@ -33,8 +36,23 @@ def choose_trained(model: nn.Module, adapt: Adapt) -> None:
         raise UserError("model.adapt needs a network with a classifier of its own; use full")
     if adapt == "norm":
         chosen |= {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()}
+    if adapt == "top":
+        chosen |= _last_layers(model, layers)
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in chosen)
+
+
+def _last_layers(model: nn.Module, count: int) -> set[int]:
+    """The parameters, by their identity, of the head and of `count` layers before it."""
+    ids = layer_ids(model, coarse=True)
+    numbers = sorted(set(ids.values()))
+    if count >= len(numbers) - 1:
+        raise UserError(
+            f"model.adapt_layers is {count}, but the network has {len(numbers) - 1} layers before its head; "
+            "give fewer, or set model.adapt to full"
+        )
+    first = numbers[-1 - count]
+    return {id(p) for name, p in model.named_parameters() if ids[name] >= first}
 
 
 def freeze_statistics(model: nn.Module) -> int:
@@ -77,7 +95,8 @@ def set_head(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None
     head = heads[0] if len(heads) == 1 else None
     if not isinstance(head, nn.Linear) or head.weight.shape != weight.shape or head.bias is None:
         raise UserError(
-            "finetune.head probe needs a network whose classifier is one linear layer; set it to random"
+            "head probe needs a network whose classifier is one linear layer; set finetune.head or semi.head "
+            "to random"
         )
     with torch.no_grad():
         head.weight.copy_(weight)

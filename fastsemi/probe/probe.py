@@ -14,7 +14,7 @@ from torch import nn
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
 from fastsemi.loaders.data import Data
-from fastsemi.probe.classifiers import LinearHead, Scale, linear_head, logistic_regression, predictions
+from fastsemi.probe.classifiers import LinearHead, Scale, evenly, linear_head, predictions, self_training
 from fastsemi.probe.features import FeatureSet, frozen_features
 from fastsemi.stages.inputs import Views
 
@@ -67,32 +67,40 @@ class Prober:
     def __init__(self, data: Data, views: Views, precision: Precision, *, batch: int):
         self._data, self._views, self._precision, self._batch = data, views, precision, batch
 
-    def features(self, name: str, network: nn.Module | None, *, evaluated: bool = True) -> Features:
+    def features(
+        self,
+        name: str,
+        network: nn.Module | None,
+        *,
+        unlabelled: NDArray[np.int64] | None = None,
+        evaluated: bool = True,
+    ) -> Features:
         """Look at the images once.
 
         Args:
             name: What tables call these features.
             network: On the device; None for pixels.
+            unlabelled: Ids of the unlabelled images to look at; by default some that are spread out evenly.
             evaluated: Whether evaluation images are looked at too.
         """
         labelled = self._data.labelled
-        unlabelled = self._data.unlabelled
-        some = _spread_out(unlabelled.ids, MOST_UNLABELLED)
+        images = self._data.unlabelled
+        some = _spread_out(images.ids, MOST_UNLABELLED) if unlabelled is None else unlabelled
         val = self._data.val
         looked = val.ids if evaluated else val.ids[:0]
         parts = [
-            frozen_features(network, images, ids, self._data, self._views, self._precision, batch=self._batch)
-            for images, ids in (
+            frozen_features(network, which, ids, self._data, self._views, self._precision, batch=self._batch)
+            for which, ids in (
                 (labelled, labelled.ids),
-                (unlabelled, some),
+                (images, some),
                 (val, looked),
             )
         ]
         return Features(name, *parts)
 
     def head(self, features: Features) -> LinearHead:
-        """The classifier of a network, from logistic regression on its features."""
-        model = logistic_regression(features.labelled, features.scale)
+        """The classifier of a network, from logistic regression with self-training on its features."""
+        model = self_training(features.labelled, features.unlabelled.x, features.scale)
         return linear_head(model, features.scale, len(self._data.classes))
 
     def baselines(self, features: Features, say: Callable[[str], None] = lambda text: None) -> list[Baseline]:
@@ -128,9 +136,7 @@ def to_json(baselines: list[Baseline]) -> list[dict[str, Any]]:
 
 def _spread_out(ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """At most `most` of the ids, evenly from all of them."""
-    if len(ids) <= most:
-        return ids
-    return ids[np.linspace(0, len(ids) - 1, most).astype(np.int64)]
+    return ids[evenly(len(ids), most)]
 
 
 def _accuracy(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> tuple[float, float]:

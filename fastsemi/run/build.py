@@ -26,12 +26,15 @@ from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
 from fastsemi.probe.probe import Prober
 from fastsemi.probe.spread_labels import spread_labels
+from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
 from fastsemi.run.memory import measure_stage
 from fastsemi.run.new_stage import new_model, new_stage
-from fastsemi.run.order import earlier
+from fastsemi.run.order import earlier, settings
+from fastsemi.run.spread_prior import spread_before_step
 from fastsemi.stages.base import Stage
 from fastsemi.stages.names import StageName
+from fastsemi.stages.semi import Semi
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.strategy import choose_strategy
@@ -51,9 +54,10 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
     if name == "pretrain":
         load_weights(run, model)
     elif not fresh:
-        _start(run, model, _before(run, name))
-        if name == "finetune" and config.finetune.head == "probe":
-            _start_head(run, model)
+        before = _before(run, name)
+        _start(run, model, before)
+        if before != "finetune" and starts_from_probe(config, name):
+            _start_head(run, model, name)
     if name == "finetune" and config.finetune.spread_ratio:
         spread = _spread(run, model)
     return new_stage(config, name, model, run.data, run.views, spread)
@@ -72,7 +76,12 @@ def _start(run: RunContext, model: nn.Module, before: StageName | None) -> None:
     scale_head(model, run.config.model.head_init_scale)
 
 
-def _start_head(run: RunContext, model: nn.Module) -> None:
+def starts_from_probe(config: Config, name: StageName) -> bool:
+    """Whether a stage's classifier is to start from logistic regression where it inherits none."""
+    return getattr(settings(config, name), "head", "random") == "probe"
+
+
+def _start_head(run: RunContext, model: nn.Module, name: StageName) -> None:
     """Start the classifier from logistic regression on the frozen features, the same in all processes."""
     model.to(run.device)
     use_fused_attention(model, run.precision.fused_attention)
@@ -83,7 +92,7 @@ def _start_head(run: RunContext, model: nn.Module) -> None:
     head = processes.from_main(head)
     assert head is not None
     set_head(model, torch.from_numpy(head.weight), torch.from_numpy(head.bias))
-    run.say("finetune: the classifier starts from logistic regression on the frozen features")
+    run.say(f"{name}: the classifier starts from self-training on the frozen features")
 
 
 def _spread(run: RunContext, model: nn.Module) -> ImageSet:
@@ -178,13 +187,14 @@ def build_trainer(
             config.compile,
             _strategy(run, name),
             config.train.select == "best",
-            name == "semi" or (name == "finetune" and config.finetune.head == "probe"),
+            name == "semi" or starts_from_probe(config, name),
         ),
         checkpoints or run.folder.checkpoints,
         log,
         progress,
         fingerprint=fingerprint or {},
         stop=stop or threading.Event(),
+        before_step=spread_before_step(run, stage) if isinstance(stage, Semi) else None,
     )
 
 

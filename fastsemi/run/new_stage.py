@@ -9,6 +9,7 @@ from torch import nn
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.models.create import checkpoint_activations, create_model, prefer_channels_last
+from fastsemi.models.projected import classifier_of
 from fastsemi.models.trainable import choose_trained, freeze_statistics
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config
@@ -54,7 +55,7 @@ def new_stage(
         UserError: The stage cannot train this model, or not on this data.
     """
     if has_classifier(name):
-        choose_trained(model, config.model.adapt)
+        choose_trained(model, config.model.adapt, config.model.adapt_layers)
         if config.model.freezes_statistics:
             freeze_statistics(model)
     if processes.world() == 1:  # shards and buckets of several processes want plain rows
@@ -63,5 +64,5 @@ def new_stage(
     further = {} if spread is None else {"spread": spread}
     stage = build(settings(config, name), model, data, views, seed=config.seed, **further)
     if config.model.activation_checkpointing:  # the teacher is a copy made before, and needs none
-        checkpoint_activations(stage.model, config.model.name)
+        checkpoint_activations(classifier_of(stage.model), config.model.name)
     return stage

@@ -10,14 +10,11 @@ from torch import Tensor, nn
 
 from fastsemi.common.spans import record
 from fastsemi.loaders.data import Data, ImageSet
-from fastsemi.loaders.plan.draws import AugmentConfig, View
-from fastsemi.loaders.plan.mixing import MixConfig
-from fastsemi.loaders.stream import Stream
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.inputs import DeviceBatch, Views
 from fastsemi.stages.mixed_batch import MixedBatch
-from fastsemi.stages.stage_config import StageConfig
+from fastsemi.stages.roles import labelled_role, spread_role
 from fastsemi.stages.teacher import EMATeacher
 
 
@@ -29,31 +26,6 @@ def mix_labelled(batch: DeviceBatch, views: Views) -> MixedBatch:
         return MixedBatch(views.normalise(images, batch.erase[0]), labels, labels, ones, ones)
     mixed, lam = views.mix(images, mix, batch.erase[0])
     return MixedBatch(mixed, labels, labels[mix.partner], lam, ones)
-
-
-def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, data: Data, seed: int) -> Role:
-    """The stream of labelled images."""
-    images = data.labelled
-    views = {View.LABELLED: augment}
-    size = data.config.image_size
-    stream = Stream(images.index, images.ids, config.batch, config.micro_batches, views, mix, seed, size)
-    return Role(images, stream)
-
-
-def spread_role(config: FinetuneConfig, images: ImageSet, data: Data, seed: int) -> Role:
-    """The stream of unlabelled images with the labels of label spreading."""
-    stream = Stream(
-        images.index,
-        images.ids,
-        config.batch * config.spread_ratio,
-        config.micro_batches,
-        {View.STRONG: config.augment},
-        config.mix,
-        seed,
-        data.config.image_size,
-        "spread",
-    )
-    return Role(images, stream)
 
 
 class Finetune(Stage):

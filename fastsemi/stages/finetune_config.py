@@ -22,8 +22,8 @@ class FinetuneConfig(StageConfig):
     base_lr: float = 2.5e-4
     layer_decay: float = 0.65
     head: Literal["random", "probe"] = "random"
-    """What the classifier starts from: random weights times model.head_init_scale, or logistic regression on
-    the features of the frozen network."""
+    """What the classifier starts from: random weights times model.head_init_scale, or logistic regression
+    with self-training on the features of the frozen network."""
     spread_ratio: int = 0
     """Unlabelled images per labelled one that are learnt from too, by the labels that label spreading gives
     them on the pixels or on the features of the frozen network, whichever does better in cross-validation; 0

@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from fastsemi.common.spans import record
 from fastsemi.loaders.data import Data
-from fastsemi.loaders.plan.draws import View
-from fastsemi.loaders.plan.mixing import MixConfig
-from fastsemi.loaders.stream import Stream
+from fastsemi.models.projected import Projected, classifier_of, split
 from fastsemi.stages.alignment import create_alignment
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.compaction import Compaction, skips_rejected
-from fastsemi.stages.finetune import labelled_role, mix_labelled
+from fastsemi.stages.contrast import contrastive_loss
+from fastsemi.stages.finetune import mix_labelled
 from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.label_prior import create_prior
 from fastsemi.stages.mixed_batch import MixedBatch
 from fastsemi.stages.pseudo_label_metrics import pseudo_label_metrics
 from fastsemi.stages.pseudo_mixup import Pairs, pair
+from fastsemi.stages.roles import labelled_role, unlabelled_role
 from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.stages.teacher import EMATeacher
 from fastsemi.stages.thresholds.base import PseudoLabels
@@ -37,38 +38,28 @@ class Semi(Stage):
         self.config: SemiConfig = config
         self._views = views
         self.roles = self.build_roles(config, data, seed)
-        self.model = self.network = model.to(views.device)
-        self._skip = skips_rejected(config.skip_rejected, model)
+        self.model = self.network = (Projected(model) if config.contrast else model).to(views.device)
+        self._skip = not config.contrast and skips_rejected(config.skip_rejected, model)
         self.teacher = EMATeacher(self.model, config.momentum, config.teacher_dtype)
         ids = self.roles["unlabelled"].stream.ids
         rule = create_rule(config, classes=len(data.classes), images=len(ids), highest_id=int(ids.max()))
         self.rule = rule.to(views.device)
         self.alignment = create_alignment(config, data).to(views.device)
+        self.prior = create_prior(config, self.roles["unlabelled"].stream, len(data.classes)).to(views.device)
+        self._learners: dict[str, Any] = {"rule": self.rule, "alignment": self.alignment, "prior": self.prior}
 
     @staticmethod
     def build_roles(config: SemiConfig, data: Data, seed: int) -> dict[str, Role]:
         """Unlabelled images in two views, labelled ones in one."""
-        images = data.unlabelled
-        unlabelled = Stream(
-            images.index,
-            images.ids,
-            config.batch * config.unlabelled_ratio,
-            config.micro_batches,
-            {View.WEAK: config.weak, View.STRONG: config.strong},
-            config.mix if config.mixing != "none" else MixConfig(),
-            seed,
-            data.config.image_size,
-            "unlabelled",
-        )
         return {
-            "unlabelled": Role(images, unlabelled),
+            "unlabelled": unlabelled_role(config, data, seed),
             "labelled": labelled_role(config, config.augment, config.labelled_mix, data, seed),
         }
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """L = Ll + mu * Lu (section 2.3), of Nl labelled and Nu unlabelled images."""
         unlabelled, smoothing, kernels = batch["unlabelled"], self.config.label_smoothing, self._views.kernels
-        pseudo = self.pseudo_label(unlabelled)  # y_i, o_i; [Nu], [Nu]
+        pseudo, keys = self._teach(unlabelled)  # y_i, o_i; [Nu], [Nu]
         trusted = self.rule.weights(pseudo)  # [o_i >= tau], or what another rule says in [0, 1]; [Nu]
         self.rule.observe(pseudo)
         pairs = self.pair(unlabelled, pseudo, trusted)  # j, lam_i, [o*_i >= tau], eq. 4 and 5; each [Nu]
@@ -78,28 +69,43 @@ class Semi(Stage):
         mixed = mixed.select(kept)  # [n, 3, S, S], n <= Nu
 
         with record("student"):
-            logits = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
+            output = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
+        logits, queries = (output, output) if keys is None else split(output)
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
         labelled_loss = labelled.losses(labelled_logits, smoothing, kernels).mean()
         unlabelled_loss = mixed.losses(unlabelled_logits, smoothing, kernels).sum() / len(trusted)  # eq. 2
         loss = labelled_loss + self.config.loss_weight * unlabelled_loss
+        parts = {
+            "loss_labelled": Ratio(labelled_loss.detach(), 1),
+            "loss_unlabelled": Ratio(unlabelled_loss.detach(), 1),
+        }
         further = self.rule.loss(unlabelled_logits, mixed.weight > 0)
         if further is not None:
             loss = loss + further
+        if keys is not None:
+            heat = self.config.contrast_temperature
+            contrast = contrastive_loss(queries[-len(keys) :], keys, mixed.lam, pairs, heat, kernels)
+            loss = loss + self.config.contrast * contrast
+            parts["loss_contrast"] = Ratio(contrast.detach(), 1)
         metrics = {
             "loss": Ratio(loss.detach(), 1),
-            "loss_labelled": Ratio(labelled_loss.detach(), 1),
-            "loss_unlabelled": Ratio(unlabelled_loss.detach(), 1),
+            **parts,
             **pseudo_label_metrics(pseudo, trusted, pairs.weight, unlabelled.labels),
         }
         return StepOutput(loss, metrics)
 
     def pseudo_label(self, batch: DeviceBatch) -> PseudoLabels:
         """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""
+        return self._teach(batch)[0]
+
+    def _teach(self, batch: DeviceBatch) -> tuple[PseudoLabels, Tensor | None]:
+        """Pseudo labels, and the projections [Nu, P] for a contrastive term."""
         weak = self._views.normalise(self._views.augment(batch, 0), batch.erase[0])
         with record("teacher"):
-            logits = self.alignment(self.teacher(weak) / self.config.temperature)
-            return PseudoLabels(*self._views.kernels.pseudo_label(logits), logits, batch.ids)
+            output = self.teacher(weak)
+            logits, keys = split(output) if self.config.contrast else (output, None)
+            logits = self.prior(self.alignment(logits / self.config.temperature), batch.ids)
+            return PseudoLabels(*self._views.kernels.pseudo_label(logits), logits, batch.ids), keys
 
     def pair(self, batch: DeviceBatch, pseudo: PseudoLabels, trusted: Tensor) -> Pairs:
         """Pairs of strong views, their weights and what they count (section 3)."""
@@ -116,8 +122,8 @@ class Semi(Stage):
     def after_update(self, skipped: Tensor | None = None) -> None:
         """Eq. 1, and what the threshold rule learnt from the step."""
         self.teacher.update(self.model, skipped)
-        self.rule.update()
-        self.alignment.update()
+        for learner in self._learners.values():
+            learner.update()
 
     def followers(self) -> list[nn.Module]:
         """The teacher."""
@@ -125,20 +131,20 @@ class Semi(Stage):
 
     def eval_models(self) -> dict[str, nn.Module]:
         """Student and teacher."""
-        return {"student": self.model, "teacher": self.teacher.model}
+        return {"student": classifier_of(self.model), "teacher": classifier_of(self.teacher.model)}
 
     def result(self) -> nn.Module:
         """The teacher."""
-        return self.teacher.model
+        return classifier_of(self.teacher.model)
 
     def extra_state(self) -> dict[str, Any]:
-        """The teacher, and the states of the threshold rule and of alignment where they have any."""
-        states = {"rule": self.rule.state_dict(), "alignment": self.alignment.state_dict()}
+        """The teacher, and the states of threshold rule, alignment and prior where they have any."""
+        states = {name: learner.state_dict() for name, learner in self._learners.items()}
         return {"teacher": self.teacher.model.state_dict(), **{k: v for k, v in states.items() if v}}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Take back what `extra_state` gave."""
         self.teacher.model.load_state_dict(state["teacher"])
-        self.rule.load_state_dict(state.get("rule", {}))
-        self.alignment.load_state_dict(state.get("alignment", {}))
+        for name, learner in self._learners.items():
+            learner.load_state_dict(state.get(name, {}))
         self.teacher.refresh()

@@ -38,6 +38,10 @@ class SemiConfig(StageConfig):
     """Unlabelled images per labelled one: Nu = ratio * Nl."""
     loss_weight: float = 5.0
     """Weight of the unlabelled loss, mu."""
+    head: Literal["random", "probe"] = "random"
+    """What the classifier starts from where no fine-tuning goes before: random weights times
+    model.head_init_scale, or logistic regression with self-training
+    on the features of the frozen network."""
     threshold: float = 0.5
     """Least confidence of a pseudo label that counts, tau."""
     threshold_rule: RuleName = "fixed"
@@ -56,6 +60,16 @@ class SemiConfig(StageConfig):
     temperature: float = 1.0
     """The teacher's logits are divided by it before they become pseudo labels and confidences: below 1 they
     are surer, above 1 less so."""
+    spread_weight: float = 0.0
+    """How far pseudo labels lean on label spreading over the teacher's features, 0 for not at all. It starts
+    at this weight and falls to half of it until labels are spread anew."""
+    spread_every: Duration = Duration("1 epochs")
+    """How often labels are spread, among the images of the steps until the next time."""
+    contrast: float = 0.0
+    """Weight of a contrastive term: the student finds the teacher's view of the same image among those of the
+    batch; 0 for none."""
+    contrast_temperature: float = 0.2
+    """Divides the similarities of the contrastive term."""
     momentum: float = 0.9999
     """Momentum of the teacher, m; 0 is FixMatch."""
     teacher_dtype: TeacherDtype = "fp32"
@@ -93,4 +107,10 @@ class SemiConfig(StageConfig):
             raise UserError(
                 "semi.mix turns both mixup and cutmix off; set semi.mixing to none to mix nothing"
             )
+        self.require("spread_weight", 0 <= self.spread_weight <= 1, "lie in [0, 1]")
+        self.require("spread_every", self.spread_every.value > 0, "be more than nothing")
+        self.require("contrast", 0 <= self.contrast < math.inf, "be finite and not negative")
+        self.require(
+            "contrast_temperature", 0 < self.contrast_temperature < math.inf, "be positive and finite"
+        )
         self.require("unlabelled_ratio", self.unlabelled_ratio >= 1, "be at least 1")

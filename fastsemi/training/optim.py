@@ -7,30 +7,15 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from timm.models import group_parameters
-from timm.optim import auto_group_layers
 from torch import nn
 
 from fastsemi.common.errors import UserError
+from fastsemi.models.layers import layer_ids
+from fastsemi.models.projected import Projected
 from fastsemi.training.settings import OptimizerBackend
 
 # Names that have no weight decay in any network, besides those of its own `no_weight_decay`.
 _SPARED = ("*.bias", "*_token", "*pos_embed", "*_bias_table")
-
-
-def layer_ids(model: nn.Module) -> dict[str, int]:
-    """The layer of each parameter, 0 the stem; the last layer is the head with the norm before it.
-
-    From timm's own grouping (`group_matcher`, else `auto_group_layers`), so it holds for any timm model. One
-    thing differs: a last norm before the pooling (`norm`) belongs to the head's layer like one after it
-    (`fc_norm`), as BEiT, MAE and the paper's code have it; timm counts it to the last block.
-    """
-    if not hasattr(model, "group_matcher"):
-        return auto_group_layers(model)
-    matcher = model.group_matcher(coarse=False)  # type: ignore[operator]
-    ids: dict[str, int] = group_parameters(model, matcher, reverse=True)
-    top = max(ids.values(), default=0)
-    return {name: top if name.split(".")[0] in ("norm", "fc_norm") else layer for name, layer in ids.items()}
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
@@ -52,8 +37,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
             f"layer_decay is {layer_decay}, but the layers of {type(model).__name__} are not known; "
             "set it to 1"
         )
-    own = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
-    spared = (*_SPARED, *own)
+    spared = (*_SPARED, *_own_spared(model))
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -73,6 +57,13 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
+
+
+def _own_spared(model: nn.Module) -> list[str]:
+    """Names that a network spares itself."""
+    if isinstance(model, Projected):
+        return [f"classifier.{name}" for name in _own_spared(model.classifier)]
+    return list(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else []  # type: ignore[operator]
 
 
 def create_optimizer(

@@ -91,6 +91,7 @@ class Trainer:
         *,
         fingerprint: dict[str, Any],
         stop: threading.Event,
+        before_step: Callable[[int], None] | None = None,
     ):
         self.stage, self.data, self.views, self.precision = stage, data, views, precision
         self.config, self.log, self.progress = config, log, progress
@@ -125,6 +126,7 @@ class Trainer:
         self.seconds = 0.0
         self.scores: dict[str, float] = {}
         self._stop = StopVote(stop)
+        self._before_step = before_step
 
     def run(self, load: Load | None = None) -> dict[str, Any]:
         """Train to the end.
@@ -175,6 +177,8 @@ class Trainer:
         while self.step < self.total:
             lr = self.schedule.lr(self.step)
             set_lr(self.optimizer, lr)
+            if self._before_step:
+                self._before_step(self.step)
             with record("step"):
                 self._update(batches)
             self.step += 1

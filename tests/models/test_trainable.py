@@ -35,6 +35,26 @@ def test_a_head_alone_is_trained(name):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "prefixes"),
+    [
+        ("vit_tiny_patch16_224", 2, ("blocks.10.", "blocks.11.", "norm.", "head.")),
+        ("tf_efficientnet_lite0", 2, ("blocks.5.", "blocks.6.", "conv_head.", "bn2.", "classifier.")),
+        ("resnet10t", 1, ("layer4.", "fc.")),
+        ("convnext_atto", 1, ("stages.3.", "head.")),
+    ],
+)
+def test_the_last_layers_are_trained_with_the_head(name, layers, prefixes):
+    model = timm.create_model(name, num_classes=3)
+    choose_trained(model, "top", layers)
+    assert trained(model) == {n for n, _ in model.named_parameters() if n.startswith(prefixes)}
+
+
+def test_more_layers_than_there_are_are_refused():
+    with pytest.raises(UserError, match=r"model\.adapt_layers is 13, but the network has 13 layers"):
+        choose_trained(timm.create_model("vit_tiny_patch16_224", num_classes=3), "top", 13)
+
+
 def test_frozen_statistics_stay_and_their_weights_train():
     model = timm.create_model("tf_efficientnet_lite0", num_classes=3)
     assert freeze_statistics(model) > 10
@@ -55,9 +75,7 @@ def test_a_head_must_fit():
     model = timm.create_model("resnet10t", num_classes=3)
     set_head(model, torch.ones(3, 512), torch.zeros(3))
     assert model.fc.weight.eq(1).all()
-    with pytest.raises(
-        UserError, match=r"finetune\.head probe needs a network whose classifier is one linear"
-    ):
+    with pytest.raises(UserError, match="head probe needs a network whose classifier is one linear"):
         set_head(model, torch.ones(3, 7), torch.zeros(3))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import make_moons
 
-from fastsemi.probe.classifiers import Scale, linear_head, logistic_regression, predictions
+from fastsemi.probe.classifiers import Scale, linear_head, logistic_regression, predictions, self_training
 from fastsemi.probe.features import FeatureSet
 from fastsemi.probe.spread_labels import surest
 from fastsemi.probe.spreading import Graph
@@ -76,3 +76,51 @@ def test_the_surest_are_taken_from_each_class():
     confidence = np.array([0.1, 0.9, 0.5, 0.8, 0.3, 0.2, 0.05], np.float32)
     assert surest(labels, confidence, 0.5).tolist() == [1, 3, 4, 6]
     assert surest(labels, confidence, 1.0).tolist() == list(range(7))
+
+
+def test_self_training_learns_how_frequent_the_classes_are():
+    """Labels are as many of each class, the images are not; what the first model is sure of shows it."""
+    rng = np.random.default_rng(0)
+
+    def draw(counts):
+        y = np.repeat([0, 1], counts)
+        x = rng.normal(0, 1, (len(y), 8))
+        x[:, 0] += np.where(y, 1, -1)
+        return x.astype(np.float32), y
+
+    (x, y), (rest, _), (target, truth) = draw([8, 8]), draw([1800, 200]), draw([1800, 200])
+    scale = Scale.of(np.concatenate([x, rest]))
+    plain = logistic_regression(features(x, y), scale)
+    taught = self_training(features(x, y), rest, scale)
+    assert taught.C == plain.C
+    before, after = ((model.predict(scale(target)) == truth).mean() for model in (plain, taught))
+    assert after > before + 0.01, (before, after)
+
+
+def test_self_training_without_unlabelled_images_is_logistic_regression():
+    x, y = blobs(3, 6, 0)
+    scale = Scale.of(x)
+    taught = self_training(features(x, y), x[:0], scale)
+    np.testing.assert_array_equal(taught.coef_, logistic_regression(features(x, y), scale).coef_)
+
+
+def test_the_labels_choose_the_space_that_labels_spread_in():
+    """Classes apart in a small component beside large ones, and in the only one that is no noise."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 120)
+    labelled = np.concatenate([np.flatnonzero(y == c)[:10] for c in (0, 1)])
+    rest = np.setdiff1d(np.arange(240), labelled)
+    sides = np.where(y, 1.0, -1.0)[:, None]
+    small = np.concatenate([rng.normal(0, 20, (240, 2)), sides + rng.normal(0, 0.2, (240, 1))], 1)
+    only = np.concatenate([5 * sides + rng.normal(0, 1, (240, 1)), rng.normal(0, 0.1, (240, 40))], 1)
+    for x, cosine in ((small, True), (only, False)):
+        x = x.astype(np.float32)
+        spread = Graph.of(x[labelled], x[rest]).spread(y[labelled])
+        assert spread.space.cosine == cosine
+        assert (spread.unlabelled()[0] == y[rest]).mean() > 0.9
+
+
+def test_features_that_are_all_the_same_do_not_end_a_run():
+    same = np.ones((12, 4), np.float32)
+    spread = Graph.of(same[:4], same[4:]).spread(np.array([0, 0, 1, 1]))
+    assert len(spread.unlabelled()[0]) == 8

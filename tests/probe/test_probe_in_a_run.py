@@ -58,7 +58,14 @@ def test_a_run_keeps_its_baselines_and_says_where_it_ends(tiny):
     names = {(row["features"], row["classifier"]) for row in summary["baselines"]}
     assert names == {
         ("pixels", name)
-        for name in ("logistic regression", "SVM", "nearest neighbours", "prototypes", "label spreading")
+        for name in (
+            "logistic regression",
+            "self-training",
+            "SVM",
+            "nearest neighbours",
+            "prototypes",
+            "label spreading",
+        )
     }
     assert json.loads((config.output / "summary.json").read_text())["baselines"] == summary["baselines"]
     console = Console(record=True, width=120)
@@ -107,7 +114,7 @@ def test_the_probe_command_prints_a_table_and_json(tiny, capsys):
     assert "nothing is trained" in capsys.readouterr().out
     assert main(["probe", "--json", *options]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 5 and all(0 <= row["top1"] <= 100 and 0 <= row["balanced"] <= 100 for row in rows)
+    assert len(rows) == 6 and all(0 <= row["top1"] <= 100 and 0 <= row["balanced"] <= 100 for row in rows)
 
 
 def test_the_probe_looks_at_the_runs_own_labels(tiny):

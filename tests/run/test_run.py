@@ -117,11 +117,23 @@ def test_the_same_command_gives_the_same_bits_with_any_number_of_loader_threads(
     assert not torch.equal(_weights(one)["head.weight"], _weights(reference)["head.weight"])
 
 
-@pytest.mark.parametrize(("stage", "step"), [("finetune", 2), ("semi", 4)])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny, tmp_path, stage, step):
-    whole = tiny("--output", str(tmp_path / "whole"))
+@pytest.mark.parametrize(
+    ("stage", "step", "options"),
+    [
+        ("finetune", 2, ()),
+        ("semi", 4, ()),
+        (
+            "semi",
+            4,
+            ("--semi.contrast", "1", "--semi.spread_weight", "0.5", "--semi.spread_every", "3 steps"),
+        ),
+    ],
+    ids=["finetune", "semi", "spreading"],
+)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny, tmp_path, stage, step, options):
+    whole = tiny("--output", str(tmp_path / "whole"), *options)
     _run(whole)
-    cut = tiny("--output", str(tmp_path / "cut"))
+    cut = tiny("--output", str(tmp_path / "cut"), *options)
     with pytest.raises(Interrupted, match=f"step {step} of 8 of {stage}"):
         _run(cut, _Quiet(stage, step))
     _run(cut)

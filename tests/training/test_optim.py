@@ -8,9 +8,10 @@ import torch
 from timm.models import group_parameters
 
 from fastsemi.common.errors import UserError
+from fastsemi.models.layers import layer_ids
 from fastsemi.models.mae import MaskedAutoencoder
 from fastsemi.training.checkpoint.state import TrainingState
-from fastsemi.training.optim import create_optimizer, layer_ids, parameter_groups, set_lr
+from fastsemi.training.optim import create_optimizer, parameter_groups, set_lr
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "num_classes": 5}

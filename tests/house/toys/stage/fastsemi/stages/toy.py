@@ -11,8 +11,8 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.plan.mixing import MixConfig
 from fastsemi.models.adapt import classifiers
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
-from fastsemi.stages.finetune import labelled_role
 from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.roles import labelled_role
 from fastsemi.stages.toy_config import ToyConfig
 
 

@@ -1,0 +1,47 @@
+"""Runs whose semi stage has a contrastive term, spreads labels, or starts from the probe."""
+
+import json
+
+import torch
+from torch.testing import assert_close
+
+from fastsemi.common.progress import Progress, QuietConsole
+from fastsemi.probe.probe import Prober
+from fastsemi.run.build import build_stage
+from fastsemi.run.context import RunContext
+from fastsemi.run.folder import RunFolder
+from fastsemi.run.run import Run
+from fastsemi.training.checkpoint import file as checkpoint_file
+
+BOTH = ("--semi.contrast", "0.5", "--semi.spread_weight", "0.5", "--semi.spread_every", "2 steps")
+
+
+def run(config):
+    return Run(config, Progress(QuietConsole(quiet=True)))
+
+
+def weights(config):
+    return checkpoint_file.load(RunFolder(config.output).result("semi"))["model"]
+
+
+def test_contrast_and_spreading_train_a_plain_network(tiny):
+    config = tiny("--stages", "[finetune, semi]", *BOTH)
+    summary = run(config).train(["finetune", "semi"])
+    assert {"student_top1", "teacher_top1"} <= summary["stages"]["semi"].keys()
+    kept = checkpoint_file.load(RunFolder(config.output).result("finetune"))["model"]
+    assert weights(config).keys() == kept.keys(), "the projector does not go into the result"
+    rows = [json.loads(line) for line in RunFolder(config.output).metrics.read_text().splitlines()]
+    assert all(row["loss_contrast"] > 0 for row in rows if row["stage"] == "semi" and "loss" in row)
+
+
+def test_a_semi_stage_alone_starts_from_the_probe(tiny, tmp_path):
+    """Its head is the logistic regression that `head probe` of fine-tuning starts from."""
+    config = tiny("--output", str(tmp_path / "a"), "--stages", "[pretrain, semi]", "--semi.head", "probe")
+    run(config).train(["pretrain"])
+    context = RunContext(config)
+    stage = build_stage(context, "semi")
+    prober = Prober(context.data, context.views, context.precision, batch=8)
+    network = build_stage(context, "semi").model
+    head = prober.head(prober.features("frozen", network, evaluated=False))
+    context.close()
+    assert_close(stage.model.get_classifier().weight.detach(), torch.from_numpy(head.weight))
