@@ -78,6 +78,10 @@ class Progress:
             soft_wrap=True,
         )
 
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        self.console.print(f"{self._stage}: {text}", highlight=False, markup=False, soft_wrap=True)
+
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Show an evaluation."""
         text = ", ".join(

@@ -173,7 +173,13 @@ def build_trainer(
         stop: Set to ask for an end after the step.
         checkpoints: Where they go, if not into the run's own folder.
     """
-    config = run.config
+    config, strategy = run.config, _strategy(run, name)
+    whole = config.semi.contrast or config.semi.spread_weight
+    if name == "semi" and strategy == "fsdp" and whole and processes.world() > 1:
+        raise UserError(
+            "semi.contrast and semi.spread_weight need the whole network in each process; set "
+            "distributed.strategy to ddp, or both to 0"
+        )
     return Trainer(
         stage,
         run.data,
@@ -185,7 +191,7 @@ def build_trainer(
             config.eval_batch,
             config.optimizer,
             config.compile,
-            _strategy(run, name),
+            strategy,
             config.train.select == "best",
             name == "semi" or starts_from_probe(config, name),
         ),

@@ -25,7 +25,9 @@ from fastsemi.run.context import RunContext
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
 from fastsemi.run.summary import read_summary, write_summary
+from fastsemi.stages.advice import slow_teacher
 from fastsemi.stages.names import STAGES, StageName, has_classifier
+from fastsemi.stages.semi import Semi
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 
@@ -106,6 +108,8 @@ class Run:
     def _stage(self, name: StageName, log: MetricLog, stop: threading.Event) -> None:
         run = self.context
         stage, fingerprint = build_stage(run, name), stage_fingerprint(run, name)
+        if isinstance(stage, Semi) and (text := slow_teacher(stage.config, stage.schedule.total_steps)):
+            self._say(f"{name}: {text}")
         trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
         entry = trainer.run()
         state = {"model": trainer.result(), "fingerprint": fingerprint}

@@ -24,6 +24,7 @@ from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
 from fastsemi.parallel.shards import whole_state
 from fastsemi.parallel.stop import Interrupted, StopVote
+from fastsemi.stages.advice import AcceptanceAlarm
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import DeviceBatch, Views
 from fastsemi.training.batch_norm import RunningStatistics
@@ -127,6 +128,7 @@ class Trainer:
         self.scores: dict[str, float] = {}
         self._stop = StopVote(stop)
         self._before_step = before_step
+        self._alarm = AcceptanceAlarm()
 
     def run(self, load: Load | None = None) -> dict[str, Any]:
         """Train to the end.
@@ -241,6 +243,8 @@ class Trainer:
     def _report(self, row: dict[str, float]) -> None:
         self.log.write(self.stage.name, self.step, row)
         self.progress.update(self.step, row)
+        if alarm := self._alarm(row.get("acceptance")):
+            self.progress.note(alarm)
 
     def _evaluate(self, *, log: bool = True) -> None:
         models = self.stage.eval_models()

@@ -73,3 +73,25 @@ def test_batch_norm_of_two_processes_is_that_of_one(preset, processes, tmp_path,
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-4, msg=name)
     assert found[1][1] == found[2][1]
+
+
+CONTRAST = ("--semi.contrast", "1", "--semi.spread_weight", "0.5", "--semi.spread_every", "3 steps")
+
+
+def test_contrast_and_spreading_of_two_processes_are_those_of_one(preset, processes, tmp_path):
+    found = {}
+    for world in (1, 2):
+        folder, words = preset(
+            f"contrast-{world}", "--distributed.strategy", "ddp", "--stages", "[semi]", *CONTRAST
+        )
+        codes, said = processes.run(world, words, tmp_path / f"{world}.log")
+        assert codes == [0] * world, said
+        found[world] = checkpoint_file.load(folder / "checkpoints" / "semi_result.pt")["model"]
+    for name, tensor in found[1].items():
+        torch.testing.assert_close(found[2][name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
+def test_contrast_of_a_sharded_network_is_refused(preset, processes, tmp_path):
+    _, words = preset("sharded", "--distributed.strategy", "fsdp", "--stages", "[semi]", *CONTRAST)
+    codes, said = processes.run(2, words, tmp_path / "two.log")
+    assert codes == [2, 2] and "set distributed.strategy to ddp" in said[0]
