@@ -1,18 +1,22 @@
 """Studies: the grids of the paper's tables, shared stages, resuming, failures and reports."""
 
 import csv
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
+from fastsemi.tools.study import runner
 from fastsemi.tools.study.jobs import plan_study
 from fastsemi.tools.study.results import seed_means, text_table
 from fastsemi.tools.study.study_file import load_study
@@ -170,6 +174,54 @@ def test_emateacher_at_ten_percent_has_the_threshold_of_table_4():
     assert cell.config.semi.threshold == 0.5 and cell.config.stages == ("semi",)
 
 
+class Fork:
+    """A stage's process, forked from the test's: it need not import anything, which takes longer than to train."""
+
+    def __init__(self, command, *, stdout, stderr, stdin, env, start_new_session):
+        assert command[:3] == [sys.executable, "-m", "fastsemi.commands.cli"] and start_new_session
+        self.pid, self.returncode = os.fork(), None
+        if self.pid:
+            return
+        code = 70
+        try:
+            os.setsid()
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stderr.fileno(), 2)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            os.environ |= env
+            code = main(command[3:])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def poll(self):
+        if self.returncode is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self):
+        while self.poll() is None:
+            time.sleep(0.02)
+        return self.returncode
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """The runs of a study are forks."""
+    import fastsemi.run.run
+    import fastsemi.tools.report.page
+
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Fork}))
+
+
 def _study(file, tmp_path, *arguments):
     return main(
         [
@@ -187,7 +239,7 @@ def _study(file, tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_a_study_runs_skips_reports_and_survives_a_failing_cell(study_file, tmp_path, capsys):
+def test_a_study_runs_skips_reports_and_survives_a_failing_cell(study_file, tmp_path, capsys, forks):
     text = FILE.replace(
         "mixed: {semi.mixing: prob}",
         "mixed: {semi.mixing: prob}\n    broken: {semi.clip_grad: 1.0e-300, semi.base_lr: 1.0e+38}",
@@ -222,23 +274,26 @@ def test_a_study_runs_skips_reports_and_survives_a_failing_cell(study_file, tmp_
 
 
 @pytest.mark.slow
-def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path):
-    command = [sys.executable, "-m", "fastsemi.commands.cli", "study", str(study_file)]
-    command += ["--only", "epochs=2", "--only", "method=mixed", "--threads", "1", "--semi.length", "60 steps"]
-    whole = [*command, "--output", str(tmp_path / "whole")]
-    assert subprocess.run(whole, capture_output=True).returncode == 0
-    halves = [*command, "--output", str(tmp_path / "halves")]
-    process = subprocess.Popen(halves, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    runs = tmp_path / "halves" / "runs"
-    deadline = time.monotonic() + 200
-    while not list(runs.glob("semi-*/checkpoints/semi-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert "the same command goes on there" in process.stderr.read()
+def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path, forks):
+    study = ["study", str(study_file), "--only", "epochs=2", "--only", "method=mixed"]
+    study += ["--threads", "1", "--stages", "[finetune, semi]", "--semi.length", "60 steps"]
+    assert main([*study, "--output", str(tmp_path / "whole")]) == 0
+    halves = [*study, "--output", str(tmp_path / "halves")]
+    command = [sys.executable, "-m", "fastsemi.commands.cli", *halves]
+    with (tmp_path / "halves.txt").open("w+") as said:
+        process = Fork(command, stdout=said, stderr=said, stdin=None, env={}, start_new_session=True)
+        runs = tmp_path / "halves" / "runs"
+        deadline = time.monotonic() + 200
+        while not list(runs.glob("semi-*/checkpoints/semi-*")) and time.monotonic() < deadline:
+            assert process.poll() is None, said.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        said.seek(0)
+        assert "the same command goes on there" in said.read()
     log = next(runs.glob("semi-*/log.txt"))
     assert "the same command resumes there" in log.read_text()
-    assert subprocess.run(halves, capture_output=True).returncode == 0
+    assert main(halves) == 0
     assert re.search(r"semi: resumes at step \d+ of 60", log.read_text())
     results = (
         next((tmp_path / name / "runs").glob("semi-*/checkpoints/semi_result.pt"))
