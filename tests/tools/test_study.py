@@ -1,13 +1,12 @@
 """Studies: the grids of the paper's tables, shared stages, resuming, failures and reports."""
 
 import csv
-import os
+import functools
 import re
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,72 +153,39 @@ def test_another_study_shares_the_runs_in_the_same_folder(study_file, tmp_path):
 SIZES = {"table2": 8, "table3": 16, "table4": 28, "table5": 24, "table6": 20, "table7": 16, "table8": 4}
 
 
+@pytest.fixture(scope="module")
+def table():
+    """The function `table(name)`: the study of a table of the paper, read once."""
+    return functools.cache(lambda name: load_study(STUDIES / f"{name}.yaml"))
+
+
 @pytest.mark.parametrize("name", SIZES)
-def test_studies_of_the_paper_are_whole(name):
-    study = load_study(STUDIES / f"{name}.yaml")
+def test_studies_of_the_paper_are_whole(name, table):
+    study = table(name)
     assert len(study.cells) == SIZES[name]
     for cell in study.cells:
         assert set(cell.paper) == {cell.preset} and "teacher" in cell.paper[cell.preset]
         assert str(cell.config.data.root) == "data/imagenet"
 
 
-def test_emateacher_at_ten_percent_has_the_threshold_of_table_4():
+def test_emateacher_at_ten_percent_has_the_threshold_of_table_4(table):
     for name, where in (("table2", "EMA-Teacher"), ("table3", "none"), ("table5", "EMA-Teacher, 0.9999")):
-        cell = _cell(load_study(STUDIES / f"{name}.yaml"), f"ViT-B MAE 10 %, {where}")
+        cell = _cell(table(name), f"ViT-B MAE 10 %, {where}")
         assert cell.paper[cell.preset]["teacher"] == 78.1
         assert cell.config.semi.threshold == 0.7
-    cell = _cell(load_study(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, EMA-Teacher, 100")
+    cell = _cell(table("table6"), "ViT-B MAE 10 %, EMA-Teacher, 100")
     assert cell.config.semi.threshold == 0.7 and cell.paper[cell.preset]["teacher"] == 78.1
-    cell = _cell(load_study(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, Semi-ViT, 0")
+    cell = _cell(table("table6"), "ViT-B MAE 10 %, Semi-ViT, 0")
     assert cell.config.semi.threshold == 0.5 and cell.config.stages == ("semi",)
 
 
-class Fork:
-    """A stage's process, forked from the test's: it need not import anything, which takes longer than to train."""
-
-    def __init__(self, command, *, stdout, stderr, stdin, env, start_new_session):
-        assert command[:3] == [sys.executable, "-m", "fastsemi.commands.cli"] and start_new_session
-        self.pid, self.returncode = os.fork(), None
-        if self.pid:
-            return
-        code = 70
-        try:
-            os.setsid()
-            os.dup2(stdout.fileno(), 1)
-            os.dup2(stderr.fileno(), 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-            os.environ |= env
-            code = main(command[3:])
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def poll(self):
-        if self.returncode is None:
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            if done:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
-
-    def send_signal(self, number):
-        os.kill(self.pid, number)
-
-    def wait(self):
-        while self.poll() is None:
-            time.sleep(0.02)
-        return self.returncode
-
-
 @pytest.fixture
-def forks(monkeypatch):
-    """The runs of a study are forks."""
-    import fastsemi.run.run
-    import fastsemi.tools.report.page
+def forks(monkeypatch, fork):
+    """The runs of a study are forks, which need not import anything."""
+    import fastsemi.run.run  # noqa: F401
+    import fastsemi.tools.report.page  # noqa: F401
 
-    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Fork}))
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": fork}))
 
 
 def _study(file, tmp_path, *arguments):
@@ -274,14 +240,14 @@ def test_a_study_runs_skips_reports_and_survives_a_failing_cell(study_file, tmp_
 
 
 @pytest.mark.slow
-def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path, forks):
+def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path, fork, forks):
     study = ["study", str(study_file), "--only", "epochs=2", "--only", "method=mixed"]
     study += ["--threads", "1", "--stages", "[finetune, semi]", "--semi.length", "60 steps"]
     assert main([*study, "--output", str(tmp_path / "whole")]) == 0
     halves = [*study, "--output", str(tmp_path / "halves")]
     command = [sys.executable, "-m", "fastsemi.commands.cli", *halves]
     with (tmp_path / "halves.txt").open("w+") as said:
-        process = Fork(command, stdout=said, stderr=said, stdin=None, env={}, start_new_session=True)
+        process = fork(command, stdout=said, stderr=said)
         runs = tmp_path / "halves" / "runs"
         deadline = time.monotonic() + 200
         while not list(runs.glob("semi-*/checkpoints/semi-*")) and time.monotonic() < deadline:
