@@ -10,14 +10,21 @@ JOBS ?= $(shell nproc)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: train test lint format env optional digits fashion-mnist clean
+.PHONY: train test test-quick coverage lint format env optional digits fashion-mnist clean
 
 train: env digits ## data, the three stages, the table
 	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
 	  --output runs/digits-$(SEED)
 
 test: env optional ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+QUICK := $(addprefix tests/,common kernels loaders models parallel probe run stages training)
+test-quick: env ## a minute's part of it: the rooms of the trainer, without what is marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(QUICK)
+
+coverage: env optional ## the lines that the whole suite runs, those of its subprocesses left out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 lint: env
 	$(BIN)/ruff check .
