@@ -19,9 +19,15 @@ train: env digits ## data, the three stages, the table
 test: env optional ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
+# Every room below the commands and tools; not the files that start whole runs, nor what is slow in the interpreter.
 QUICK := $(addprefix tests/,common kernels loaders models parallel probe run stages training)
-test-quick: env ## a minute's part of it: the rooms of the trainer, without what is marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(QUICK)
+LONG := kernels/test_triton_augment.py kernels/test_triton_compiled.py kernels/test_kernels_dispatch.py \
+  loaders/test_device_copy.py models/test_export.py run/test_run.py stages/test_host_waits.py \
+  stages/test_rules_in_training.py $(addprefix parallel/test_,commands.py elastic.py rules_shared.py slurm.py \
+  world_sizes.py)
+test-quick: env ## a part of it, planned for 90 s on two idle cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' \
+	  $(addprefix --ignore=tests/,$(LONG)) $(QUICK)
 
 coverage: env optional ## the lines that the whole suite runs, those of its subprocesses left out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
