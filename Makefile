@@ -10,14 +10,28 @@ JOBS ?= $(shell nproc)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: train test lint format env optional digits fashion-mnist clean
+.PHONY: train test test-quick coverage lint format env optional digits fashion-mnist clean
 
 train: env digits ## data, the three stages, the table
 	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
 	  --output runs/digits-$(SEED)
 
 test: env optional ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# Every room below the commands and tools; not the files that start whole runs, nor what is slow in the interpreter.
+QUICK := $(addprefix tests/,common kernels loaders models parallel probe run stages training)
+LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.py \
+  tests/kernels/test_kernels_dispatch.py tests/loaders/test_device_copy.py tests/models/test_export.py \
+  tests/run/test_run.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
+  tests/parallel/test_commands.py tests/parallel/test_elastic.py tests/parallel/test_rules_shared.py \
+  tests/parallel/test_slurm.py tests/parallel/test_world_sizes.py
+test-quick: env ## a part of it, planned for 90 s on two idle cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' \
+	  $(addprefix --ignore=,$(LONG)) $(QUICK)
+
+coverage: env optional ## the lines that the whole suite runs, those of its subprocesses left out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 lint: env
 	$(BIN)/ruff check .

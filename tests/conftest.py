@@ -1,6 +1,11 @@
 """Shared fixtures, and the skip of tests that need a GPU."""
 
 import os
+import runpy
+import subprocess
+import sys
+import time
+import traceback
 
 import torch
 
@@ -25,6 +30,62 @@ def pytest_collection_modifyitems(config, items):
 def index_cache(tmp_path_factory, monkeypatch):
     """Keep the index cache of the tests out of the user's home."""
     monkeypatch.setenv("FASTSEMI_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+class _Fork:
+    """What `subprocess.Popen` is for `python -m MODULE ...`, forked from the tests' process.
+
+    The imports of a new one take longer than what most of the tests run in it.
+    """
+
+    def __init__(self, command, *, stdout, stderr, stdin=None, cwd=None, env=None, start_new_session=True):
+        assert command[:2] == [sys.executable, "-m"] and start_new_session
+        self.pid, self.returncode = os.fork(), None
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.setsid()
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(1 if stderr == subprocess.STDOUT else stderr.fileno(), 2)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            os.chdir(cwd or ".")
+            os.environ |= env or {}
+            sys.argv = command[2:]
+            runpy.run_module(command[2], run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def poll(self):
+        if self.returncode is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self, timeout=100):
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("fork", timeout)
+            time.sleep(0.02)
+        return self.returncode
+
+
+@pytest.fixture(scope="session")
+def fork():
+    """The class above."""
+    return _Fork
 
 
 @pytest.fixture(scope="session")

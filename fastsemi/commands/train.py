@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import add_size_options, command_parser, configure
-from fastsemi.parallel.launch import one_report
+from fastsemi.parallel.launch import launched, one_report
 from fastsemi.stages.names import STAGES
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def main(command: str, arguments: list[str]) -> int:
         if config is None:
             return 0
         stages = [stage] if stage else list(config.stages)
-        if not options.dry_run:
+        # Of several processes one may lack what the others have: the run itself tells them all.
+        if not options.dry_run and not launched():
             require_inputs(config, stages)
     if options.dry_run:
         return _dry_run(config, stages, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import typing
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -97,7 +98,8 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
     parser = make_parser()
     try:
         namespace = parser.parse_object(merged)
-        namespace = parser.parse_args(list(overrides), namespace=namespace)
+        if overrides:
+            namespace = parser.parse_args(list(overrides), namespace=namespace)
         config = Config(
             **{k: v for k, v in vars(parser.instantiate(namespace)).items() if k in _fields(Config)}
         )
@@ -113,8 +115,9 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
         raise UserError(_one_line(error)) from None
 
 
+@functools.cache  # it takes longer to make than to use
 def make_parser() -> ArgumentParser:
-    """A parser with every field of `Config` as a dotted option."""
+    """A parser with every field of `Config` as a dotted option; always the same one."""
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_class_arguments(Config)
     return parser

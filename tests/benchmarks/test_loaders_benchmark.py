@@ -1,7 +1,9 @@
 """The loader benchmark runs and says what it measured, on a few small images."""
 
 import io
+import multiprocessing
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,8 +28,17 @@ def pictures(tmp_path_factory, photo):
     return root
 
 
+@pytest.fixture(autouse=True)
+def worker_imports():
+    """What the workers of the peers use is imported once, where they are forked from."""
+    modules = ["__main__", "benchmarks.loading.peers", "timm.data", "torchvision.transforms.v2"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
+
+
 @pytest.fixture
-def run(pictures, tmp_path):
+def run(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "MIN_SECONDS", 0.02)
+
     def run(*options):
         common = [
             "--images",
@@ -68,10 +79,18 @@ def test_engines_give_rows_plots_and_a_table(run, tmp_path, monkeypatch):
     assert f"| fastsemi thread_pool | {rows[0]['median']:,.0f} (" in tables.loaders()
 
 
-def test_scaling_adds_thread_counts(run, tmp_path):
+def test_scaling_adds_thread_counts(run, tmp_path, monkeypatch):
+    started = []
+
+    def process(command, **options):
+        assert command[:3] == [sys.executable, "-m", "benchmarks.loading.loaders"] and options["check"]
+        started.append(loaders.run(command[3:]))
+
+    monkeypatch.setattr(loaders, "subprocess", SimpleNamespace(run=process, DEVNULL=None))
     rows = run("--only", "alone", "--parts", "views", "--scaling", "1", "--plots", str(tmp_path / "plots"))
     assert [row["threads"] for row in rows] == [1, 1]
     assert rows[0]["run"] != rows[1]["run"]
+    assert started == [rows[1:]]
 
 
 @pytest.mark.slow

@@ -16,12 +16,15 @@ import torch
 import torch.distributed.fsdp
 import torch.distributed.tensor
 
+import fastsemi.run.run
+import fastsemi.tools.report.page  # noqa: F401
 from fastsemi.commands import cli
 
 # Sets that no batch divides: 15 labelled images in batches of 8, 105 unlabelled ones in batches of 40.
 PRESET = """
 output: {output}
 log_every: 1
+train: {{baseline: none}}
 precision: fp32
 device: cpu
 eval_batch: 8

@@ -17,6 +17,7 @@ from fastsemi.run.context import RunContext
 from fastsemi.tools.estimate.dry_run import dry_run, show
 from fastsemi.training.optim import create_optimizer
 
+pytestmark = pytest.mark.usefixtures("measured_once")
 ROOT = Path(__file__).parents[2] / "configs"
 SHARED = ("base", "base_10p", "base_1p")
 PRESETS = sorted(

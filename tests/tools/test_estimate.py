@@ -12,6 +12,7 @@ from fastsemi.run.memory import measure_stage
 from fastsemi.tools.estimate.gpus import GPUS
 from fastsemi.tools.estimate.sizes import open_data
 
+pytestmark = pytest.mark.usefixtures("measured_once")
 IMAGENET = Path(__file__).parents[2] / "configs/imagenet"
 SMALL = str(IMAGENET / "vit_small_10p.yaml")
 

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 import fastsemi.loaders.data
+import fastsemi.tools.profile.profile as profiling
 from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
 from fastsemi.common.spans import Recorder, record, recording
@@ -91,11 +92,19 @@ class SlowDisk:
         return self._source.is_raw
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Each part is measured in short rounds."""
+    monkeypatch.setattr(profiling, "_LEAST", 0.1)
+    monkeypatch.setattr(profiling, "_MOST", 0.7)
+
+
 @pytest.mark.slow
-def test_a_slow_disk_is_found(tiny, monkeypatch):
+def test_a_slow_disk_is_found(tiny, monkeypatch, short):
     real = fastsemi.loaders.data.open_source
     monkeypatch.setattr(fastsemi.loaders.data, "open_source", lambda *a, **k: SlowDisk(real(*a, **k), 0.08))
-    result = profile(tiny(), "finetune", steps=12, warmup=1)
+    few = ("--finetune.batch", "6", "--loader.prefetch", "2")
+    result = profile(tiny(*few), "finetune", steps=6, warmup=1)
     assert result.verdict.bound == "loader"
     assert "because reading gives" in result.verdict.text
     assert "loader.threads" in result.verdict.advice[0].what
@@ -105,7 +114,7 @@ def test_a_slow_disk_is_found(tiny, monkeypatch):
 
 
 @pytest.mark.slow
-def test_without_the_operator_the_threads_that_decode_also_read(tiny, monkeypatch):
+def test_without_the_operator_the_threads_that_decode_also_read(tiny, monkeypatch, short):
     monkeypatch.setattr(native_operator, "available", lambda: "the native operator was not built; build it")
     result = profile(tiny(), "finetune", steps=3, warmup=0)
     assert result.engine == "thread_pool"
@@ -115,7 +124,7 @@ def test_without_the_operator_the_threads_that_decode_also_read(tiny, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no second thread to advise")
-def test_too_few_threads_are_found(tiny, photo, tmp_path):
+def test_too_few_threads_are_found(tiny, photo, tmp_path, short):
     for split in ("train", "val"):
         for name in ("a", "b"):
             folder = tmp_path / "photos" / split / name
@@ -123,7 +132,7 @@ def test_too_few_threads_are_found(tiny, photo, tmp_path):
             photo(2600, 2000, seed=ord(name)).save(folder / "0.jpg", quality=95)
             for i in range(1, 12):
                 shutil.copy(folder / "0.jpg", folder / f"{i}.jpg")
-    options = ["--data.root", str(tmp_path / "photos"), "--loader.threads", "1"]
+    options = ["--data.root", str(tmp_path / "photos"), "--loader.threads", "1", "--loader.prefetch", "2"]
     config = tiny(*options, "--data.labels.per_class", "8", "--finetune.batch", "6")
     result = profile(config, "finetune", steps=6, warmup=1)
     assert result.verdict.bound == "loader"
@@ -135,7 +144,7 @@ def test_too_few_threads_are_found(tiny, photo, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_heavy_network_is_found(tiny):
+def test_a_heavy_network_is_found(tiny, short):
     args = ["--model.args.patch_size", "2", "--model.args.embed_dim", "256", "--model.args.depth", "3"]
     result = profile(tiny(*args, "--finetune.batch", "6"), "finetune", steps=3, warmup=1)
     assert result.verdict.bound == "compute"
@@ -146,7 +155,7 @@ def test_a_heavy_network_is_found(tiny):
 
 
 @pytest.mark.slow
-def test_the_command_leaves_the_run_as_it_was(tiny, tmp_path, capsys):
+def test_the_command_leaves_the_run_as_it_was(tiny, tmp_path, capsys, short):
     config = tiny("--stages", "[finetune, semi]")
     Run(config, Progress(Console(quiet=True))).train(["finetune"])
     before = {path: path.stat().st_mtime_ns for path in config.output.rglob("*") if path.is_file()}
@@ -175,7 +184,7 @@ def test_the_command_leaves_the_run_as_it_was(tiny, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_pretraining_and_an_untrained_teacher_can_be_profiled(tiny):
+def test_pretraining_and_an_untrained_teacher_can_be_profiled(tiny, short):
     result = profile(tiny(), "pretrain", steps=2, warmup=0)
     assert result.job.spans["student"] > 0 and "teacher" not in result.job.spans
     assert profile(tiny(), "semi", steps=2, warmup=0).untrained

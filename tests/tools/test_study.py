@@ -1,18 +1,21 @@
 """Studies: the grids of the paper's tables, shared stages, resuming, failures and reports."""
 
 import csv
+import functools
 import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
+from fastsemi.tools.study import runner
 from fastsemi.tools.study.jobs import plan_study
 from fastsemi.tools.study.results import seed_means, text_table
 from fastsemi.tools.study.study_file import load_study
@@ -150,24 +153,39 @@ def test_another_study_shares_the_runs_in_the_same_folder(study_file, tmp_path):
 SIZES = {"table2": 8, "table3": 16, "table4": 28, "table5": 24, "table6": 20, "table7": 16, "table8": 4}
 
 
+@pytest.fixture(scope="module")
+def table():
+    """The function `table(name)`: the study of a table of the paper, read once."""
+    return functools.cache(lambda name: load_study(STUDIES / f"{name}.yaml"))
+
+
 @pytest.mark.parametrize("name", SIZES)
-def test_studies_of_the_paper_are_whole(name):
-    study = load_study(STUDIES / f"{name}.yaml")
+def test_studies_of_the_paper_are_whole(name, table):
+    study = table(name)
     assert len(study.cells) == SIZES[name]
     for cell in study.cells:
         assert set(cell.paper) == {cell.preset} and "teacher" in cell.paper[cell.preset]
         assert str(cell.config.data.root) == "data/imagenet"
 
 
-def test_emateacher_at_ten_percent_has_the_threshold_of_table_4():
+def test_emateacher_at_ten_percent_has_the_threshold_of_table_4(table):
     for name, where in (("table2", "EMA-Teacher"), ("table3", "none"), ("table5", "EMA-Teacher, 0.9999")):
-        cell = _cell(load_study(STUDIES / f"{name}.yaml"), f"ViT-B MAE 10 %, {where}")
+        cell = _cell(table(name), f"ViT-B MAE 10 %, {where}")
         assert cell.paper[cell.preset]["teacher"] == 78.1
         assert cell.config.semi.threshold == 0.7
-    cell = _cell(load_study(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, EMA-Teacher, 100")
+    cell = _cell(table("table6"), "ViT-B MAE 10 %, EMA-Teacher, 100")
     assert cell.config.semi.threshold == 0.7 and cell.paper[cell.preset]["teacher"] == 78.1
-    cell = _cell(load_study(STUDIES / "table6.yaml"), "ViT-B MAE 10 %, Semi-ViT, 0")
+    cell = _cell(table("table6"), "ViT-B MAE 10 %, Semi-ViT, 0")
     assert cell.config.semi.threshold == 0.5 and cell.config.stages == ("semi",)
+
+
+@pytest.fixture
+def forks(monkeypatch, fork):
+    """The runs of a study are forks, which need not import anything."""
+    import fastsemi.run.run
+    import fastsemi.tools.report.page  # noqa: F401
+
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": fork}))
 
 
 def _study(file, tmp_path, *arguments):
@@ -187,7 +205,7 @@ def _study(file, tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_a_study_runs_skips_reports_and_survives_a_failing_cell(study_file, tmp_path, capsys):
+def test_a_study_runs_skips_reports_and_survives_a_failing_cell(study_file, tmp_path, capsys, forks):
     text = FILE.replace(
         "mixed: {semi.mixing: prob}",
         "mixed: {semi.mixing: prob}\n    broken: {semi.clip_grad: 1.0e-300, semi.base_lr: 1.0e+38}",
@@ -222,23 +240,26 @@ def test_a_study_runs_skips_reports_and_survives_a_failing_cell(study_file, tmp_
 
 
 @pytest.mark.slow
-def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path):
-    command = [sys.executable, "-m", "fastsemi.commands.cli", "study", str(study_file)]
-    command += ["--only", "epochs=2", "--only", "method=mixed", "--threads", "1", "--semi.length", "60 steps"]
-    whole = [*command, "--output", str(tmp_path / "whole")]
-    assert subprocess.run(whole, capture_output=True).returncode == 0
-    halves = [*command, "--output", str(tmp_path / "halves")]
-    process = subprocess.Popen(halves, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    runs = tmp_path / "halves" / "runs"
-    deadline = time.monotonic() + 200
-    while not list(runs.glob("semi-*/checkpoints/semi-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert "the same command goes on there" in process.stderr.read()
+def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path, fork, forks):
+    study = ["study", str(study_file), "--only", "epochs=2", "--only", "method=mixed"]
+    study += ["--threads", "1", "--stages", "[finetune, semi]", "--semi.length", "60 steps"]
+    assert main([*study, "--output", str(tmp_path / "whole")]) == 0
+    halves = [*study, "--output", str(tmp_path / "halves")]
+    command = [sys.executable, "-m", "fastsemi.commands.cli", *halves]
+    with (tmp_path / "halves.txt").open("w+") as said:
+        process = fork(command, stdout=said, stderr=said)
+        runs = tmp_path / "halves" / "runs"
+        deadline = time.monotonic() + 200
+        while not list(runs.glob("semi-*/checkpoints/semi-*")) and time.monotonic() < deadline:
+            assert process.poll() is None, said.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        said.seek(0)
+        assert "the same command goes on there" in said.read()
     log = next(runs.glob("semi-*/log.txt"))
     assert "the same command resumes there" in log.read_text()
-    assert subprocess.run(halves, capture_output=True).returncode == 0
+    assert main(halves) == 0
     assert re.search(r"semi: resumes at step \d+ of 60", log.read_text())
     results = (
         next((tmp_path / name / "runs").glob("semi-*/checkpoints/semi_result.pt"))
