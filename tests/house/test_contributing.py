@@ -181,7 +181,6 @@ def test_the_toy_rule_and_the_toy_stage_train(run, shapes, tmp_path):
     preset.write_text(
         f"""
 output: {tmp_path / "run"}
-train: {{baseline: none}}
 precision: fp32
 stages: [toy, finetune, semi]
 data: {{root: {shapes}, labels: {{per_class: 4}}, image_size: 16, eval_crop: 1.0}}

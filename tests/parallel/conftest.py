@@ -24,7 +24,6 @@ from fastsemi.commands import cli
 PRESET = """
 output: {output}
 log_every: 1
-train: {{baseline: none}}
 precision: fp32
 device: cpu
 eval_batch: 8
