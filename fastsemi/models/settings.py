@@ -8,6 +8,17 @@ from typing import Any, Literal
 
 from fastsemi.common.errors import UserError
 
+# Arguments of `timm.create_model` that read weights, from files that may run code or from the network.
+LOADING = (
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "scriptable",
+)
+
 Adapt = Literal["full", "head", "norm", "top"]
 
 
@@ -48,7 +59,8 @@ class ModelConfig:
     arithmetic for a fraction of the memory. The gradients are the same."""
 
     def __post_init__(self) -> None:
-        """Refuse two sources of weights."""
+        """Refuse two sources of weights, and others than these."""
+        refuse_loading(self.args)
         if self.pretrained and self.weights:
             raise UserError(
                 f"model.pretrained is {self.pretrained} and model.weights {self.weights}; give one of them"
@@ -77,3 +89,17 @@ class ModelConfig:
         if self.pool != "auto":
             return self.pool
         return "default" if self.pretrained else "avg"
+
+
+def refuse_loading(args: dict[str, Any]) -> None:
+    """Refuse arguments of a network that say where weights come from.
+
+    Raises:
+        UserError: Names the first.
+    """
+    for name in LOADING:
+        if name in args:
+            raise UserError(
+                f"model.args.{name} says where weights come from, which model.args may not; use "
+                "model.weights or model.pretrained"
+            )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
 
+from fastsemi.common.checksums import damage, write_checksums
+from fastsemi.common.errors import UserError
 from fastsemi.models.create import model_args
-from fastsemi.models.settings import ModelConfig
+from fastsemi.models.settings import ModelConfig, refuse_loading
 
 
 def export_timm(
@@ -51,4 +57,32 @@ def export_timm(
             "pretrained_cfg": preprocessing,
         },
         safe_serialization=True,
+    )
+    write_checksums(folder)
+
+
+def open_timm(folder: Path) -> nn.Module:
+    """The model that `export_timm` saved, with its settings as `pretrained_cfg`.
+
+    timm itself would also read a pickled file that lies there, or another file that the settings name. Here
+    only `config.json` and `model.safetensors` are read, and no code comes from either.
+
+    Raises:
+        UserError: A file is missing or is not what was written.
+    """
+    reason = damage(folder, ["config.json", "model.safetensors"])
+    if reason is None:
+        try:
+            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            refuse_loading(settings["model_args"])
+            model = timm.create_model(settings["architecture"], pretrained=False, **settings["model_args"])
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+            preprocessing = {**settings["pretrained_cfg"], "label_names": settings["label_names"]}
+            model.pretrained_cfg = preprocessing  # type: ignore[assignment]
+            return model
+        except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+    raise UserError(
+        f"the model in {folder} is damaged ({reason}); delete that folder and repeat `fastsemi train` with "
+        "the run's configuration, which writes it again"
     )

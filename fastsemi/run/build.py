@@ -194,6 +194,7 @@ def build_trainer(
             strategy,
             config.train.select == "best",
             name == "semi" or starts_from_probe(config, name),
+            config.train.keep,
         ),
         checkpoints or run.folder.checkpoints,
         log,

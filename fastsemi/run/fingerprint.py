@@ -18,6 +18,7 @@ FREE_KEYS = (
     "precision",  # compared as the type it resolves to
     "stages",
     "train.baseline",
+    "train.keep",
     "device",
     "kernels",
     "model.activation_checkpointing",  # the gradients are the same

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fastsemi.common.errors import UserError
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -13,7 +15,15 @@ class TrainConfig:
     select: Literal["best", "last"] = "best"
     """Which network a stage leaves: the best of all that were evaluated, student or teacher, by its top-1 on
     the evaluation images; or the last one (the teacher, the average)."""
+    keep: int = 2
+    """Checkpoints of an unfinished stage that stay: where the last one was damaged, the one before it is
+    taken."""
     baseline: Literal["auto", "none"] = "auto"
     """Judge simple classifiers (logistic regression, SVM, nearest neighbours, prototypes, label spreading) on
     the same labels first, on the pixels and, with given weights, on the frozen features; auto: yes, unless
     there are more than 5,000 labels or 200 classes."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.keep < 1:
+            raise UserError(f"train.keep is {self.keep}; it must be at least 1")

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from fastsemi.common.errors import UserError
@@ -23,6 +21,7 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.plan.types import LoadedBatch
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.models.create import use_fused_attention
+from fastsemi.models.timm_folder import open_timm
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
@@ -43,16 +42,9 @@ def load_trained(config: Config, precision: Precision) -> tuple[nn.Module, tuple
     run = RunFolder(config.output)
     folder = run.model
     run.require_model()
-    try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True).to(precision.device).eval()
-        settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        names, size = tuple(settings["label_names"]), settings["input_size"][-1]
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the model in {folder} is damaged ({reason}); delete that folder and repeat `fastsemi train` "
-            "with the run's configuration, which writes it again"
-        ) from None
+    model = open_timm(folder).to(precision.device).eval()
+    settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    names, size = tuple(settings["label_names"]), settings["input_size"][-1]
     if size != config.data.image_size:
         raise UserError(
             f"data.image_size is {config.data.image_size}, but the model in {folder} takes {size}; use that"

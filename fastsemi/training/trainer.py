@@ -61,6 +61,8 @@ class LoopConfig:
     select_best: bool = False
     judge_start: bool = False
     """Whether the networks that a stage starts with may be the best ones."""
+    keep: int = 1
+    """Checkpoints that stay."""
 
 
 class Trainer:
@@ -103,7 +105,7 @@ class Trainer:
         self.parallel = Parallel(stage, config.strategy, precision)
         self.statistics = RunningStatistics(stage.model)
         compile_networks(self.parallel.units(networks), config.compile, views.device)
-        self.checkpoints = Checkpoints(folder, stage.name)
+        self.checkpoints = Checkpoints(folder, stage.name, config.keep)
         self.selection = Selection(folder, stage.name) if config.select_best else None
         settings = stage.config
         self.schedule = stage.schedule

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsemi.common.checksums import damage, write_checksums
 from fastsemi.common.errors import UserError
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ def open_generation(folder: Path, names: Iterable[str], version: int) -> Cached 
     """The generation that `current.json` names; None where there is none or it is damaged or too old."""
     try:
         meta = json.loads((folder / "current.json").read_text(encoding="utf-8"))
-        if meta["format"] != version:
+        if meta["format"] != version or meta.pop("checksum") != _digest(meta):
             return None
         return Cached(meta, _load(folder / meta["folder"], names))
     except _DAMAGED:
@@ -105,7 +106,8 @@ def write_generation(folder: Path, meta: dict[str, Any], arrays: Arrays) -> None
     place = folder / f"generation-{uuid.uuid4().hex}"
     _save(place, arrays)
     pointer = place / "current.json"
-    pointer.write_text(json.dumps({**meta, "folder": place.name}), encoding="utf-8")
+    meta = {**meta, "folder": place.name}
+    pointer.write_text(json.dumps({**meta, "checksum": _digest(meta)}), encoding="utf-8")
     os.replace(pointer, folder / "current.json")
     for other in folder.glob("generation-*"):
         if other != place:  # replaced, or left by a build that was killed; open memory maps stay valid
@@ -126,6 +128,7 @@ def write_stamped(folder: Path, stamp: str, meta: dict[str, Any], arrays: Arrays
     fresh = folder / f"new-{uuid.uuid4().hex}"
     _save(fresh, arrays)
     (fresh / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    write_checksums(fresh)
     for old in folder.iterdir():
         if old != fresh and old.is_dir():
             shutil.rmtree(old, ignore_errors=True)  # open memory maps stay valid
@@ -143,12 +146,20 @@ def read_back(found: Cached | None) -> Cached:
     return found
 
 
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
 def _save(place: Path, arrays: Arrays) -> None:
     place.mkdir()
     for name, array in arrays.items():
         np.save(place / f"{name}.npy", array)
+    write_checksums(place)
 
 
 def _load(place: Path, names: Iterable[str]) -> Arrays:
+    names = list(names)
+    if reason := damage(place, [f"{name}.npy" for name in names]):
+        raise ValueError(reason)
     # asarray: still mapped, without the cost of np.memmap's Python hooks on every access
     return {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in names}

@@ -10,6 +10,8 @@ What a stage starts from, first match wins:
 from __future__ import annotations
 
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +37,48 @@ def save(state: dict[str, Any], path: Path) -> None:
         ) from error
 
 
+_BROKEN = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _verify(path: Path, *, values_only: bool) -> None:
+    """Raise where a record of the archive is not what was written."""
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if values_only and "/data/" in record.filename:
+                continue
+            with archive.open(record) as content:
+                while content.read(1 << 20):
+                    pass
+
+
 def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU; tensors and plain values only.
 
-    With `mmap` tensors are read when they are used, which makes a look at the other values quick.
+    The file is a zip archive, whose checksums are verified first: PyTorch does not look at them. With `mmap`
+    tensors are read when they are used, which makes a look at the other values quick; only the checksums of
+    these are verified.
 
     Raises:
         UserError: The file is missing, damaged or holds code.
     """
     try:
+        _verify(path, values_only=mmap)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist; check the path") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+    except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"cannot read checkpoint {path}: {reason}; delete it to start the stage again"

@@ -2,11 +2,14 @@
 
 A checkpoint is a folder `<stage>-<step>`: tensors in the files of torch.distributed.checkpoint, all else in
 `info.pt`. It is written under a temporary name and renamed when it is whole, so what a crash leaves behind is
-always the last whole one.
+always the last whole one. Checksums of all its files are verified before it is read; where one was damaged
+since, the checkpoint before it is taken.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
 import re
 import shutil
@@ -22,11 +25,16 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from fastsemi.common.checksums import damage, write_checksums
 from fastsemi.common.errors import UserError
+from fastsemi.common.files import sync_folder
 from fastsemi.parallel import processes
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 _INFO = "info.pt"
+
+_log = logging.getLogger(__name__)
+_sound: dict[Path, object] = {}  # verified, or written by this process, and the state of the files then
 
 # Said also by the thread that writes, in every run of a single process.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -135,16 +143,22 @@ def _unreadable(folder: Path, error: BaseException) -> UserError:
     return UserError(f"cannot read checkpoint {folder}: {reason}; delete it to start the stage again")
 
 
+def _state(folder: Path) -> object:
+    """What changes when a file of a folder is written to."""
+    return {entry.name: (entry.stat().st_size, entry.stat().st_mtime_ns) for entry in os.scandir(folder)}
+
+
 class Checkpoints:
-    """The checkpoints of a stage: one, and the next while it is written.
+    """The checkpoints of a stage: the last ones, and the next while it is written.
 
     Args:
         folder: Of the run's checkpoints.
         stage: Name of the stage.
+        keep: How many stay, at least 1.
     """
 
-    def __init__(self, folder: Path, stage: str):
-        self._folder, self._stage = folder, stage
+    def __init__(self, folder: Path, stage: str, keep: int = 1):
+        self._folder, self._stage, self._keep = folder, stage, keep
         self._saved: Future[None] | None = None
         self._settled = threading.Event()
         self._error: BaseException | None = None
@@ -156,8 +170,36 @@ class Checkpoints:
         return sorted(whole)
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        return processes.from_main(next(reversed(self._all()), None))
+        """The newest checkpoint whose files are what was written; None where there is no checkpoint.
+
+        Raises:
+            UserError: There are some, all damaged.
+        """
+        found, error = None, None
+        if processes.is_main():
+            try:
+                found = self._newest_sound()
+            except UserError as refused:
+                error = refused
+        found, error = processes.from_main((found, error))
+        if error:
+            raise error
+        return found
+
+    def _newest_sound(self) -> Path | None:
+        wrong: list[str] = []
+        for path in reversed(self._all()):
+            state = _state(path)
+            reason = None if _sound.get(path) == state else damage(path, [_INFO, ".metadata"])
+            if reason is None:
+                _sound[path] = state
+                for text in wrong:
+                    _log.warning("%s; %s, the one before it, is taken", text, path)
+                return path
+            wrong.append(f"checkpoint {path} is damaged: {reason}")
+        if wrong:
+            raise UserError(f"{wrong[0]}; no other is left, delete it to start the stage again")
+        return None
 
     def save(self, step: int, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Copy a checkpoint to the CPU and write it in the background; all processes must take part.
@@ -192,10 +234,13 @@ class Checkpoints:
                 if final.exists():  # of the same step, so the same
                     shutil.rmtree(temporary)
                 else:
+                    write_checksums(temporary)
+                    sync_folder(temporary)
                     temporary.rename(final)
-                for old in self._all():
-                    if old != final:
-                        shutil.rmtree(old, ignore_errors=True)
+                    sync_folder(self._folder)
+                    _sound[final] = _state(final)
+                for old in self._all()[: -self._keep]:
+                    shutil.rmtree(old, ignore_errors=True)
         except BaseException as error:  # raised by `finish`
             self._error = error
         finally:
