@@ -100,9 +100,19 @@ def _safe(head: bytes, tail: bytes, size: tuple[int, int]) -> bool:
             return False
         return bool((width, height) == size)
     if head.startswith(_PNG):
-        # 16 bits a channel: Pillow clips, DALI scales
         header = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
-        return header == size and head[24:25] <= b"\x08" and tail == _PNG_END
+        return header == size and _is_plain_png(head) and tail == _PNG_END
     width, height = size  # the stored pixels of a .beton
     start = b"P6 %d %d 255\n" % size
     return head.startswith(start) and len(head) == len(start) + 3 * width * height
+
+
+def _is_plain_png(head: bytes) -> bool:
+    """Grey or RGB of at most 8 bits without palette, alpha or animation: the others are Pillow's."""
+    before, pixels, _ = head.partition(b"IDAT")
+    return (
+        head[24:25] <= b"\x08"
+        and head[25:26] in (b"\x00", b"\x02")
+        and bool(pixels)
+        and not any(chunk in before for chunk in (b"tRNS", b"acTL"))
+    )

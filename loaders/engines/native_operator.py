@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.common.spans import record
 from fastsemi.loaders.engines.reference import check_size, decode_rgb
+from fastsemi.loaders.index.regular import open_regular
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 CURE = (
@@ -220,7 +221,7 @@ class Operator:
         """An image that is no JPEG."""
         try:
             if ticket.paths is not None:
-                with open(ticket.paths[b], "rb") as file:
+                with open_regular(ticket.paths[b]) as file:
                     data = file.read()
             else:
                 assert ticket.encoded is not None

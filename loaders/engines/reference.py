@@ -11,22 +11,24 @@ from PIL import Image
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.engines.base import Engine, Pending, Reading
+from fastsemi.loaders.engines.rgb import to_rgb
+from fastsemi.loaders.index.formats import FORMATS
 from fastsemi.loaders.plan.types import PlannedBatch
 
 
 def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """Decode an image of any format Pillow reads to RGB, as torchvision's ImageFolder does (EXIF ignored).
+    """Decode an image of the formats of `loaders.rgb` to RGB.
 
     Raises:
         BadImageError: The bytes are no complete image, or a larger one than `max_pixels`.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadImageError(
                     name, f"{image.width} x {image.height} pixels exceed data.max_pixels of {max_pixels}"
                 )
-            return image.convert("RGB")
+            return to_rgb(image)
     except BadImageError:
         raise
     except Exception as error:  # Pillow's plugins raise many kinds on hostile files

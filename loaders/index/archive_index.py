@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from fastsemi.loaders.index.cache import (
 )
 from fastsemi.loaders.index.index import Index, pack_paths
 
+MOST_CLASSES = 1_000_000
 _FORMAT = 1  # of the arrays; another number on disk means "build again"
 
 
@@ -119,6 +121,8 @@ def _stamp(files: Sequence[str]) -> str:
             status = os.stat(file)
         except OSError as error:
             raise UserError(f"cannot open {file}: {error.strerror}; correct the path") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{file} is not a regular file; give an archive")
         digest.update(f"{status.st_mtime_ns} {status.st_size} ".encode())
     return digest.hexdigest()[:24]
 
@@ -160,6 +164,17 @@ def _gather(
     return {"root": root, "classes": classes, "files": list(files), "extra": extra}, arrays
 
 
+def _numbers(labels: Sequence[Any], files: Sequence[str]) -> NDArray[np.int64]:
+    """Classes that are numbers, which name as many classes as the largest says."""
+    largest = max(labels)
+    if largest >= MOST_CLASSES:
+        raise UserError(
+            f"class {largest} of an image in {files[0]} or beside it is too large; numbers go from 0 "
+            f"up to {MOST_CLASSES - 1:,}, or have names"
+        )
+    return np.array(labels, np.int64)
+
+
 def _classes(files: Sequence[str], found: list[Found]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Class names and the class of each image: numbers as they are, names in sorted order."""
     labels: list[int | str] = []
@@ -173,7 +188,7 @@ def _classes(files: Sequence[str], found: list[Found]) -> tuple[tuple[str, ...],
             labels.append(label)
     given = max((part.classes for part in found), key=len)
     if all(isinstance(label, int) for label in labels):
-        numbers = np.array(labels, np.int64)
+        numbers = _numbers(labels, files)
         classes = given or tuple(str(i) for i in range(int(numbers.max()) + 1))
     else:
         classes = given or tuple(sorted({str(label) for label in labels}))

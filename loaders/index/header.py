@@ -8,13 +8,15 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from fastsemi.loaders.index.formats import FORMATS
+
 _HEAD = 65_536  # bytes that hold the header of nearly every image
 
 
 def image_size(file: BinaryIO, max_pixels: int) -> tuple[int, int]:
     """Width and height, without regard to EXIF orientation; (0, 0) for no image or one too large."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
     except Exception:  # Pillow's readers raise whatever the damaged bytes lead to; any of it means "broken"
         return (0, 0)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.header import image_size
+from fastsemi.loaders.index.regular import open_regular
 
 # The extensions of torchvision.datasets.ImageFolder, compared in lower case.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -187,7 +188,7 @@ def stamps(paths: Sequence[str], threads: int) -> NDArray[np.int64]:
 
 def _size(path: str, max_pixels: int) -> tuple[int, int]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return image_size(file, max_pixels)
     except OSError:
         return (0, 0)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.index.index import Index
+from fastsemi.loaders.index.regular import open_regular
 from fastsemi.loaders.sources.base import read_each
-
-
-def _open_now(path: str, flags: int) -> int:
-    """Open without waiting: a named pipe called x.jpg would hold the thread for ever."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class FolderSource:
@@ -45,7 +40,7 @@ class FolderSource:
         """
         path = self.index.path(i)
         try:
-            with open(path, "rb", buffering=0, opener=_open_now) as file:
+            with open_regular(path) as file:
                 data = file.read()
         except OSError as error:
             raise BadImageError(path, error.strerror or str(error)) from error

@@ -21,7 +21,8 @@ struct Descriptor {
 
 std::string read_file(const std::string& path, std::vector<uint8_t>& bytes, size_t& size) {
     size = 0;
-    const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+    // Without O_NONBLOCK a named pipe called x.jpg would hold the thread for ever.
+    const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
     struct stat info;
     if (file.value < 0 || ::fstat(file.value, &info) != 0) return std::strerror(errno);
     if (!S_ISREG(info.st_mode)) return "not a regular file";

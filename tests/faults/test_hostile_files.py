@@ -1,0 +1,135 @@
+"""Files that are no images, or not what they seem: each an error, or the right pixels."""
+
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.engines.reference import decode_rgb
+from fastsemi.loaders.engines.rgb import BACKGROUND
+from fastsemi.loaders.sources.open import open_source
+
+LARGE = 10**8
+
+
+def decode(path):
+    return np.asarray(decode_rgb(path.read_bytes(), str(path), LARGE)).astype(int)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_grey_is_scaled_and_not_cut(tmp_path, suffix):
+    deep = np.array([[0, 257, 25_700], [32_767, 65_278, 65_535]], np.uint16)
+    path = tmp_path / f"x{suffix}"
+    Image.fromarray(deep).save(path)
+    wanted = np.array([[0, 1, 100], [127, 254, 255]])
+    assert (decode(path) == wanted[:, :, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"), [([0, 0.5, 1, -1], [0, 128, 255, 0]), ([0, 100, 300, 2], [0, 100, 255, 2])]
+)
+def test_floats_are_fractions_or_levels(tmp_path, values, wanted):
+    path = tmp_path / "x.tif"
+    Image.fromarray(np.array([values], np.float32)).save(path)
+    assert decode(path)[0, :, 0].tolist() == wanted
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_show_the_background_and_not_what_alpha_hides(tmp_path, mode):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, :3] = 200
+    pixels[0, :, 3] = (0, 255, 128)
+    image, path = Image.fromarray(pixels, "RGBA"), tmp_path / "x.png"
+    if mode == "P":
+        image = Image.fromarray(np.array([[0, 1, 1]], np.uint8), "P")
+        image.putpalette([200] * 6)
+        image.save(path, transparency=0)
+    else:
+        image.convert(mode).save(path)
+    found = decode(path)[0]
+    assert found[0].tolist() == list(BACKGROUND) and found[1].tolist() == [200] * 3
+    if mode != "P":
+        assert np.abs(found[2] - (200 + np.array(BACKGROUND)) / 2).max() <= 1
+
+
+def test_a_file_that_would_start_a_program_is_no_image(tmp_path, monkeypatch):
+    """EPS: Pillow hands it to Ghostscript, whatever the file is called."""
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(BadImageError):
+        decode_rgb(path.read_bytes(), str(path), LARGE)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two classes of two pictures each, and a pipe and a device link that call themselves pictures."""
+    monkeypatch.setenv("FASTSEMI_CACHE", str(tmp_path / "cache"))
+    for i, name in enumerate(("a/1.png", "a/2.png", "b/1.png", "b/2.png")):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (10 * i, 0, 0)).save(path)
+    os.mkfifo(tmp_path / "train/a/pipe.jpg")
+    os.symlink("/dev/zero", tmp_path / "train/b/zero.jpg")
+    return tmp_path
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from fastsemi.loaders.bad_images import BadImages
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
+from fastsemi.loaders.stream import evaluation_batches
+
+root, engine = sys.argv[1:]
+config = DataConfig(root=Path(root), labels=LabelsConfig(per_class=1), image_size=32, max_bad=9)
+data = Data(config, LoaderConfig(engine=engine, threads=2))
+images = data.train
+with data.load(images, evaluation_batches(images.index, images.ids, 3, 1.0), allow_empty=True) as loader:
+    for batch in loader:
+        pass
+print(sorted(Path(path).name for path in data.bad.paths))
+"""
+
+
+@pytest.mark.parametrize("engine", ["reference", "thread_pool", "native"])
+def test_a_pipe_and_a_device_are_broken_images_and_hold_nothing_up(folder, engine):
+    words = [sys.executable, "-c", SCRIPT, str(folder), engine]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "['pipe.jpg', 'zero.jpg']", done.stderr
+
+
+@pytest.mark.parametrize("engine", ["reference", "thread_pool", "native"])
+def test_a_file_that_becomes_a_pipe_after_it_was_indexed_holds_nothing_up(folder, engine):
+    for name in ("a/pipe.jpg", "b/zero.jpg"):
+        (folder / "train" / name).unlink()
+    open_source(folder, "train", has_classes=True, max_pixels=LARGE)
+    picture = folder / "train/a/1.png"
+    times = os.stat(picture.parent)
+    picture.unlink()
+    os.mkfifo(picture)
+    os.utime(picture.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+    words = [sys.executable, "-c", SCRIPT, str(folder), engine]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "['1.png']", done.stderr
+
+
+def test_an_archive_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "train.tar")
+    with pytest.raises(UserError, match=r"train\.tar is (not a regular file|neither a folder)"):
+        open_source(tmp_path, "train.tar", has_classes=True, max_pixels=LARGE)
+
+
+@pytest.mark.parametrize("number", ["1000000", "1000000000000000000"])
+def test_a_class_number_that_is_none_is_refused_before_memory_is_taken_for_it(folder, number):
+    with tarfile.open(folder / "train.tar", "w") as tar:
+        tar.add(folder / "train/a/1.png", "1.png")
+        (folder / "cls").write_text(number)
+        tar.add(folder / "cls", "1.cls")
+    with pytest.raises(UserError, match=f"class {number} .* is too large"):
+        open_source(folder, "train.tar", has_classes=True, max_pixels=LARGE)
