@@ -9,10 +9,11 @@ A document holds `<!-- table NAME -->` and `<!-- end -->`; what stands between t
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,32 +30,48 @@ def _load(pattern: str) -> list[dict[str, Any]]:
 
 
 def demo(name: str) -> str:
-    """Top-1 of each seed of a demo beside the best simple classifier on the same labels."""
+    """Top-1 of each seed of a demo beside simple classifiers on the same labels."""
     rows = [
-        "| seed | labels | best simple classifier | fine-tuned | semi, teacher | above it | seconds |",
+        "| seed | logistic regression | best simple classifier | fine-tuned | semi, teacher | above it "
+        "| seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     figures: list[tuple[float, ...]] = []
     for summary in _load(f"demo/{name}-*.json"):
         stages = summary["stages"]
         simple = max(summary["baselines"], key=lambda row: row["top1"])
-        before, after = stages["finetune"]["top1"], stages["semi"]["teacher_top1"]
+        linear = max(
+            (row for row in summary["baselines"] if row["classifier"] == "logistic regression"),
+            key=lambda row: row["top1"],
+        )
+        before = stages["finetune"]["top1"] if "finetune" in stages else math.nan
+        after = stages["semi"]["teacher_top1"]
         seconds = sum(stage["seconds"] for stage in stages.values())
-        figures.append((simple["top1"], before, after, after - simple["top1"], seconds))
+        figures.append((linear["top1"], simple["top1"], before, after, after - simple["top1"], seconds))
         which = f"{simple['classifier']} on {simple['features']}"
         rows.append(
-            f"| {summary['seed']} | {summary['labelled']} | {simple['top1']:.1f} ({which}) | {before:.1f} "
+            f"| {summary['seed']} | {linear['top1']:.1f} | {simple['top1']:.1f} ({which}) | {_top1(before)} "
             f"| {after:.1f} | {after - simple['top1']:+.1f} | {seconds:.0f} |"
         )
     if len(figures) > 1:
         columns = list(zip(*figures, strict=True))
-        means, spread = [statistics.mean(c) for c in columns], [statistics.stdev(c) for c in columns]
-        shown = [f"{m:.1f} ± {s:.1f}" for m, s in zip(means[:3], spread[:3], strict=True)]
+        shown = [_spread(column) for column in columns[:4]]
+        above = _spread(columns[4], sign=True)
         rows.append(
-            f"| mean ± deviation | | {' | '.join(shown)} | {means[3]:+.1f} ± {spread[3]:.1f} "
-            f"| {means[4]:.0f} |"
+            f"| mean ± deviation | {' | '.join(shown)} | {above} | {statistics.mean(columns[5]):.0f} |"
         )
     return "\n".join(rows)
+
+
+def _spread(column: Sequence[float], *, sign: bool = False) -> str:
+    if any(math.isnan(value) for value in column):
+        return "-"
+    mean = f"{statistics.mean(column):+.1f}" if sign else f"{statistics.mean(column):.1f}"
+    return f"{mean} ± {statistics.stdev(column):.1f}"
+
+
+def _top1(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
 
 
 def loaders() -> str:
@@ -152,6 +169,8 @@ def study(folder: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
+    "fashion-mnist": lambda: demo("fashion-mnist"),
+    "stamps": lambda: demo("stamps"),
     "loaders": loaders,
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,

@@ -18,7 +18,8 @@ from fastsemi.probe.classifiers import LinearHead, Scale, evenly, linear_head, p
 from fastsemi.probe.features import FeatureSet, frozen_features
 from fastsemi.stages.inputs import Views
 
-MOST_UNLABELLED = 20_000  # images that label spreading uses: with three times as many it was no better
+# Images that label spreading uses. With a third of them fine-tuning on Fashion-MNIST lost 6 points (seed 10).
+MOST_UNLABELLED = 60_000
 # Beyond these, fitting and choosing settings takes longer than a user waits.
 MOST_LABELLED = 5_000
 MOST_CLASSES = 200

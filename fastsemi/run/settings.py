@@ -19,9 +19,9 @@ class TrainConfig:
     """Checkpoints of an unfinished stage that stay: where the last one was damaged, the one before it is
     taken."""
     baseline: Literal["auto", "none"] = "auto"
-    """Judge simple classifiers (logistic regression, SVM, nearest neighbours, prototypes, label spreading) on
-    the same labels first, on the pixels and, with given weights, on the frozen features; auto: yes, unless
-    there are more than 5,000 labels or 200 classes."""
+    """Judge simple classifiers (logistic regression, self-training, SVM, nearest neighbours, prototypes,
+    label spreading) on the same labels first, on the pixels and, with given weights, on the frozen features;
+    auto: yes, unless there are more than 5,000 labels or 200 classes."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

@@ -117,6 +117,8 @@ def _top1(entry: dict[str, Any]) -> float:
 
 
 def _cure(summary: dict[str, Any], simple: dict[str, Any]) -> str:
+    if simple["features"] != "pixels" and "finetune" not in summary["stages"]:
+        return "with train.select best the network that it started from stays where that is better"
     if simple["features"] != "pixels":
         return "try finetune.head probe, a lower finetune.base_lr or model.adapt head"
     return "try a network with published weights (model.pretrained true), a longer semi stage or more labels"

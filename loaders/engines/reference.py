@@ -17,7 +17,7 @@ from fastsemi.loaders.plan.types import PlannedBatch
 
 
 def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """Decode an image of the formats of `loaders.rgb` to RGB.
+    """Decode an image of the formats of `loaders/index/formats.py` to RGB, as `to_rgb` does.
 
     Raises:
         BadImageError: The bytes are no complete image, or a larger one than `max_pixels`.

@@ -54,7 +54,7 @@ def test_a_bad_file_does_not_lose_the_batch(source, root):
     os.mkfifo(root / "a" / "4.png")
     result = source.read(range(6))
     assert isinstance(result[0], bytes) and isinstance(result[5], bytes)
-    for i, reason in enumerate(("No such file", "empty", "directory", "empty"), start=1):
+    for i, reason in enumerate(("No such file", "empty", "directory", "not a regular file"), start=1):
         error = result[i]
         assert isinstance(error, BadImageError)
         assert error.path == str(root / "a" / f"{i}.png")
