@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import os
+import pickle
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+# What torch.load raises on files that are damaged, of another kind, or hold more than tensors.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 def sync_folder(folder: Path) -> None:

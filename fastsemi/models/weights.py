@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,23 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.files import UNREADABLE
 from fastsemi.models.adapt import adapt, classifier_names
 from fastsemi.models.formats import Weights, recognise
-
-# What torch.load raises on files that are damaged, of another kind, or hold more than tensors.
-_BROKEN = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-    pickle.UnpicklingError,
-)
 
 
 @dataclass(frozen=True)
@@ -168,7 +152,7 @@ def read_weights(path: Path, *, ema: bool = True) -> Weights:
         content: Any = load_file(path) if start[8:] == b"{" else _load_torch(path, mmap=start[:2] == b"PK")
     except FileNotFoundError:
         raise UserError(f"weights {path} do not exist; check model.weights") from None
-    except (*_BROKEN, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         raise UserError(_refusal(path, error)) from None
     weights = recognise(content if isinstance(content, Mapping) else {}, ema=ema)
     if not weights.tensors:

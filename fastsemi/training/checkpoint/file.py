@@ -9,7 +9,6 @@ What a stage starts from, first match wins:
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from fastsemi.common.errors import UserError
-from fastsemi.common.files import replacing
+from fastsemi.common.files import UNREADABLE, replacing
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -35,21 +34,6 @@ def save(state: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"cannot write checkpoint {path}: {error}; free disk space or change --output"
         ) from error
-
-
-_BROKEN = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def _verify(path: Path, *, values_only: bool) -> None:
@@ -78,7 +62,7 @@ def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist; check the path") from None
-    except _BROKEN as error:
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"cannot read checkpoint {path}: {reason}; delete it to start the stage again"
