@@ -11,6 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from fastsemi.loaders.engines import native_operator
+from fastsemi.loaders.engines.reference import decode_rgb
 
 MISSING = native_operator.available()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -37,7 +38,7 @@ def save(image: np.ndarray | Image.Image, **options) -> bytes:
 
 def expected(data: bytes, windows: np.ndarray, flips: np.ndarray, side: int = SIDE) -> np.ndarray:
     """[V, S, S, 3] as the reference engine computes them."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = decode_rgb(data, "", ANY)
     views = []
     for (left, top, width, height), flip in zip(windows.tolist(), flips, strict=True):
         view = image.crop((left, top, left + width, top + height)).resize(
