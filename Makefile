@@ -23,6 +23,7 @@ test: env optional ## the whole suite
 QUICK := $(addprefix tests/,common kernels loaders models parallel probe run stages training)
 LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.py \
   tests/kernels/test_kernels_dispatch.py tests/loaders/test_device_copy.py tests/models/test_export.py \
+  tests/loaders/test_engine_failures.py tests/stages/test_kernel_choice.py \
   tests/run/test_run.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
   tests/parallel/test_commands.py tests/parallel/test_elastic.py tests/parallel/test_rules_shared.py \
   tests/parallel/test_slurm.py tests/parallel/test_world_sizes.py
