@@ -44,6 +44,10 @@ def damage(folder: Path, names: Iterable[str] = ()) -> str | None:
             return f"{name} is not in {LIST}"
         if not path.is_file():
             return f"{name} is missing"
-        if checksum(path) != listed[name]:
+        try:
+            found = checksum(path)
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
+        if found != listed[name]:
             return f"{name} is not what was written"
     return None

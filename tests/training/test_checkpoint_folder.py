@@ -101,3 +101,20 @@ def test_a_disk_that_refuses_is_reported(saved, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write checkpoints to .*No space left on device"):
         saved.finish()
     assert read_info(saved.latest())["step"] == 3
+
+
+def test_a_damaged_one_is_replaced_and_counts_for_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "semi", keep=1)
+    for step in (50, 100):
+        saved = Checkpoints(tmp_path, "semi", keep=2)
+        saved.save(step, {"step": step}, {"x": torch.ones(2)})
+        saved.finish()
+    (tmp_path / "semi-000000100" / "info.pt").write_bytes(b"")
+    assert read_info(checkpoints.latest())["step"] == 50
+    checkpoints.save(75, {"step": 75}, {"x": torch.ones(2)})
+    checkpoints.finish()
+    assert read_info(checkpoints.latest())["step"] == 75
+    checkpoints.save(100, {"step": 100}, {"x": torch.ones(2)})
+    checkpoints.finish()
+    assert read_info(checkpoints.latest())["step"] == 100
+    assert [path.name for path in tmp_path.iterdir()] == ["semi-000000100"]

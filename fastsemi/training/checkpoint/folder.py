@@ -231,15 +231,17 @@ class Checkpoints:
         try:
             saved.result()
             if processes.is_main():
-                if final.exists():  # of the same step, so the same
+                if final.exists() and _sound.get(final) == _state(final):  # of the same step, so the same
                     shutil.rmtree(temporary)
                 else:
+                    shutil.rmtree(final, ignore_errors=True)  # damaged
                     write_checksums(temporary)
                     sync_folder(temporary)
                     temporary.rename(final)
                     sync_folder(self._folder)
                     _sound[final] = _state(final)
-                for old in self._all()[: -self._keep]:
+                older = [path for path in self._all() if path.name < final.name]
+                for old in older[: max(0, len(older) + 1 - self._keep)]:
                     shutil.rmtree(old, ignore_errors=True)
         except BaseException as error:  # raised by `finish`
             self._error = error
