@@ -27,7 +27,7 @@ LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.
   tests/run/test_run.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
   tests/parallel/test_commands.py tests/parallel/test_elastic.py tests/parallel/test_rules_shared.py \
   tests/parallel/test_slurm.py tests/parallel/test_world_sizes.py
-test-quick: env ## a part of it, planned for 90 s on two idle cores
+test-quick: env ## a part of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' \
 	  $(addprefix --ignore=,$(LONG)) $(QUICK)
 

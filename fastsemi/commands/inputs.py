@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.sources.open import require_images
-from fastsemi.stages.names import has_classifier
+from fastsemi.run.folder import RunFolder
+from fastsemi.stages.names import STAGES, has_classifier
 
 if TYPE_CHECKING:
     from fastsemi.run.config import Config
@@ -32,5 +33,7 @@ def require_inputs(config: Config, stages: Sequence[str]) -> None:
         require_images(data.root, data.val)
         if data.labels.file is not None and not data.labels.file.is_file():
             raise UserError(f"label index file {data.labels.file} does not exist; correct data.labels.file")
-    if config.model.weights is not None and not config.model.weights.is_file():
+    run = RunFolder(config.output)
+    begun = any(run.result(name).exists() for name in STAGES)  # then on from the stage that has finished
+    if config.model.weights is not None and not begun and not config.model.weights.is_file():
         raise UserError(f"weights {config.model.weights} do not exist; check model.weights")

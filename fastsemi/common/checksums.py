@@ -1,6 +1,6 @@
 """Checksums of files, written beside them and verified before anything is believed.
 
-SHA-256, which processors compute at one to two gigabytes a second; `sha256sum --check` reads the same lists.
+SHA-256; `sha256sum --check` reads the same lists.
 """
 
 from __future__ import annotations

@@ -75,6 +75,8 @@ def open_timm(folder: Path) -> nn.Module:
         try:
             settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             refuse_loading(settings["model_args"])
+            if not timm.is_model(settings["architecture"]):  # such as a name on a hub
+                raise ValueError(f"{settings['architecture']} is no network of timm")
             model = timm.create_model(settings["architecture"], pretrained=False, **settings["model_args"])
             model.load_state_dict(load_file(folder / "model.safetensors"))
             preprocessing = {**settings["pretrained_cfg"], "label_names": settings["label_names"]}

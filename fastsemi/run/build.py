@@ -57,6 +57,11 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
         before = _before(run, name)
         _start(run, model, before)
         if before != "finetune" and starts_from_probe(config, name):
+            if config.model.keep_head and before is None:
+                raise UserError(
+                    f"model.keep_head keeps the classifier of the weights, {name}.head probe replaces it; "
+                    "set one of them"
+                )
             _start_head(run, model, name)
     if name == "finetune" and config.finetune.spread_ratio:
         spread = _spread(run, model)

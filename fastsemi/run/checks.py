@@ -56,13 +56,17 @@ def check_folder(run: RunContext, name: StageName, wanted: Sequence[StageName]) 
     Raises:
         UserError: Names the first setting that differs.
     """
-    unfinished = Checkpoints(run.folder.checkpoints, name).latest()
-    for path in (run.folder.result(name), unfinished):
-        if path and path.exists() and (name in wanted or name in run.config.stages):
-            state = read_info(path) if path.is_dir() else checkpoint_file.load(path, mmap=True)
-            if "fingerprint" not in state:
-                raise UserError(f"{path} is no checkpoint of a run; move it away or give another --output")
-            return refuse_changes(state["fingerprint"], stage_fingerprint(run, name), name, run.folder.path)
+    if name not in wanted and name not in run.config.stages:
+        return
+    result = run.folder.result(name)
+    finished = processes.from_main(result.exists())
+    path = result if finished else Checkpoints(run.folder.checkpoints, name).latest()
+    if path is None:
+        return
+    state = checkpoint_file.load(path, mmap=True) if finished else read_info(path)
+    if "fingerprint" not in state:
+        raise UserError(f"{path} is no checkpoint of a run; move it away or give another --output")
+    refuse_changes(state["fingerprint"], stage_fingerprint(run, name), name, run.folder.path)
 
 
 def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def leave_model(run: RunContext) -> None:
     folder, config = run.folder, run.config
     done = [name for name in STAGES if has_classifier(name) and folder.result(name).exists()]
     summary = read_summary(folder.summary)
-    if not done or (summary.get("model") == done[-1] and folder.weights.exists()):
+    if not done or (summary.get("model") == done[-1] and folder.weights.exists() and folder.has_model):
         return
     data = config.data
     model = create_model(config.model, num_classes=len(run.data.classes), image_size=data.image_size)

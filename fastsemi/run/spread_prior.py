@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fastsemi.models.projected import classifier_of
 from fastsemi.parallel import processes
-from fastsemi.probe.probe import Prober
+from fastsemi.probe.classifiers import evenly
+from fastsemi.probe.probe import MOST_UNLABELLED, Prober
 from fastsemi.probe.spreading import Graph
 from fastsemi.run.context import RunContext
 from fastsemi.run.order import earlier
@@ -52,6 +53,7 @@ def _spread(prober: Prober, stage: Semi, classes: int, steps: range) -> tuple[Id
     stream = stage.roles["unlabelled"].stream
     parts = [stream.positions(step, micro)[0] for step in steps for micro in range(stream.micro_batches)]
     ids = np.unique(np.concatenate(parts))
+    ids = ids[evenly(len(ids), MOST_UNLABELLED)]  # the others keep the teacher's label alone
     network = classifier_of(stage.teacher.model)
     features = prober.features("teacher", network, unlabelled=ids, evaluated=False)
     scale = features.scale

@@ -40,8 +40,7 @@ class SemiConfig(StageConfig):
     """Weight of the unlabelled loss, mu."""
     head: Literal["random", "probe"] = "random"
     """What the classifier starts from where no fine-tuning goes before: random weights times
-    model.head_init_scale, or logistic regression with self-training
-    on the features of the frozen network."""
+    model.head_init_scale, or logistic regression with self-training on the features of the frozen network."""
     threshold: float = 0.5
     """Least confidence of a pseudo label that counts, tau."""
     threshold_rule: RuleName = "fixed"

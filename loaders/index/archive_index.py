@@ -169,8 +169,8 @@ def _numbers(labels: Sequence[Any], files: Sequence[str]) -> NDArray[np.int64]:
     largest = max(labels)
     if largest >= MOST_CLASSES:
         raise UserError(
-            f"class {largest} of an image in {files[0]} or beside it is too large; numbers go from 0 "
-            f"up to {MOST_CLASSES - 1:,}, or have names"
+            f"class {largest} of an image in {files[0]} or beside it is too large; number "
+            f"the classes from 0 to {MOST_CLASSES - 1:,} at most, or give names"
         )
     return np.array(labels, np.int64)
 

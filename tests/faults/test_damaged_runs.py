@@ -3,6 +3,7 @@
 Never another result without a word.
 """
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from fastsemi.common.checksums import write_checksums
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
 from fastsemi.common.progress import Progress
@@ -161,3 +163,32 @@ def test_a_pickled_file_beside_a_model_is_not_read(cut, tmp_path):
 def test_the_arguments_of_a_network_cannot_load_a_file(name, tiny):
     with pytest.raises(UserError, match=rf"model\.args\.{name} says where weights come from"):
         tiny(f"--model.args.{name}", "evil.pth")
+
+
+def test_lost_settings_of_a_model_are_written_again(cut):
+    config, _ = cut
+    train(config)
+    settings = RunFolder(config.output).model / "config.json"
+    before = settings.read_bytes()
+    settings.unlink()
+    train(config)
+    assert settings.read_bytes() == before
+
+
+def test_the_settings_of_a_model_cannot_name_a_hub(cut):
+    config, _ = cut
+    train(config)
+    folder = RunFolder(config.output).model
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"architecture": "hf-hub:some/model"}))
+    write_checksums(folder)
+    with pytest.raises(UserError, match="hf-hub:some/model is no network of timm"):
+        load_trained(config, Precision.select("fp32", torch.device("cpu")))
+
+
+def test_a_damaged_leftover_does_not_stop_a_finished_run(cut, damage):
+    config, _ = cut
+    train(config)
+    for leftover in RunFolder(config.output).checkpoints.glob("semi-*"):
+        damage.WAYS["emptied"](leftover / "info.pt")
+    train(config)

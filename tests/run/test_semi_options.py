@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 import torch
 from torch.testing import assert_close
 
+from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress, QuietConsole
 from fastsemi.probe.probe import Prober
 from fastsemi.run.build import build_stage
@@ -45,3 +47,17 @@ def test_a_semi_stage_alone_starts_from_the_probe(tiny, tmp_path):
     head = prober.head(prober.features("frozen", network, evaluated=False))
     context.close()
     assert_close(stage.model.get_classifier().weight.detach(), torch.from_numpy(head.weight))
+
+
+def test_a_head_cannot_be_kept_and_replaced(tiny, tmp_path):
+    first = tiny("--output", str(tmp_path / "first"), "--stages", "[finetune]")
+    run(first).train(["finetune"])
+    options = (
+        "--model.weights",
+        str(RunFolder(first.output).result("finetune")),
+        "--model.keep_head",
+        "true",
+    )
+    config = tiny("--output", str(tmp_path / "a"), "--stages", "[semi]", "--semi.head", "probe", *options)
+    with pytest.raises(UserError, match=r"semi\.head probe replaces it"):
+        run(config).train(["semi"])
