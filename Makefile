@@ -6,7 +6,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 SEED ?= 0
-JOBS ?= $(shell nproc)
+# One more than there are cores: some tests wait for processes that they have started.
+JOBS ?= $(shell expr $$(nproc) + 1)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -24,6 +25,7 @@ QUICK := $(addprefix tests/,common kernels loaders models parallel probe run sta
 LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.py \
   tests/kernels/test_kernels_dispatch.py tests/loaders/test_device_copy.py tests/models/test_export.py \
   tests/loaders/test_engine_failures.py tests/stages/test_kernel_choice.py \
+  tests/models/test_activation_checkpointing.py tests/probe/test_probe_in_a_run.py tests/run/test_presets.py \
   tests/run/test_run.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
   tests/parallel/test_commands.py tests/parallel/test_elastic.py tests/parallel/test_rules_shared.py \
   tests/parallel/test_slurm.py tests/parallel/test_world_sizes.py

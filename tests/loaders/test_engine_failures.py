@@ -128,7 +128,7 @@ def test_closing_leaves_nothing(engine, kind, tmp_path, photo, contract):
         gc.collect()
         return _held(), _resident()
 
-    held, memory = cycles(9)
-    after, later = cycles(36)
+    held, memory = cycles(6)
+    after, later = cycles(18)
     assert after == held
-    assert later - memory < 6
+    assert later - memory < 4
