@@ -141,7 +141,7 @@ def predictions(
             KNeighborsClassifier(1), {"n_neighbors": _neighbours(y)}, normalize(x), y
         ).predict(normalize(target)),
         "prototypes": lambda: _prototypes(normalize(x), y, normalize(target)),
-        "label spreading": lambda: Graph.of(x, rest).spread(y).classify(target),
+        "label spreading": lambda: Graph.of(np.concatenate([x, rest])).spread(y).classify(target),
     }
 
 

@@ -54,6 +54,11 @@ class Features:
         """Of all training images."""
         return Scale.of(np.concatenate([self.labelled.x, self.unlabelled.x]))
 
+    @property
+    def scaled(self) -> NDArray[np.float32]:
+        """[L + U, D] of all training images, the labelled ones first."""
+        return self.scale(np.concatenate([self.labelled.x, self.unlabelled.x]))
+
 
 class Prober:
     """Probes the data of a run.

@@ -30,11 +30,7 @@ def spread_labels(kinds: list[Features], keep: float) -> SpreadLabels:
         kinds: Features to choose from; the first wins where scores are equal.
         keep: Fraction of the images of each class that are kept, the most confident ones.
     """
-    fitted = []
-    for features in kinds:
-        scale = features.scale
-        graph = Graph.of(scale(features.labelled.x), scale(features.unlabelled.x))
-        fitted.append(graph.spread(features.labelled.y))
+    fitted = [Graph.of(features.scaled).spread(features.labelled.y) for features in kinds]
     chosen = max(range(len(kinds)), key=lambda n: fitted[n].score)
     labels, confidence = fitted[chosen].unlabelled()
     kept = surest(labels, confidence, keep)

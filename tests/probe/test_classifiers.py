@@ -62,7 +62,7 @@ def test_labels_spread_along_the_moons_where_distances_mislead():
     points = points.astype(np.float32)
     labelled = np.array([np.flatnonzero(truth == c)[0] for c in (0, 1)])
     rest = np.setdiff1d(np.arange(400), labelled)
-    spread = Graph.of(points[labelled], points[rest]).spread(truth[labelled])
+    spread = Graph.of(np.concatenate([points[labelled], points[rest]])).spread(truth[labelled])
     labels, confidence = spread.unlabelled()
     assert (labels == truth[rest]).mean() > 0.97
     nearest = np.linalg.norm(points[rest][:, None] - points[labelled][None], axis=2).argmin(1)
@@ -115,12 +115,32 @@ def test_the_labels_choose_the_space_that_labels_spread_in():
     only = np.concatenate([5 * sides + rng.normal(0, 1, (240, 1)), rng.normal(0, 0.1, (240, 40))], 1)
     for x, cosine in ((small, True), (only, False)):
         x = x.astype(np.float32)
-        spread = Graph.of(x[labelled], x[rest]).spread(y[labelled])
+        spread = Graph.of(np.concatenate([x[labelled], x[rest]])).spread(y[labelled])
         assert spread.space.cosine == cosine
         assert (spread.unlabelled()[0] == y[rest]).mean() > 0.9
 
 
 def test_features_that_are_all_the_same_do_not_end_a_run():
     same = np.ones((12, 4), np.float32)
-    spread = Graph.of(same[:4], same[4:]).spread(np.array([0, 0, 1, 1]))
+    spread = Graph.of(same).spread(np.array([0, 0, 1, 1]))
     assert len(spread.unlabelled()[0]) == 8
+
+
+def test_what_two_spaces_agree_on_is_right_more_often_than_either():
+    """Classes overlap in each of two spaces, by noise of its own."""
+    rng = np.random.default_rng(0)
+    y = np.concatenate([np.repeat([0, 1, 2], 10), np.repeat([0, 1, 2], 90)])
+
+    def space():
+        return (np.eye(3)[y] * 2 + rng.normal(0, 1, (300, 3))).astype(np.float32)
+
+    trained, fixed = space(), space()
+    right = {
+        name: (graph.spread(y[:30]).unlabelled()[0] == y[30:]).mean()
+        for name, graph in {
+            "trained": Graph.of_trained(trained, None, cosine=True),
+            "fixed": Graph.of(fixed),
+            "both": Graph.of_trained(trained, fixed, cosine=False),
+        }.items()
+    }
+    assert right["both"] > max(right["trained"], right["fixed"]) + 0.02, right
