@@ -52,9 +52,9 @@ def spread_before_step(run: RunContext, stage: Semi) -> Callable[[int], None] | 
 
 
 class _Spreader:
-    """Spreads labels along neighbours by the teacher's features and, where no weights were given, by the pixels.
+    """Spreads labels along neighbours by the teacher's features and, without weights given, the pixels.
 
-    With given weights the pictures are such that pixels say little.
+    Pictures for which there are weights are such that pixels say little.
     """
 
     def __init__(self, run: RunContext, stage: Semi):

@@ -84,12 +84,24 @@ def verdict(summary: dict[str, Any]) -> str | None:
 
     None where there is nothing to compare.
     """
-    scored = {stage: _top1(entry) for stage, entry in summary["stages"].items() if networks(entry)}
-    simple = max(summary.get("baselines", []), key=lambda row: row["top1"], default=None)
+    if short := shortfall(summary):
+        return short
+    scored, simple = _scored(summary), best_baseline(summary)
+    if not scored or not simple:
+        return None
+    last, score = list(scored.items())[-1]
+    return (
+        f"{last} ends {score - simple['top1']:.1f} points above the best simple classifier "
+        f"({simple['classifier']} on {simple['features']}, {simple['top1']:.1f} %)"
+    )
+
+
+def shortfall(summary: dict[str, Any]) -> str | None:
+    """In one line, what the last stage is worse than, and what to try; None where it is not."""
+    scored, simple = _scored(summary), best_baseline(summary)
     if not scored:
         return None
-    last = list(scored)[-1]
-    score = scored[last]
+    last, score = list(scored.items())[-1]
     if simple and score < simple["top1"]:
         return (
             f"below a simple classifier: {last} ends at {score:.1f} %, {simple['classifier']} on "
@@ -100,12 +112,17 @@ def verdict(summary: dict[str, Any]) -> str | None:
             f"the semi stage did not help: it ends at {score:.1f} %, finetune at "
             f"{scored['finetune']:.1f} %; try a higher semi.threshold, a shorter semi.length or more labels"
         )
-    if simple:
-        return (
-            f"{last} ends {score - simple['top1']:.1f} points above the best simple classifier "
-            f"({simple['classifier']} on {simple['features']}, {simple['top1']:.1f} %)"
-        )
     return None
+
+
+def best_baseline(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The simple classifier with the highest top-1, None where none was judged."""
+    return max(summary.get("baselines", []), key=lambda row: row["top1"], default=None)
+
+
+def _scored(summary: dict[str, Any]) -> dict[str, float]:
+    """Top-1 of each stage that has one, in the order in which they ran."""
+    return {stage: _top1(entry) for stage, entry in summary["stages"].items() if networks(entry)}
 
 
 def _top1(entry: dict[str, Any]) -> float:

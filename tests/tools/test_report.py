@@ -94,6 +94,28 @@ def test_class_names_are_text_and_the_evaluation_agrees(tiny, odd_names, capsys)
     assert main(["views", "--output", str(config.output), "--count", "2", "--png", str(picture)]) == 0
 
 
+def test_simple_classifiers_stand_beside_the_stages_and_a_loss_to_them_is_a_deviation(tiny):
+    config = tiny("--stages", "[finetune]")
+    _train(config)
+    path = config.output / "summary.json"
+    summary = json.loads(path.read_text())
+    rows = [("pixels", "SVM", 30.0), ("pixels", "label spreading", 100.0), ("pixels", "prototypes", 20.0)]
+    summary["stages"]["finetune"]["top1"] = 87.5
+    summary["baselines"] = [
+        {"features": features, "classifier": name, "top1": top1, "balanced": 91.25, "seconds": 1.0}
+        for features, name, top1 in rows
+    ]
+    path.write_text(json.dumps(summary))
+    lines = stage_lines(read_run(config.output), config)
+    assert [(line.network, line.top1, line.balanced) for line in lines[:1]] == [
+        ("label spreading", 100, 91.25)
+    ]
+    assert [line.stage for line in lines] == ["pixels", "finetune"]
+    page = _report(config, "--no-evaluate")
+    assert "-12.5" in page.text and "points over the best simple classifier" in page.text
+    assert "Below a simple classifier: finetune ends at 87.5 %" in page.text
+
+
 def test_an_unfinished_run_says_how_far_it_is(tiny):
     config = tiny("--stages", "[finetune, semi]")
     _train(config)

@@ -10,9 +10,10 @@ from typing import Any
 
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
-from fastsemi.run.summary import networks, read_summary
+from fastsemi.run.summary import best_baselines, networks, read_summary, shortfall
 from fastsemi.stages.names import STAGES, StageName, has_classifier
 
+UNTRAINED = "without training"
 Metrics = dict[str, Any]  # a row of metrics.jsonl
 
 
@@ -30,16 +31,17 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class StageLine:
-    """A line of the table of stages; None for what is not known."""
+    """A line of the table of results; None for what is not known."""
 
     stage: str
     network: str
     top1: float | None
+    balanced: float | None
     top5: float | None
     images_per_s: float | None
     seconds: float | None
     state: str
-    """finished, or how far it has come."""
+    """finished, how far it has come, or that nothing was trained."""
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -69,8 +71,20 @@ def _rows(path: Path) -> list[Metrics]:
 
 
 def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
-    """A line for each network of each stage, in the order of the stages."""
-    lines = []
+    """The best simple classifier on each kind of features, then each network of each stage."""
+    lines = [
+        StageLine(
+            row["features"],
+            row["classifier"],
+            row["top1"],
+            row.get("balanced"),
+            None,
+            None,
+            row.get("seconds"),
+            UNTRAINED,
+        )
+        for row in best_baselines(files.summary)
+    ]
     for stage in ordered_stages(files, config):
         entry = files.summary["stages"].get(stage)
         state = "finished"
@@ -84,6 +98,7 @@ def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
                     stage,
                     network or ("model" if has_classifier(stage) else "encoder"),
                     entry.get(f"{prefix}top1"),
+                    entry.get(f"{prefix}balanced"),
                     entry.get(f"{prefix}top5"),
                     entry.get("images_per_s"),
                     entry.get("seconds"),
@@ -136,8 +151,10 @@ def deviations(files: RunFiles, config: Config) -> list[str]:
             found.append(
                 f"{stage}: {round(refused):,} steps changed nothing, as their gradients overflowed fp16."
             )
+    if short := shortfall(files.summary):
+        found.append(f"{short[0].upper()}{short[1:]}.")
     states = dict.fromkeys((line.stage, line.state) for line in stage_lines(files, config))
-    found += [f"{stage}: {state}." for stage, state in states if state != "finished"]
+    found += [f"{stage}: {state}." for stage, state in states if state not in ("finished", UNTRAINED)]
     return found
 
 

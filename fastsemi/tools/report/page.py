@@ -21,6 +21,7 @@ from fastsemi.common.files import replacing
 from fastsemi.loaders.data import Data
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
+from fastsemi.run.summary import best_baseline
 from fastsemi.run.trained import trained_run
 from fastsemi.tools.report.classes import Classes, describe
 from fastsemi.tools.report.contents import (
@@ -139,6 +140,7 @@ def _figures(files: RunFiles, counts: dict[str, int]) -> list[tuple[str, str]]:
     supervised = stages.get("finetune", {})
     finetuned = supervised.get("ema_top1", supervised.get("top1"))  # an average of the weights is the result
     teacher = stages.get("semi", {}).get("teacher_top1")
+    simple = best_baseline(files.summary)
     figures = []
     if teacher is not None:
         figures.append((f"{teacher:.1f} %", "top-1 of the teacher"))
@@ -146,6 +148,9 @@ def _figures(files: RunFiles, counts: dict[str, int]) -> list[tuple[str, str]]:
             figures.append((f"{teacher - finetuned:+.1f}", "points over fine-tuning alone"))
     elif finetuned is not None:
         figures.append((f"{finetuned:.1f} %", "top-1, fine-tuned"))
+    result = finetuned if teacher is None else teacher
+    if simple and result is not None:
+        figures.append((f"{result - simple['top1']:+.1f}", "points over the best simple classifier"))
     what = {
         "labelled": "labelled images",
         "unlabelled": "unlabelled images",
