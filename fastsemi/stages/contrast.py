@@ -30,7 +30,10 @@ def contrastive_loss(
     Returns:
         Its mean, a scalar.
     """
-    similar = student.float() @ teacher.float().T / temperature  # [N, N]
+    with torch.autocast(
+        student.device.type, enabled=False
+    ):  # which would round
+        similar = student.float() @ teacher.float().T / temperature  # [N, N]
     own = torch.arange(len(student), device=student.device)
     ones = torch.ones_like(lam)
     return kernels.two_label_cross_entropy(

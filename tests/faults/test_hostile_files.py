@@ -1,6 +1,7 @@
 """Files that are no images, or not what they seem: each an error, or the right pixels."""
 
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -11,7 +12,7 @@ from PIL import Image
 
 from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.engines.reference import decode_rgb
-from fastsemi.loaders.engines.rgb import BACKGROUND
+from fastsemi.loaders.engines.rgb import BACKGROUND, to_rgb
 from fastsemi.loaders.sources.open import open_source
 
 LARGE = 10**8
@@ -19,6 +20,26 @@ LARGE = 10**8
 
 def decode(path):
     return np.asarray(decode_rgb(path.read_bytes(), str(path), LARGE)).astype(int)
+
+
+def test_the_white_of_a_grey_picture_is_that_of_its_bits(tmp_path):
+    """Two pixels of 12 bits in 3 bytes, and 8-bit values in 32-bit integers."""
+    values = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 1, 12), (259, 3, 1, 1), (262, 3, 1, 1)]
+    values += [(273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 1, 3)]
+    entries = b"".join(
+        struct.pack("<HHIHH" if kind == 3 else "<HHII", *row, *([0] if kind == 3 else []))
+        for row in values
+        for kind in (row[1],)
+    )
+    head = struct.pack("<2sHI", b"II", 42, 12) + bytes([0x80, 0x0F, 0xFF, 0])
+    path = tmp_path / "twelve.tif"
+    path.write_bytes(head + struct.pack("<H", len(values)) + entries + bytes(4))
+    with Image.open(path) as image:
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [round(0x800 / 0xFFF * 255), 255]
+    small = np.array([[0, 7, 255]], np.int32)
+    Image.fromarray(small).save(tmp_path / "small.tif")
+    with Image.open(tmp_path / "small.tif") as image:
+        assert np.asarray(to_rgb(image))[..., 0].tolist() == small.tolist()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

@@ -20,7 +20,8 @@ VIT = ModelConfig(
 CNN = ModelConfig(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}, pool="default")
 
 
-def test_the_loss_is_the_mean_of_mixed_cross_entropies_over_the_batch():
+@pytest.mark.parametrize("reduced", [False, True], ids=["fp32", "bf16"])
+def test_the_loss_is_the_mean_of_mixed_cross_entropies_over_the_batch(reduced):
     torch.manual_seed(0)
     student, teacher = (F.normalize(torch.randn(5, 8), dim=1) for _ in range(2))
     lam, partner = torch.rand(5), torch.tensor([1, 0, 4, 2, 3])
@@ -30,7 +31,8 @@ def test_the_loss_is_the_mean_of_mixed_cross_entropies_over_the_batch():
         logs = similar.log_softmax(0)
         wanted -= float(lam[i] * logs[i] + (1 - lam[i]) * logs[partner[i]]) / 5
     pairs = Pairs(partner, lam, torch.ones(5))
-    found = contrastive_loss(student, teacher, lam, pairs, 0.2, select("torch", "cpu"))
+    with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+        found = contrastive_loss(student, teacher, lam, pairs, 0.2, select("torch", "cpu"))
     assert float(found) == pytest.approx(wanted, rel=1e-5)
 
 
