@@ -22,6 +22,7 @@ from fastsemi.kernels.settings import KernelKind
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
 from fastsemi.models.settings import ModelConfig
 from fastsemi.parallel.settings import DistributedConfig
+from fastsemi.run.config_errors import explain
 from fastsemi.run.settings import TrainConfig
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.names import STAGES, StageName
@@ -112,7 +113,7 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
             if isinstance(cause, UserError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
-        raise UserError(_one_line(error)) from None
+        raise UserError(explain(error, hint)) from None
 
 
 @functools.cache  # it takes longer to make than to use
@@ -137,7 +138,7 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"config {path} does not exist; presets are in configs/") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {path} cannot be read: {_one_line(error)}") from None
+        raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no mapping; write lines such as 'seed: 0'")
     base = content.pop("base", None)
@@ -172,6 +173,16 @@ def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
         if _is_section(hint):
             keys += known_keys(hint, f"{prefix}{name}.")
     return keys
+
+
+def hint(key: str) -> Any:
+    """The type of a dotted key; KeyError where there is none."""
+    kind: Any = Config
+    for part in key.split("."):
+        if not _is_section(kind):
+            raise KeyError(key)
+        kind = _fields(kind)[part]
+    return kind
 
 
 def _is_section(hint: Any) -> bool:
@@ -231,12 +242,6 @@ def _unknown(key: str, where: str) -> UserError:
     near = near or [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
     hint = f"did you mean {near[0]}?" if near else "--help lists all keys"
     return UserError(f"unknown key {key} in {where}; {hint}")
-
-
-def _one_line(error: BaseException) -> str:
-    """What is wrong, in one line: the last line of jsonargparse's reports holds the reason."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    return "; ".join(lines) if lines else type(error).__name__
 
 
 def to_yaml(config: Config) -> str:

@@ -70,9 +70,9 @@ class _Spreader:
         ids = ids[evenly(len(ids), MOST_UNLABELLED)]  # the others keep the teacher's label alone
         network = classifier_of(self._stage.teacher.model)
         features = self._prober.features("teacher", network, unlabelled=ids, evaluated=False)
-        pixels = self._pixels(ids) if self._with_pixels else None
+        pixels = self._pixels(ids).scaled if self._with_pixels else None
         cosine = self._cosine if self._with_pixels else True
-        graph = Graph.of_trained(features.scaled, pixels and pixels.scaled, cosine=cosine)
+        graph = Graph.of_trained(features.scaled, pixels, cosine=cosine)
         spread = graph.spread(features.labelled.y)
         shares = np.zeros((len(features.unlabelled.ids), self._classes), np.float32)
         shares[:, spread.classes] = spread.shares[spread.labelled :]

@@ -30,9 +30,7 @@ def contrastive_loss(
     Returns:
         Its mean, a scalar.
     """
-    with torch.autocast(
-        student.device.type, enabled=False
-    ):  # which would round
+    with torch.autocast(student.device.type, enabled=False):  # which would round
         similar = student.float() @ teacher.float().T / temperature  # [N, N]
     own = torch.arange(len(student), device=student.device)
     ones = torch.ones_like(lam)

@@ -6,6 +6,7 @@ import yaml
 from fastsemi.common.errors import UserError
 from fastsemi.common.schedule import Duration
 from fastsemi.run import config as configuration
+from fastsemi.run.config_errors import explain
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,9 +58,21 @@ def test_a_later_file_wins(tmp_path):
         ("", ["--semi.threshold", "1.5"], r"semi\.threshold is 1\.5; it must lie in \[0, 1\]"),
         ("", ["--finetune.batch", "0"], r"finetune\.batch is 0; it must be at least 1"),
         ("", ["--semi.momentum", "1"], r"semi\.momentum is 1\.0; it must lie in \[0, 1\)"),
-        ("", ["--semi.length", "10"], "is no duration; write a number and a unit: '5 epochs'"),
-        ("", ["--semi.mixing", "probable"], r"semi\.mixing.*prob"),
-        ("", ["--seed", "one"], "seed"),
+        ("", ["--semi.length", "10"], r"semi\.length is '10'; it must be a number and a unit, such as"),
+        (
+            "",
+            ["--semi.mixing", "probable"],
+            r"semi\.mixing is probable; it must be one of none, pseudo, pseudo_plus, prob$",
+        ),
+        ("semi: {batch: many}", [], r"semi\.batch is many; it must be a whole number$"),
+        ("", ["--seed", "one"], "seed is one; it must be a whole number$"),
+        (
+            "",
+            ["--data.labels.per_class", "1.5"],
+            r"per_class is 1\.5; it must be a whole number or null$",
+        ),
+        ("", ["--data.mean", "0.5"], r"data\.mean is 0\.5; it must be a list of 3, each a number$"),
+        ("", ["--model.args", "x"], r"model\.args is x; it must be indented keys and values$"),
         ("", ["--stages", "[semi, finetune]"], "in this order"),
         ("", ["--semi.mix.mixup", "0", "--semi.mix.cutmix", "0"], r"set semi\.mixing to none"),
         ("", ["--pretrain.decoder_dim", "100"], "multiple of 4 and of decoder_heads"),
@@ -76,6 +89,15 @@ def test_wrong_input_ends_with_one_line_that_names_it(tmp_path, text, options, m
     with pytest.raises(UserError, match=message) as error:
         configuration.load([preset], options)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_key_must_be_has_words_for_every_key():
+    keys = configuration.known_keys()
+    leaves = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    assert len(leaves) > 100
+    for key in leaves:
+        message = explain(ValueError(f'Parser key "{key}":\n  Got value: ?'), configuration.hint)
+        assert message.startswith(f"{key} is ?; it must be "), message
 
 
 def test_durations():
