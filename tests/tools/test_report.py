@@ -82,9 +82,11 @@ def test_train_leaves_a_page_with_everything_that_needs_no_evaluation(tiny, tmp_
 
 
 def test_class_names_are_text_and_the_evaluation_agrees(tiny, odd_names, capsys):
-    config = tiny("--stages", "[finetune, semi]", "--data.root", str(odd_names), "--precision", "bf16")
+    options = ("--stages", "[finetune, semi]", "--data.root", str(odd_names), "--semi.contrast", "1")
+    config = tiny(*options, "--precision", "bf16")
     summary = _train(config)
     page = _report(config)
+    assert "Views of the semi stage" in page.text and "Not shown" not in page.text
     for name in ("<b>bar&", "$\\frac$", '"dot"'):
         assert name in page.text
     assert "<b>bar" not in (config.output / "report.html").read_text()

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
+from fastsemi.models.projected import classifier_of
 from fastsemi.run.build import build_stage
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
@@ -40,6 +41,13 @@ class Example:
     """Whether the mixed view counts in the loss."""
     pictures: dict[str, NDArray[np.uint8]]
     """weak, strong and mixed."""
+
+    @property
+    def mixture(self) -> str:
+        """The labels of the mixed view and their shares."""
+        if self.lam == 1:
+            return self.label
+        return f"{self.lam:.2f} {self.label} + {1 - self.lam:.2f} {self.other}"
 
 
 @dataclass(frozen=True)
@@ -111,19 +119,20 @@ def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
     examples = make_examples(config, count=count, step=step)
     figure, axes = plt.subplots(count, 3, figsize=(6.6, 2.3 * count), squeeze=False)
     for line, row in zip(axes, examples.rows, strict=True):
-        mix = f"{row.lam:.2f} {row.label} + {1 - row.lam:.2f} {row.other}"
         titles = {
             "weak": f"{row.label}  {row.confidence:.2f}",
             "strong": f"image {row.id}",
-            "mixed": f"{mix}\n{'kept' if row.kept else 'rejected'}",
+            "mixed": f"{row.mixture}\n{'kept' if row.kept else 'rejected'}",
         }
         for axis, (view, title) in zip(line, titles.items(), strict=True):
             axis.imshow(row.pictures[view], interpolation="nearest")
             axis.set_title(f"{view}: {title}", fontsize=7, parse_math=False)  # a class may be called $x$
             axis.axis("off")
     teacher = "the run's trained network" if examples.trained else "untrained (the run has no model yet)"
-    mixing, threshold = config.semi.mixing, config.semi.threshold
-    figure.suptitle(f"mixing {mixing}, threshold {threshold:g}; teacher: {teacher}", fontsize=8)
+    semi = config.semi
+    fixed = semi.threshold_rule == "fixed"
+    rule = f"threshold {semi.threshold:g}" if fixed else f"threshold rule {semi.threshold_rule}"
+    figure.suptitle(f"mixing {semi.mixing}, {rule}; teacher: {teacher}", fontsize=8)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(path, dpi=110, format="png")
     plt.close(figure)
@@ -136,7 +145,8 @@ def _teacher(run: RunContext) -> tuple[Semi, bool]:
     if not run.folder.has_model:
         return stage, False
     model, _ = load_trained(run.config, run.precision)
-    stage.teacher.model.load_state_dict(model.state_dict())
+    classifier_of(stage.teacher.model).load_state_dict(model.state_dict())
+    stage.teacher.refresh()
     return stage, True
 
 
