@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from fastsemi.probe.features import FeatureSet
 from fastsemi.probe.folds import folds
-from fastsemi.probe.spreading import Graph
+from fastsemi.probe.spreading import Graph, Spread
 
 Array = NDArray[np.float32]
 
@@ -73,7 +74,9 @@ def logistic_regression(labelled: FeatureSet, scale: Scale) -> LogisticRegressio
     return _tuned(LogisticRegression(max_iter=500), grid, x, labelled.y, scoring="neg_log_loss")
 
 
-def self_training(labelled: FeatureSet, unlabelled: Array, scale: Scale) -> LogisticRegression:
+def self_training(
+    labelled: FeatureSet, unlabelled: Array, scale: Scale, first: LogisticRegression | None = None
+) -> LogisticRegression:
     """Logistic regression that learns from its own sure predictions too, in a few rounds (Scudder, 1965).
 
     Each round fits anew on the labelled images and, by a smaller weight, on the unlabelled ones of which the
@@ -83,8 +86,9 @@ def self_training(labelled: FeatureSet, unlabelled: Array, scale: Scale) -> Logi
         labelled: Images with their classes; at least two classes.
         unlabelled: [U, D] features.
         scale: Of the features.
+        first: The logistic regression of the labelled images, where it has been fitted.
     """
-    model = logistic_regression(labelled, scale)
+    model = first or logistic_regression(labelled, scale)
     x, rest = scale(labelled.x), scale(unlabelled[evenly(len(unlabelled), MOST_SELF_TAUGHT)])
     before: NDArray[np.int64] | None = None
     for _ in range(ROUNDS if len(rest) else 0):
@@ -121,7 +125,7 @@ def linear_head(model: LogisticRegression, scale: Scale, classes: int) -> Linear
 
 
 def predictions(
-    labelled: FeatureSet, unlabelled: Array, evaluated: Array
+    labelled: FeatureSet, unlabelled: Array, evaluated: Array, spread: Callable[[], Spread] | None = None
 ) -> dict[str, Callable[[], NDArray[np.int64]]]:
     """Each classifier by name; called, it is fitted and classifies `evaluated`.
 
@@ -129,19 +133,22 @@ def predictions(
         labelled: Images with their classes.
         unlabelled: [U, D] features that label spreading uses besides.
         evaluated: [N, D] features to classify.
+        spread: Spreads the labels among the scaled features; by default anew.
     """
     scale = Scale.of(np.concatenate([labelled.x, unlabelled]))
     x, y = scale(labelled.x), labelled.y
     rest, target = scale(unlabelled), scale(evaluated)
+    spread = spread or (lambda: Graph.of(np.concatenate([x, rest])).spread(y))
+    regression = functools.cache(lambda: logistic_regression(labelled, scale))  # tuning takes the time
     return {
-        "logistic regression": lambda: logistic_regression(labelled, scale).predict(target),
-        "self-training": lambda: self_training(labelled, unlabelled, scale).predict(target),
+        "logistic regression": lambda: regression().predict(target),
+        "self-training": lambda: self_training(labelled, unlabelled, scale, regression()).predict(target),
         "SVM": lambda: _tuned(SVC(), {"C": [0.1, 1.0, 10.0, 100.0]}, x, y).predict(target),
         "nearest neighbours": lambda: _tuned(
             KNeighborsClassifier(1), {"n_neighbors": _neighbours(y)}, normalize(x), y
         ).predict(normalize(target)),
         "prototypes": lambda: _prototypes(normalize(x), y, normalize(target)),
-        "label spreading": lambda: Graph.of(np.concatenate([x, rest])).spread(y).classify(target),
+        "label spreading": lambda: spread().classify(target),
     }
 
 

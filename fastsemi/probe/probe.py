@@ -16,6 +16,8 @@ from fastsemi.common.precision import Precision
 from fastsemi.loaders.data import Data
 from fastsemi.probe.classifiers import LinearHead, Scale, evenly, linear_head, predictions, self_training
 from fastsemi.probe.features import FeatureSet, frozen_features
+from fastsemi.probe.spread_labels import SpreadFeatures
+from fastsemi.probe.spreading import Graph
 from fastsemi.stages.inputs import Views
 
 # Images that label spreading uses. With a third of them fine-tuning on Fashion-MNIST lost 6 points (seed 10).
@@ -72,6 +74,7 @@ class Prober:
 
     def __init__(self, data: Data, views: Views, precision: Precision, *, batch: int):
         self._data, self._views, self._precision, self._batch = data, views, precision, batch
+        self._spread: dict[str, SpreadFeatures] = {}
 
     def features(
         self,
@@ -109,6 +112,23 @@ class Prober:
         model = self_training(features.labelled, features.unlabelled.x, features.scale)
         return linear_head(model, features.scale, len(self._data.classes))
 
+    def spread(self, name: str, network: nn.Module | None) -> SpreadFeatures:
+        """Spread the labels among features, among those of one name once: many images take minutes.
+
+        Args:
+            name: What these features are called; "pixels" and "frozen features" are those of `baselines`.
+            network: As in `features`.
+        """
+        if name not in self._spread:
+            return self._spread_among(self.features(name, network, evaluated=False))
+        return self._spread[name]
+
+    def _spread_among(self, features: Features) -> SpreadFeatures:
+        if features.name not in self._spread:
+            spread = Graph.of(features.scaled).spread(features.labelled.y)
+            self._spread[features.name] = SpreadFeatures(features.name, features.unlabelled.ids, spread)
+        return self._spread[features.name]
+
     def baselines(self, features: Features, say: Callable[[str], None] = lambda text: None) -> list[Baseline]:
         """Fit and judge all classifiers on the features.
 
@@ -119,7 +139,8 @@ class Prober:
             raise UserError("the labels are all of one class; label images of at least two classes")
         found = []
         truth = features.evaluated.y
-        fits = predictions(features.labelled, features.unlabelled.x, features.evaluated.x)
+        spread = lambda: self._spread_among(features).spread  # noqa: E731
+        fits = predictions(features.labelled, features.unlabelled.x, features.evaluated.x, spread)
         for name, fit in fits.items():
             say(f"{features.name}: {name}")
             begun = time.perf_counter()

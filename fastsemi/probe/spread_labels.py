@@ -7,8 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsemi.probe.probe import Features
-from fastsemi.probe.spreading import Graph
+from fastsemi.probe.spreading import Spread
+
+
+@dataclass(frozen=True)
+class SpreadFeatures:
+    """Labels that have been spread among features of a name."""
+
+    name: str
+    ids: NDArray[np.int64]  # [U] of the unlabelled images
+    spread: Spread
 
 
 @dataclass(frozen=True)
@@ -23,19 +31,17 @@ class SpreadLabels:
     """Accuracy of label spreading in cross-validation on the labels, in [0, 1]."""
 
 
-def spread_labels(kinds: list[Features], keep: float) -> SpreadLabels:
+def spread_labels(kinds: list[SpreadFeatures], keep: float) -> SpreadLabels:
     """Label the unlabelled images on the features that do best in cross-validation on the labels.
 
     Args:
         kinds: Features to choose from; the first wins where scores are equal.
         keep: Fraction of the images of each class that are kept, the most confident ones.
     """
-    fitted = [Graph.of(features.scaled).spread(features.labelled.y) for features in kinds]
-    chosen = max(range(len(kinds)), key=lambda n: fitted[n].score)
-    labels, confidence = fitted[chosen].unlabelled()
+    chosen = max(kinds, key=lambda kind: kind.spread.score)
+    labels, confidence = chosen.spread.unlabelled()
     kept = surest(labels, confidence, keep)
-    ids = kinds[chosen].unlabelled.ids[kept]
-    return SpreadLabels(ids, labels[kept], kinds[chosen].name, fitted[chosen].score)
+    return SpreadLabels(chosen.ids[kept], labels[kept], chosen.name, chosen.spread.score)
 
 
 def surest(labels: NDArray[np.int64], confidence: NDArray[np.float32], keep: float) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.parallel import processes
-from fastsemi.probe.probe import MOST_CLASSES, MOST_LABELLED, Baseline, Prober
+from fastsemi.probe.probe import MOST_CLASSES, MOST_LABELLED, Baseline
 from fastsemi.run.build import load_weights
 from fastsemi.run.context import RunContext
 
@@ -19,20 +19,14 @@ def judge_baselines(run: RunContext, say: Callable[[str], None] = lambda text: N
     Raises:
         UserError: The labels are of one class, or the weights do not fit.
     """
-    prober = run_prober(run)
     kinds: list[tuple[str, nn.Module | None]] = [("pixels", None)]
     if run.config.model.has_weights:
         kinds.append(("frozen features", frozen_network(run)))
     found = []
     for name, network in kinds:
         say(f"{name}: looking at the images")
-        found += prober.baselines(prober.features(name, network), say)
+        found += run.prober.baselines(run.prober.features(name, network), say)
     return found
-
-
-def run_prober(run: RunContext) -> Prober:
-    """A prober of the run's data."""
-    return Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
 
 
 def frozen_network(run: RunContext) -> nn.Module:

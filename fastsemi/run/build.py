@@ -24,7 +24,6 @@ from fastsemi.models.trainable import set_head
 from fastsemi.models.weights import load_backbone, read_weights
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
-from fastsemi.probe.probe import Prober
 from fastsemi.probe.spread_labels import spread_labels
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
@@ -92,8 +91,7 @@ def _start_head(run: RunContext, model: nn.Module, name: StageName) -> None:
     use_fused_attention(model, run.precision.fused_attention)
     head = None
     if processes.is_main():
-        prober = Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
-        head = prober.head(prober.features("frozen", model, evaluated=False))
+        head = run.prober.head(run.prober.features("frozen", model, evaluated=False))
     head = processes.from_main(head)
     assert head is not None
     set_head(model, torch.from_numpy(head.weight), torch.from_numpy(head.bias))
@@ -104,11 +102,12 @@ def _spread(run: RunContext, model: nn.Module) -> ImageSet:
     """Unlabelled images with the labels of label spreading, found once in the life of a run."""
     path = run.folder.spread_labels
     if processes.is_main() and not path.exists():
-        prober = Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
-        kinds = [prober.features("pixels", None, evaluated=False)]
-        if run.config.model.has_weights or earlier(run.config, "finetune"):
+        kinds = [run.prober.spread("pixels", None)]
+        pretrained = earlier(run.config, "finetune")
+        if pretrained or run.config.model.has_weights:
             model.to(run.device)
-            kinds.append(prober.features("frozen features", model, evaluated=False))
+            name = "pretrained features" if pretrained else "frozen features"
+            kinds.append(run.prober.spread(name, model))
         found = spread_labels(kinds, run.config.finetune.spread_keep)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, "wb") as file:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 from fastsemi.common.allocator import keep_memory
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.loaders.data import Data
 from fastsemi.parallel import processes
+from fastsemi.probe.probe import Prober
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.stages.inputs import Views
@@ -36,6 +38,11 @@ class RunContext:
         self.data = Data(config.data, config.loader, device=self.device)
         kernels = select_kernels(config.kernels, self.device)
         self.views = Views(config.data, self.device, kernels, self.precision.dtype)
+
+    @cached_property
+    def prober(self) -> Prober:
+        """Simple classifiers and label spreading on the run's data."""
+        return Prober(self.data, self.views, self.precision, batch=self.config.eval_batch)
 
     def close(self) -> None:
         """Stop all engines."""

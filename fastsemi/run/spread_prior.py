@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastsemi.models.projected import classifier_of
 from fastsemi.parallel import processes
 from fastsemi.probe.classifiers import evenly
-from fastsemi.probe.probe import MOST_UNLABELLED, Features, Prober
+from fastsemi.probe.probe import MOST_UNLABELLED, Features
 from fastsemi.probe.spreading import Graph
 from fastsemi.run.context import RunContext
 from fastsemi.run.order import earlier
@@ -58,7 +58,7 @@ class _Spreader:
     """
 
     def __init__(self, run: RunContext, stage: Semi):
-        self._prober = Prober(run.data, run.views, run.precision, batch=run.config.eval_batch)
+        self._prober = run.prober
         self._stage, self._classes = stage, len(run.data.classes)
         self._with_pixels = not run.config.model.has_weights
 

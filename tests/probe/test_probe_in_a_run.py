@@ -10,7 +10,7 @@ from rich.console import Console
 from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
 from fastsemi.probe.features import frozen_features, head_input
-from fastsemi.run.baseline import frozen_network, run_prober
+from fastsemi.run.baseline import frozen_network
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run
 from fastsemi.run.summary import summary_table, verdict
@@ -119,7 +119,7 @@ def test_the_probe_command_prints_a_table_and_json(tiny, capsys):
 
 def test_the_probe_looks_at_the_runs_own_labels(tiny):
     run = RunContext(tiny())
-    features = run_prober(run).features("pixels", None)
+    features = run.prober.features("pixels", None)
     run.close()
     assert features.labelled.ids.tolist() == sorted(run.data.labelled.ids.tolist())
     assert len(features.labelled.y) == 12 and len(features.unlabelled.y) == 108

@@ -6,6 +6,8 @@ from rich.console import Console
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
+from fastsemi.probe.spreading import Graph
+from fastsemi.run.baseline import judge_baselines
 from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run
@@ -27,6 +29,23 @@ def test_the_surest_images_join_the_labelled_ones(tiny):
     given = role.images.index.labels[role.images.ids]
     assert set(np.unique(given)) == {0, 1, 2}
     assert "unlabelled images get labels by label spreading on pixels" in said[0]
+
+
+def test_labels_are_spread_once_for_the_baseline_and_for_fine_tuning(tiny, monkeypatch):
+    of, graphs = Graph.of, []
+    monkeypatch.setattr(Graph, "of", lambda every: graphs.append(of(every)) or graphs[-1])
+    run = RunContext(tiny(*SPREAD))
+    judge_baselines(run)
+    shared = build_stage(run, "finetune").roles["spread"].images
+    run.close()
+    assert len(graphs) == 1
+    run.folder.spread_labels.unlink()
+    alone = RunContext(run.config)
+    images = build_stage(alone, "finetune").roles["spread"].images
+    alone.close()
+    assert len(graphs) == 2
+    assert images.ids.tolist() == shared.ids.tolist()
+    assert (images.index.labels == shared.index.labels).all()
 
 
 def test_a_run_that_goes_on_uses_the_labels_that_it_began_with(tiny):
