@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import add_size_options, command_parser, configure
+from fastsemi.common.errors import UserError
+from fastsemi.common.seconds import read_seconds
 from fastsemi.parallel.launch import launched, one_report
 from fastsemi.stages.names import STAGES
 
@@ -20,16 +23,24 @@ if TYPE_CHECKING:
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi train`, or one stage alone, with the words that follow; returns the exit code."""
+    begun = time.monotonic()
     stage = next((name for name in STAGES if name == command), None)
     what = f"Run stage {stage} alone." if stage else "Run all stages, skipping finished ones."
 
     parser = command_parser(command, what)
     parser.add_argument("--dry_run", action="store_true", help="build all on the meta device, train nothing")
+    parser.add_argument("--budget", help="how long the command may take: '90 s', '10 minutes', '1 h 30 min'")
     add_size_options(parser)
     with one_report():
         options, config = configure(parser, arguments)
         if config is None:
             return 0
+        if options.budget is not None:
+            read_seconds(options.budget)
+            if options.dry_run:
+                raise UserError(
+                    "--dry_run trains nothing, and --budget is for training; leave one of them out"
+                )
         stages = [stage] if stage else list(config.stages)
         # Of several processes one may lack what the others have: the run itself tells them all.
         if not options.dry_run and not launched():
@@ -41,15 +52,20 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.parallel.stop import Interrupted
     from fastsemi.run.run import Run
     from fastsemi.run.summary import summary_table, verdict
+    from fastsemi.tools.budget.budget import Budget
+
+    budget = None if options.budget is None else Budget(options.budget, begun)
 
     with processes.session(config.distributed, processes.local_device(config.device)):
         is_main = processes.is_main()
         console = QuietConsole(quiet=not is_main)
         run = Run(config, Progress(console))
         try:
-            summary = run.train(stages)
+            summary = run.train(stages, budget)
         except Interrupted as stop:
             if is_main:
+                if budget:
+                    budget.end(run.folder)
                 sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
             return 130
     console.print(summary_table(summary))
@@ -58,7 +74,9 @@ def main(command: str, arguments: list[str]) -> int:
     for path in summary.get("skipped_images", []):
         console.print(f"skipped broken image {path}", highlight=False, markup=False)
     if is_main:
-        _report(config, console)
+        _report(run.config, console)
+        if budget:
+            console.print(budget.end(run.folder), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -26,7 +26,7 @@ class Duration(str):
                 f"{text!r} is no duration; write a number and a unit: '5 epochs' or '1000 steps'"
             )
         value = float(match[1])
-        duration = super().__new__(cls, f"{value:g} {match[2]}s")
+        duration = super().__new__(cls, f"{value:.12g} {match[2]}s")
         duration.value, duration.unit = value, "epochs" if match[2] == "epoch" else "steps"
         return duration
 

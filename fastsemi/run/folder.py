@@ -93,6 +93,11 @@ class RunFolder:
         return self.path / ".model.tmp"
 
     @property
+    def trial(self) -> Path:
+        """What is measured before the run begins; gone when it has begun."""
+        return self.path / ".trial.tmp"
+
+    @property
     def report(self) -> Path:
         """The page about the run."""
         return self.path / "report.html"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -32,6 +32,19 @@ from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 
 
+class Lengths(Protocol):
+    """Chooses how long stages are, once in the life of a run."""
+
+    def kept(self, run: RunContext) -> Config:
+        """The run with the lengths that its directory holds already."""
+
+    def choose(self, run: RunContext, todo: Sequence[StageName], stop: threading.Event) -> Config:
+        """The run with lengths for all stages that are to be trained."""
+
+    def chosen(self, run: RunContext) -> None:
+        """Called in one process when the lengths are in the directory's configuration."""
+
+
 class Run:
     """The stages of a configuration in its run directory.
 
@@ -42,13 +55,18 @@ class Run:
 
     def __init__(self, config: Config, progress: Progress):
         self.config, self.progress = config, progress
+        self._said: set[str] = set()
         self.context = RunContext(config, self._say)
         self.folder = self.context.folder
 
-    def train(self, stages: Sequence[StageName]) -> dict[str, Any]:
+    def train(self, stages: Sequence[StageName], lengths: Lengths | None = None) -> dict[str, Any]:
         """Run stages that are not finished yet; the last one's network ends up under `model/`.
 
         What can be wrong with the configuration and the data of any of them is found before the first.
+
+        Args:
+            stages: Which stages.
+            lengths: Chooses how long they are, in place of the configuration.
 
         Returns:
             The content of `summary.json`.
@@ -59,11 +77,18 @@ class Run:
         stop = threading.Event()
         try:
             with locked(self.folder), stop_signals(stop):
+                if lengths:
+                    self._configure(lengths.kept(self.context))
                 todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
                 self._check(stages, todo)
+                if lengths:
+                    self._judge_baselines(stages)
+                    self._configure(lengths.choose(self.context, todo, stop))
                 if processes.is_main():
                     with replacing(self.folder.config) as file:
                         file.write(to_yaml(self.config))
+                    if lengths:
+                        lengths.chosen(self.context)
                 for name in stages:
                     if name not in todo:
                         self._say(f"{name}: already finished in {self.folder.path}")
@@ -83,6 +108,10 @@ class Run:
         check_nodes(self.context, todo)
         for name in STAGES:
             check_folder(self.context, name, stages)
+
+    def _configure(self, config: Config) -> None:
+        """Go on with other lengths of stages; nothing that is open depends on them."""
+        self.config = self.context.config = config
 
     def _judge_baselines(self, stages: Sequence[StageName]) -> None:
         """What the labels are worth without training, found once in the life of a run."""
@@ -148,4 +177,8 @@ class Run:
         return summary
 
     def _say(self, text: str) -> None:
+        """Tell the user something, once: what is built to be measured is built again."""
+        if text in self._said:
+            return
+        self._said.add(text)
         self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -31,6 +31,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         for row in summary.get("baselines", []):
             if not isinstance(row["top1"], int | float):
                 raise ValueError
+        if budget := summary.get("budget"):
+            [float(budget[key]) for key in ("seconds", "planned", "spent")]
+            list(budget["stages"])
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{path} is damaged; delete it (the figures of finished stages are lost)") from None
     return summary

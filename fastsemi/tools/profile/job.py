@@ -7,13 +7,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from fastsemi.common.progress import Progress
-from fastsemi.common.schedule import Duration
 from fastsemi.common.spans import Recorder, recording
 from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.engines.base import Engine
@@ -23,6 +21,7 @@ from fastsemi.loaders.prefetch import Loader
 from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
+from fastsemi.run.endless import endless
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import earlier
 from fastsemi.stages.base import Role
@@ -30,7 +29,6 @@ from fastsemi.stages.names import StageName
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.trainer import Load
 
-_FAR = 100_000_000  # steps: the end of the schedule, out of a profile's reach
 _CACHED_STEPS = 2  # batches that the step alone goes through in turn
 
 
@@ -118,7 +116,7 @@ class ProfiledStage:
             not before and config.model.weights is not None and config.model.keep_head
         )
         self.untrained = not classifier
-        self.run = RunContext(_endless(config, name, accept_all=self.untrained))
+        self.run = RunContext(endless(config, name, accept_all=self.untrained))
         self.stage = build_stage(self.run, name, fresh=fresh)
         logs = RunFolder(folder)
         self._log = MetricLog(logs.metrics, logs.board)
@@ -191,18 +189,6 @@ class ProfiledStage:
             for name, seconds in counter().items():
                 threads[name] = threads.get(name, 0.0) + (seconds - then[name]) / steps
         return Timing(steps, recorder.seconds / steps, recorder.per_step(), threads)
-
-
-def _endless(config: Config, name: StageName, *, accept_all: bool) -> Config:
-    """The configuration with a stage that neither evaluates, saves nor ends within a profile."""
-    never = Duration(f"{_FAR} steps")
-    settings: Any = getattr(config, name)
-    changes: dict[str, Any] = {"length": never, "warmup": Duration(f"{_FAR // 2} steps")}
-    changes |= {"eval_every": never, "checkpoint_every": never}
-    if name == "semi" and accept_all:
-        changes["threshold"] = 0.0
-    train = replace(config.train, select="last")  # nothing is evaluated
-    return replace(config, train=train, **{name: replace(settings, **changes)})
 
 
 def load_steps(

@@ -18,6 +18,7 @@ from PIL import Image
 from fastsemi import __version__
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
+from fastsemi.common.seconds import duration
 from fastsemi.loaders.data import Data
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
@@ -162,15 +163,6 @@ def _figures(files: RunFiles, counts: dict[str, int]) -> list[tuple[str, str]]:
     if stages:
         figures.append((duration(sum(entry["seconds"] for entry in stages.values())), "in training"))
     return figures
-
-
-def duration(seconds: float) -> str:
-    """A time in the two largest units that it has."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _environment(config: Config, files: RunFiles) -> dict[str, Any]:

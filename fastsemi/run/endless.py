@@ -1,0 +1,30 @@
+"""A stage without an end, to time some of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fastsemi.common.schedule import Duration
+from fastsemi.run.config import Config
+from fastsemi.run.order import settings
+from fastsemi.stages.names import StageName
+
+_FAR = 100_000_000  # steps: the end of the schedule, out of reach
+
+
+def endless(config: Config, name: StageName, *, accept_all: bool) -> Config:
+    """The configuration with a stage that neither evaluates, saves nor ends in any time that one waits.
+
+    Args:
+        config: The run.
+        name: The stage.
+        accept_all: Whether the semi stage is to accept every pseudo label: its step is the dearest then.
+    """
+    never = Duration(f"{_FAR} steps")
+    changes: dict[str, Any] = {"length": never, "warmup": Duration(f"{_FAR // 2} steps")}
+    changes |= {"eval_every": never, "checkpoint_every": never}
+    if name == "semi" and accept_all:
+        changes["threshold"] = 0.0
+    train = replace(config.train, select="last")  # nothing is evaluated
+    return replace(config, train=train, **{name: replace(settings(config, name), **changes)})
