@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from fastsemi.common.schedule import CosineSchedule
+from fastsemi.common.schedule import CosineSchedule, Duration
 
 
 def test_warm_up_is_linear_and_ends_at_the_peak():
@@ -23,3 +23,8 @@ def test_cosine_shape():
 
 def test_one_step_without_warm_up():
     assert CosineSchedule(1.0, 0.0, 0, 1).lr(0) == 1.0
+
+
+@pytest.mark.parametrize("text", ["2500000 steps", "0.123456789 epochs", "1 epochs"])
+def test_a_duration_reads_what_it_writes(text):
+    assert str(Duration(text)) == text and Duration(str(Duration(text))).value == Duration(text).value

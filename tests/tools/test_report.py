@@ -18,7 +18,7 @@ from fastsemi.run.summary import read_summary
 from fastsemi.tools.report.classes import MATRIX_CLASSES, describe
 from fastsemi.tools.report.contents import deviations, read_run, stage_lines
 from fastsemi.tools.report.curves import draw_curves
-from fastsemi.tools.report.page import _figures, duration
+from fastsemi.tools.report.page import _figures
 
 
 def _train(config):
@@ -227,10 +227,3 @@ def test_confusions_are_counted_and_ordered():
     assert describe(np.eye(many, dtype=np.int64), [str(i) for i in range(many)]).matrix is None
     empty = describe(np.zeros((2, 2), dtype=np.int64), ["a", "b"])
     assert not empty.worst and not empty.pairs and empty.top1 == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(9.4, "9 s"), (59.7, "1 min 00 s"), (139, "2 min 19 s"), (7260, "2 h 01 min")]
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text

@@ -24,7 +24,7 @@ from fastsemi.tools.budget.measure import measure
 from fastsemi.training.checkpoint.folder import Checkpoints
 
 USED = 0.9  # of the time that is left when the lengths are chosen; the rest is for what slows a machine down
-REPORT = 3.0  # seconds for the page at the end, which cannot be written before
+REPORT = 5.0  # seconds for the page at the end, which cannot be written before, and for leaving
 _SHARE, _LEAST, _LONGEST = 0.02, 0.5, 20.0  # each stage's steps are measured for this part of it; seconds
 _ROUND = 5  # seconds, of times that are proposed
 
