@@ -18,10 +18,3 @@ def test_two_processes_choose_the_same_lengths(preset, processes, tmp_path, monk
     assert "pretrain 10 steps, semi 10 steps" in said[0]
     assert "of the 1 h 00 min it was given" in said[0] and not said[1]
     assert {row["step"] for row in processes.rows(folder, "semi")} == set(range(1, 11))
-
-
-def test_two_processes_refuse_a_short_time_in_one_line(preset, processes, tmp_path):
-    _, words = preset("run", "--stages", "[finetune]", "--budget", "1 s")
-    codes, said = processes.run(2, words, tmp_path / "log")
-    assert codes == [2, 2], said
-    assert sum(text.count("too short") for text in said) == 1

@@ -18,8 +18,9 @@ from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
 from fastsemi.common.spans import Recorder, record, recording
 from fastsemi.loaders.engines import native_operator
+from fastsemi.run.folder import RunFolder
 from fastsemi.run.run import Run
-from fastsemi.tools.profile.job import Timing
+from fastsemi.tools.profile.job import ProfiledStage, Timing
 from fastsemi.tools.profile.output import show
 from fastsemi.tools.profile.profile import Profile, profile, typical
 from fastsemi.tools.profile.verdict import Figures, judge
@@ -188,6 +189,14 @@ def test_pretraining_and_an_untrained_teacher_can_be_profiled(tiny, short):
     result = profile(tiny(), "pretrain", steps=2, warmup=0)
     assert result.job.spans["student"] > 0 and "teacher" not in result.job.spans
     assert profile(tiny(), "semi", steps=2, warmup=0).untrained
+
+
+def test_a_profile_leaves_no_labels_to_a_run(tiny, tmp_path):
+    """Those that label spreading finds on a random network are not the run's."""
+    config = tiny("--finetune.spread_ratio", "1")
+    job = ProfiledStage(config, "finetune", tmp_path / "logs")
+    job.close()
+    assert "spread" in job.roles and not RunFolder(config.output).spread_labels.exists()
 
 
 def test_wrong_options(tiny, tmp_path, capsys):

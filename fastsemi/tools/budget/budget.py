@@ -69,7 +69,8 @@ class Budget:
         held = [name for name in todo if name in self._held]
         if held:
             run.say(
-                f"--budget {self.text}: the lengths in {run.folder.config} stay: {_said(run.config, held)}"
+                f"--budget {self.text}: the lengths in {run.folder.config} stay: {_said(run.config, held)}; "
+                "another --output may have others"
             )
         self._trains = bool(todo)
         self._free = [name for name in todo if name not in self._held]
@@ -85,7 +86,10 @@ class Budget:
         self._clean(run)
         run.say(f"--budget {self.text}: measuring what a step costs")
         seconds = min(_LONGEST, max(_LEAST, _SHARE * self.seconds))
-        costs = {name: measure(run, name, stop, seconds) for name in todo}
+        costs = {}
+        for name in todo:
+            fresh = any(before in todo for before in earlier(run.config, name))
+            costs[name] = measure(run, name, stop, seconds=seconds, fresh=fresh)
 
         spent = processes.from_main(self._spent())
         left = USED * (self.seconds - spent) - REPORT

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -23,10 +22,10 @@ from fastsemi.parallel.shards import whole_state
 from fastsemi.parallel.stop import Interrupted
 from fastsemi.run.build import build_stage, build_trainer, starts_from_probe
 from fastsemi.run.context import RunContext
-from fastsemi.run.endless import endless
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import earlier, settings
 from fastsemi.run.spread_prior import spread_before_step
+from fastsemi.run.trial import TrialFolder, endless
 from fastsemi.stages.base import Stage
 from fastsemi.stages.label_prior import LabelPrior
 from fastsemi.stages.names import StageName
@@ -46,46 +45,28 @@ _COPIES = 4  # of the weights in a checkpoint: the model's, two momenta, the tea
 _WRITTEN = 3  # times that a stage's weights are written at its end, with a margin
 
 
-class _Folder(RunFolder):
-    """A run directory of which results are only read; what is new lies apart.
-
-    Args:
-        run: The run's.
-        apart: For what is new.
-    """
-
-    def __init__(self, run: RunFolder, apart: RunFolder):
-        super().__init__(run.path)
-        self._apart = apart
-
-    @property
-    def spread_labels(self) -> Path:
-        """Those of the run where it has found them, else new ones."""
-        found = super().spread_labels
-        return found if found.exists() else self._apart.spread_labels
-
-
-def measure(run: RunContext, name: StageName, stop: threading.Event, seconds: float) -> StageCost:
+def measure(
+    run: RunContext, name: StageName, stop: threading.Event, *, seconds: float, fresh: bool
+) -> StageCost:
     """Run some steps of a stage as the run will, evaluate and write its networks; nothing of it is kept.
 
-    The network is the one that the stage starts from where that is there, else a new one. Every pseudo label
-    is accepted, so that a step is the dearest that it can be. Label spreading for fine-tuning is kept in the
-    folder apart where it is what the run would find too. All processes must take part.
+    Every pseudo label is accepted, so that a step is the dearest that it can be. Labels that are spread for
+    fine-tuning stay in the trial's folder, unless `fresh`: the run would find them again. All processes must
+    take part.
 
     Args:
         run: The run.
         name: The stage.
         stop: Set by a signal.
         seconds: How long to measure steps, about.
+        fresh: Whether the stage before has yet to be trained.
 
     Raises:
         Interrupted: A signal asked to stop.
         UserError: What the stage itself would raise.
     """
     apart = RunFolder(run.folder.trial / name)
-    before = earlier(run.config, name)
-    ready = processes.from_main(not before or run.folder.result(before[-1]).exists())
-    trial, bad = _trial(run, name, apart, ready), set(run.data.bad.paths)
+    trial, bad = _trial(run, name, apart, fresh), set(run.data.bad.paths)
     try:
         with closing(MetricLog(apart.metrics, apart.board)) as log:
             return _measure(run, trial, name, log, apart, stop, seconds)
@@ -94,15 +75,15 @@ def measure(run: RunContext, name: StageName, stop: threading.Event, seconds: fl
     finally:
         run.data.bad.paths.intersection_update(bad)  # the run itself finds and tells the others
         _free(run)
-        if not ready and processes.is_main():
+        if fresh and processes.is_main():
             shutil.rmtree(apart.path, ignore_errors=True)
 
 
-def _trial(run: RunContext, name: StageName, apart: RunFolder, ready: bool) -> RunContext:
+def _trial(run: RunContext, name: StageName, apart: RunFolder, fresh: bool) -> RunContext:
     """The run with a stage that does not end, and with other places to write to."""
     trial, config = copy.copy(run), endless(run.config, name, accept_all=True)
-    if ready:
-        trial.config, trial.folder = config, _Folder(run.folder, apart)
+    if not fresh:
+        trial.config, trial.folder = config, TrialFolder(run.folder, apart)
         return trial
     stage = settings(config, name)
     if "finetune" in earlier(config, name):  # whose classifier it will start from
@@ -123,10 +104,11 @@ def _measure(
     seconds: float,
 ) -> StageCost:
     """Of the processes the slowest counts."""
-    spreads = not trial.folder.spread_labels.exists()
     stage, built = _timed(lambda: build_stage(trial, name))
-    if spreads and trial.folder.path == run.folder.path and trial.folder.spread_labels.exists():
-        stage, built = _timed(lambda: build_stage(trial, name))  # as the run will, which finds them
+    if trial.folder is not apart and processes.from_main(apart.spread_labels.exists()):
+        stage, built = _timed(
+            lambda: build_stage(trial, name)
+        )  # as the run will, which has these labels then
     quiet = Progress(Console(quiet=True))
     trainer, made = _timed(
         lambda: build_trainer(trial, stage, name, log, quiet, stop=stop, checkpoints=apart.checkpoints)

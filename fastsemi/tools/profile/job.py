@@ -21,9 +21,9 @@ from fastsemi.loaders.prefetch import Loader
 from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
-from fastsemi.run.endless import endless
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import earlier
+from fastsemi.run.trial import TrialFolder, endless
 from fastsemi.stages.base import Role
 from fastsemi.stages.names import StageName
 from fastsemi.training.metrics import MetricLog
@@ -117,8 +117,9 @@ class ProfiledStage:
         )
         self.untrained = not classifier
         self.run = RunContext(endless(config, name, accept_all=self.untrained))
-        self.stage = build_stage(self.run, name, fresh=fresh)
         logs = RunFolder(folder)
+        self.run.folder = TrialFolder(self.run.folder, logs)
+        self.stage = build_stage(self.run, name, fresh=fresh)
         self._log = MetricLog(logs.metrics, logs.board)
         progress = Progress(Console(quiet=True))
         self.trainer = build_trainer(

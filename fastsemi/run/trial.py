@@ -1,12 +1,14 @@
-"""A stage without an end, to time some of its steps."""
+"""A stage that is tried beside its run, to time some of its steps: without an end, and leaving nothing."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastsemi.common.schedule import Duration
 from fastsemi.run.config import Config
+from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import settings
 from fastsemi.stages.names import StageName
 
@@ -28,3 +30,22 @@ def endless(config: Config, name: StageName, *, accept_all: bool) -> Config:
         changes["threshold"] = 0.0
     train = replace(config.train, select="last")  # nothing is evaluated
     return replace(config, train=train, **{name: replace(settings(config, name), **changes)})
+
+
+class TrialFolder(RunFolder):
+    """A run directory of which results are only read; what is new lies apart.
+
+    Args:
+        run: The run's.
+        apart: For what is new.
+    """
+
+    def __init__(self, run: RunFolder, apart: RunFolder):
+        super().__init__(run.path)
+        self._apart = apart
+
+    @property
+    def spread_labels(self) -> Path:
+        """Those of the run where it has found them, else new ones."""
+        found = super().spread_labels
+        return found if found.exists() else self._apart.spread_labels
