@@ -9,7 +9,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.parallel import processes
 from fastsemi.parallel.rendezvous import require_split
 from fastsemi.run.context import RunContext
-from fastsemi.run.fingerprint import fingerprint, node_settings, refuse_changes, refuse_differences
+from fastsemi.run.fingerprint import changes, fingerprint, node_settings, refuse_changes, refuse_differences
 from fastsemi.run.order import STAGE_CLASSES, earlier, images_digest, settings
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName, has_classifier
@@ -66,7 +66,11 @@ def check_folder(run: RunContext, name: StageName, wanted: Sequence[StageName]) 
     state = checkpoint_file.load(path, mmap=True) if finished else read_info(path)
     if "fingerprint" not in state:
         raise UserError(f"{path} is no checkpoint of a run; move it away or give another --output")
-    refuse_changes(state["fingerprint"], stage_fingerprint(run, name), name, run.folder.path)
+    changed = changes(state["fingerprint"], stage_fingerprint(run, name))
+    if not run.config.train.allow_changed:
+        refuse_changes(changed, name, run.folder.path)
+    for text in changed:
+        run.say(f"{name} goes on with other settings than it was begun with: {text}")
 
 
 def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:

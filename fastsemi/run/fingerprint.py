@@ -17,6 +17,7 @@ FREE_KEYS = (
     "output",
     "precision",  # compared as the type it resolves to
     "stages",
+    "train.allow_changed",
     "train.baseline",
     "train.keep",
     "device",
@@ -83,20 +84,30 @@ def refuse_differences(first: dict[str, Any], mine: dict[str, Any]) -> None:
             )
 
 
-def refuse_changes(then: dict[str, Any], now: dict[str, Any], stage: str, folder: Path) -> None:
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between the settings that a stage was begun with and those of now, one text a key.
+
+    A key that was not there then, since this version brought it, had what is its default now.
+    """
+    before = {**{key: value for key, value in _flatten(plain(Config())).items() if key in now}, **then}
+    return [
+        f"{key}: {before.get(key)}, now {now.get(key)}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+
+
+def refuse_changes(changed: Sequence[str], stage: str, folder: Path) -> None:
     """Refuse to go on with other settings than those that a stage was begun with.
 
     Raises:
-        UserError: Names the first setting that differs.
+        UserError: Names the first of `changes`.
     """
-    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed:
-        key = changed[0]
-        change = f"{key}: {then.get(key)}, now {now.get(key)}"
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
-            f"{folder} holds stage {stage} with other settings ({change}{more}); "
-            "give another --output, or delete the directory"
+            f"{folder} holds stage {stage} with other settings ({changed[0]}{more}); "
+            "give another --output, delete the directory, or set train.allow_changed"
         )
 
 

@@ -18,6 +18,8 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints of an unfinished stage that stay: where the last one was damaged, the one before it is
     taken."""
+    allow_changed: bool = False
+    """Go on in a directory that holds a stage with other settings or images; what differs is listed."""
     baseline: Literal["auto", "none"] = "auto"
     """Judge simple classifiers (logistic regression, self-training, SVM, nearest neighbours, prototypes,
     label spreading) on the same labels first, on the pixels and, with given weights, on the frozen features;

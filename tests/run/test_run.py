@@ -1,6 +1,7 @@
 """Whole runs on real image files: outputs, determinism, resuming, skipping."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from rich.console import Console
 
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
@@ -187,6 +189,12 @@ def test_finished_stages_are_skipped_and_other_settings_refused(tiny, tmp_path):
         _run(tiny("--stages", "[finetune, semi]", "--semi.threshold", "0.4"))
     with pytest.raises(UserError, match=r"data\.labels\.seed"):
         _run(tiny("--stages", "[finetune, semi]", "--data.labels.seed", "4"))
+    said = Console(file=io.StringIO(), width=200)
+    changed = tiny("--stages", "[finetune, semi]", "--semi.threshold", "0.4", "--train.allow_changed", "true")
+    assert Run(changed, Progress(said)).train(changed.stages) == first
+    assert "semi goes on with other settings than it was begun with: semi.threshold: 0.3, now 0.4" in (
+        said.file.getvalue()
+    )
 
 
 def test_a_refused_command_leaves_the_run_as_it_is(tiny):
