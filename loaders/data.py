@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.image_set import ImageSet
-from fastsemi.loaders.index.labels import select_labelled, unlabelled_ids
+from fastsemi.loaders.index.labels import hold_out, select_labelled, unlabelled_ids
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
-from fastsemi.loaders.sources.open import open_source
+from fastsemi.loaders.sources.open import open_source, require_evaluation
 
 
 class Data:
@@ -61,8 +62,8 @@ class Data:
         return self._open(self.config.train, True)
 
     @cached_property
-    def labelled(self) -> ImageSet:
-        """The labelled images."""
+    def all_labelled(self) -> ImageSet:
+        """The images with a label: those that train, and those that are held out."""
         labels, train = self.config.labels, self.train
         ids = select_labelled(
             train.index,
@@ -74,31 +75,72 @@ class Data:
         return replace(train, ids=ids)
 
     @cached_property
+    def held_out(self) -> ImageSet:
+        """The labelled images whose labels train nothing; none unless `data.labels.validation` is set."""
+        every, labels = self.all_labelled, self.config.labels
+        if not labels.validation:
+            return replace(every, ids=every.ids[:0])
+        return replace(every, ids=hold_out(every.index, every.ids, labels.validation, labels.seed))
+
+    @cached_property
+    def labelled(self) -> ImageSet:
+        """The labelled images that train."""
+        every = self.all_labelled
+        return replace(every, ids=np.setdiff1d(every.ids, self.held_out.ids))
+
+    @property
     def unlabelled(self) -> ImageSet:
-        """The unlabelled images: a folder of their own, or the training images without a label."""
+        """The unlabelled images.
+
+        A folder of their own, or the training images whose label trains nothing. Held-out images are among
+        the latter, unless they are the evaluation images.
+
+        Raises:
+            UserError: No image is left.
+        """
+        images = self.unlabelled_or_none
+        if images is None:
+            labelled = self.all_labelled
+            raise UserError(
+                f"all {len(labelled.ids)} images of {labelled.index.root} are labelled, no unlabelled one is "
+                "left; label fewer, set data.unlabelled_includes_labelled or give data.unlabeled"
+            )
+        return images
+
+    @cached_property
+    def unlabelled_or_none(self) -> ImageSet | None:
+        """The unlabelled images, None where all are labelled."""
         if self.config.unlabeled is not None:
             return self.open_unlabelled(self.config.unlabeled)
         labelled = self.labelled
         ids = unlabelled_ids(
             labelled.index, labelled.ids, include_labelled=self.config.unlabelled_includes_labelled
         )
-        if not len(ids):
-            raise UserError(
-                f"all {len(labelled.ids)} images of {labelled.index.root} are labelled, no unlabelled one is "
-                "left; label fewer, set data.unlabelled_includes_labelled or give data.unlabeled"
-            )
-        return replace(labelled, ids=ids)
+        ids = self._unevaluated(ids)
+        return replace(labelled, ids=ids) if len(ids) else None
 
     @cached_property
     def pretraining(self) -> ImageSet:
-        """All training images, or the folder of unlabelled ones where there is one."""
+        """All training images but the evaluated ones, or the folder of unlabelled ones where there is one."""
         if self.config.unlabeled is not None:
             return self.unlabelled
-        return self.train
+        return replace(self.train, ids=self._unevaluated(self.train.ids))
+
+    def _unevaluated(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some training images that are not evaluated on, not even looked at without their label."""
+        return np.setdiff1d(ids, self.held_out.ids) if self.config.val is None else ids
+
+    @property
+    def selection(self) -> ImageSet:
+        """The images that choose among networks: those that are held out, else the evaluation images."""
+        return self.held_out if self.config.labels.validation else self.val
 
     @cached_property
     def val(self) -> ImageSet:
         """The evaluation images; their classes are those of the training images."""
+        if self.config.val is None:
+            return self.held_out
+        require_evaluation(self.config.root, self.config.val)
         images = self._open(self.config.val, True)
         found = images.index.classes
         # the highest class numbers may be without evaluation image; names come as a whole

@@ -23,6 +23,15 @@ class LabelsConfig:
     """Index file: the authors' CSV (column Index) or a text list of image file names."""
     seed: int = 0
     """Seed of the choice; apart from the run's seed, so that runs can share their labels."""
+    validation: float = 0.0
+    """Fraction of the labelled images of each class, in [0, 1), whose labels train nothing: train.select best
+    goes by them. They stay among the unlabelled images. Without evaluation images (data.val null) they are
+    evaluated on too, and train nothing at all. A class keeps at least one image to train on."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if not 0 <= self.validation < 1:
+            raise UserError(f"data.labels.validation is {self.validation}; it must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,9 @@ class DataConfig:
     train: str = "train"
     """Training images below root: a folder with one folder a class, or files that hold images: a .beton, tar
     shards or Parquet files, by name, as a folder of them or as a pattern (train-{000..099}.tar)."""
-    val: str = "val"
-    """Evaluation images below root, in any of these forms: the same classes."""
+    val: str | None = "val"
+    """Evaluation images below root, in any of these forms: the same classes; null for none, then
+    data.labels.validation of the labelled images are evaluated on."""
     unlabeled: Path | None = None
     """Further images without classes, in any of these forms; by default training images without a label."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
@@ -59,6 +69,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        if self.val is None and not self.labels.validation:
+            raise UserError(
+                "data.val is null, so that a part of the labelled images must be evaluated on; set "
+                "data.labels.validation, for example to 0.2, or name evaluation images in data.val"
+            )
         if self.image_size < 1:
             raise UserError(f"data.image_size is {self.image_size}; it must be positive")
         if self.max_bad < 0:

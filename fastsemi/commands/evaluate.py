@@ -23,13 +23,14 @@ def main(command: str, arguments: list[str]) -> int:
             return 0
         RunFolder(config.output).require_model()
     from fastsemi.parallel import processes
+    from fastsemi.run.selected import evaluated_on
 
     with processes.session(config.distributed, processes.local_device(config.device)):
         score = _evaluate(config)
         if processes.is_main():
             sys.stdout.write(
                 f"top-1 {score.top1:.2f} %, balanced {score.balanced:.2f} %, top-5 {score.top5:.2f} %, "
-                f"{score.images} images\n"
+                f"{score.images} {evaluated_on(config)}\n"
             )
     return 0
 

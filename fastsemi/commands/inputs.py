@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.sources.open import require_images
+from fastsemi.loaders.sources.open import require_evaluation, require_images
 from fastsemi.run.folder import RunFolder
 from fastsemi.stages.names import STAGES, has_classifier
 
@@ -30,7 +30,8 @@ def require_inputs(config: Config, stages: Sequence[str]) -> None:
     if data.unlabeled is not None:
         require_images(Path(), data.unlabeled)
     if any(has_classifier(name) for name in stages):
-        require_images(data.root, data.val)
+        if data.val is not None:
+            require_evaluation(data.root, data.val)
         if data.labels.file is not None and not data.labels.file.is_file():
             raise UserError(f"label index file {data.labels.file} does not exist; correct data.labels.file")
     run = RunFolder(config.output)

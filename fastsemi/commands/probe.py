@@ -27,18 +27,19 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.probe.probe import to_json
     from fastsemi.run.baseline import judge_baselines
     from fastsemi.run.context import RunContext
+    from fastsemi.run.selected import evaluated_on
 
     run = RunContext(config)
     try:
         found = judge_baselines(run, lambda text: sys.stderr.write(f"{text}\n"))  # type: ignore[arg-type,return-value]
         labels, classes = len(run.data.labelled.ids), len(run.data.classes)
-        images = len(run.data.val.ids)
+        images = f"{len(run.data.val.ids)} {evaluated_on(config)}"
     finally:
         run.close()
     if options.json:
         sys.stdout.write(json.dumps(to_json(found), indent=2) + "\n")
         return 0
-    table = Table(title=f"{labels} labels, {classes} classes, {images} evaluation images; nothing is trained")
+    table = Table(title=f"{labels} labels, {classes} classes, {images}; nothing is trained")
     for column in ("features", "classifier", "top-1 %", "balanced %", "seconds"):
         table.add_column(column, justify="left" if column in ("features", "classifier") else "right")
     for row in sorted(found, key=lambda row: -row.top1):

@@ -85,7 +85,9 @@ class Progress:
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Show an evaluation."""
         text = ", ".join(
-            f"{name.replace('_', ' ')} {value:.1f} %" for name, value in scores.items() if "top1" in name
+            f"{name.replace('_', ' ')} {value:.1f} %"
+            for name, value in scores.items()
+            if name.endswith(("top1", "validation"))
         )
         if self._bars:
             self._scores = f"| {text}"

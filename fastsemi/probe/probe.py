@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,19 +92,17 @@ class Prober:
             unlabelled: Ids of the unlabelled images to look at; by default some that are spread out evenly.
             evaluated: Whether evaluation images are looked at too.
         """
-        labelled = self._data.labelled
-        images = self._data.unlabelled
+        data = self._data
+        rest = data.unlabelled_or_none
+        images = replace(data.labelled, ids=data.labelled.ids[:0]) if rest is None else rest
         some = _spread_out(images.ids, MOST_UNLABELLED) if unlabelled is None else unlabelled
-        val = self._data.val
-        looked = val.ids if evaluated else val.ids[:0]
+        looked = data.val.ids if evaluated else data.val.ids[:0]
         parts = [
-            frozen_features(network, which, ids, self._data, self._views, self._precision, batch=self._batch)
-            for which, ids in (
-                (labelled, labelled.ids),
-                (images, some),
-                (val, looked),
-            )
+            frozen_features(network, which, ids, data, self._views, self._precision, batch=self._batch)
+            for which, ids in ((data.labelled, data.labelled.ids), (images, some), (data.val, looked))
         ]
+        if not len(parts[1].ids):  # as wide as the others, whatever the features
+            parts[1] = replace(parts[1], x=parts[0].x[:0])
         return Features(name, *parts)
 
     def head(self, features: Features) -> LinearHead:

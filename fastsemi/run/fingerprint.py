@@ -56,6 +56,8 @@ def fingerprint(config: Config, stage: StageName, earlier: Sequence[StageName]) 
         earlier: The stages it starts from.
     """
     free = (*FREE_KEYS, *(() if has_classifier(stage) else FREE_PRETRAIN_KEYS))
+    if config.data.val is None:  # the labels say which images are evaluated on, and not trained on
+        free = tuple(key for key in free if key != "data.labels")
     others = {s for s in STAGES if s not in earlier and s != stage}
     kept = {
         key: value

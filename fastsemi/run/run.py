@@ -24,6 +24,7 @@ from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
+from fastsemi.run.selected import evaluated_on, held_out_lines, selected_on
 from fastsemi.run.summary import read_summary, write_summary
 from fastsemi.stages.advice import slow_teacher
 from fastsemi.stages.names import STAGES, StageName, has_classifier
@@ -89,6 +90,9 @@ class Run:
                         file.write(to_yaml(self.config))
                     if lengths:
                         lengths.chosen(self.context)
+                if any(has_classifier(name) for name in todo):
+                    for line in held_out_lines(self.config, self.context.data):
+                        self._say(line)
                 for name in stages:
                     if name not in todo:
                         self._say(f"{name}: already finished in {self.folder.path}")
@@ -170,6 +174,8 @@ class Run:
         }
         if has_classifier(name):
             summary |= {"labelled": len(data.labelled.ids), "evaluation": len(data.val.ids)}
+            summary |= {"held_out": len(data.held_out.ids), "evaluated_on": evaluated_on(self.config)}
+            summary |= {"selected_on": selected_on(self.config)}
         else:
             summary["pretraining"] = len(data.pretraining.ids)
         if name == "semi":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
+from fastsemi.run.selected import honest, selection_notes
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -76,10 +78,18 @@ def summary_table(summary: dict[str, Any]) -> Table:
         if not names:
             table.add_row(stage, "encoder", "-", "-", "-", speed, time)
         for network in names:
-            figures = (entry.get(f"{network}_{kind}".lstrip("_")) for kind in ("top1", "balanced", "top5"))
-            shown = ("-" if figure is None else f"{figure:.1f}" for figure in figures)
-            table.add_row(stage, network or "model", *shown, speed, time)
+            table.add_row(stage, network or "model", *_shown(entry, network), speed, time)
+        if chosen := entry.get("chosen"):
+            table.add_row(stage, f"chosen: {chosen['network']}", *_shown(chosen, ""), "", "")
+    table.caption = "\n".join(selection_notes(summary)) or None
     return table
+
+
+def _shown(entry: dict[str, Any], network: str) -> Iterator[str]:
+    """The accuracies of a network for the table."""
+    for kind in ("top1", "balanced", "top5"):
+        figure = entry.get(f"{network}_{kind}".lstrip("_"))
+        yield "-" if figure is None else f"{figure:.1f}"
 
 
 def verdict(summary: dict[str, Any]) -> str | None:
@@ -94,7 +104,7 @@ def verdict(summary: dict[str, Any]) -> str | None:
         return None
     last, score = list(scored.items())[-1]
     return (
-        f"{last} ends {score - simple['top1']:.1f} points above the best simple classifier "
+        f"{_ends(summary, last)} {score - simple['top1']:.1f} points above the best simple classifier "
         f"({simple['classifier']} on {simple['features']}, {simple['top1']:.1f} %)"
     )
 
@@ -105,9 +115,10 @@ def shortfall(summary: dict[str, Any]) -> str | None:
     if not scored:
         return None
     last, score = list(scored.items())[-1]
+    ends = _ends(summary, last)
     if simple and score < simple["top1"]:
         return (
-            f"below a simple classifier: {last} ends at {score:.1f} %, {simple['classifier']} on "
+            f"below a simple classifier: {ends} at {score:.1f} %, {simple['classifier']} on "
             f"{simple['features']} has {simple['top1']:.1f} % on the same labels; {_cure(summary, simple)}"
         )
     if last == "semi" and "finetune" in scored and score < scored["finetune"]:
@@ -123,13 +134,22 @@ def best_baseline(summary: dict[str, Any]) -> dict[str, Any] | None:
     return max(summary.get("baselines", []), key=lambda row: row["top1"], default=None)
 
 
+def _ends(summary: dict[str, Any], stage: str) -> str:
+    return f"{stage} (chosen on held-out labels) ends" if honest(summary) else f"{stage} ends"
+
+
 def _scored(summary: dict[str, Any]) -> dict[str, float]:
     """Top-1 of each stage that has one, in the order in which they ran."""
-    return {stage: _top1(entry) for stage, entry in summary["stages"].items() if networks(entry)}
+    entries = summary["stages"].items()
+    return {stage: _top1(entry, honest(summary)) for stage, entry in entries if networks(entry)}
 
 
-def _top1(entry: dict[str, Any]) -> float:
-    """Of the network that a stage leaves: the teacher's, the average's or the only one's."""
+def _top1(entry: dict[str, Any], chosen: bool) -> float:
+    """Of the network that a stage leaves: the one that was chosen, where its choice does not flatter it, else
+    the teacher's, the average's or the only one's at the end.
+    """
+    if chosen and "chosen" in entry:
+        return entry["chosen"]["top1"]
     for key in ("teacher_top1", "ema_top1", "top1"):
         if key in entry:
             return entry[key]

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastsemi.common.precision import Precision
-from fastsemi.loaders.data import Data
+from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.parallel import processes
 from fastsemi.stages.inputs import DeviceBatch, Views
@@ -26,14 +27,22 @@ class Accuracy:
     """Equal to 100 where there are five classes or fewer."""
     balanced: float
     """Mean over the classes of their top-1: what counts where classes are of different size."""
+    loss: float
+    """Mean cross-entropy, not in percent."""
     images: int
 
 
 @torch.no_grad()
 def evaluate(
-    models: Mapping[str, nn.Module], data: Data, views: Views, precision: Precision, *, batch: int
+    models: Mapping[str, nn.Module],
+    data: Data,
+    views: Views,
+    precision: Precision,
+    *,
+    batch: int,
+    images: ImageSet | None = None,
 ) -> dict[str, Accuracy]:
-    """Evaluate classifiers on `data.val`, each of whose images is one process's.
+    """Evaluate classifiers on images each of which is one process's.
 
     Args:
         models: Classifiers by name; each is put back into the mode it was in.
@@ -41,48 +50,54 @@ def evaluate(
         views: Normalises.
         precision: Number format.
         batch: Images per batch of a process.
+        images: What to evaluate on; `data.val` by default.
 
     Returns:
         Accuracy of each, over all readable images; the same in all processes.
     """
+    images = data.val if images is None else images
     modes = {name: model.training for name, model in models.items()}
     classes = len(data.classes)
     # Hits by class, and hits among the first five; the images by class.
     hits = {name: torch.zeros(classes + 1, dtype=torch.int64, device=views.device) for name in models}
-    images = torch.zeros(classes + 1, dtype=torch.int64, device=views.device)
+    seen = torch.zeros(classes + 1, dtype=torch.int64, device=views.device)
+    losses = {name: torch.zeros((), dtype=torch.float64, device=views.device) for name in models}
     for model in models.values():
         model.eval()
-    mine = data.val.ids[processes.rank() :: processes.world()]
+    mine = images.ids[processes.rank() :: processes.world()]
     size = data.config.image_size
-    for on_device, pixels in _batches(mine, data, views, batch):
+    for on_device, pixels in _batches(images, mine, data, views, batch):
         true = on_device.labels.clamp(min=0)
-        images.scatter_add_(0, true, on_device.valid.long())
+        seen.scatter_add_(0, true, on_device.valid.long())
         for name, model in models.items():
             with precision.autocast():
                 logits = model(pixels)
             ranked = logits.float().topk(min(5, logits.shape[1])).indices  # [B, 5]
+            loss = F.cross_entropy(logits.float(), true, reduction="none")  # [B]
+            losses[name] += torch.where(on_device.valid, loss, 0.0).double().sum()
             del logits  # while they are in use, a CUDA graph of the next network is recorded, not replayed
             hit = (ranked == on_device.labels[:, None]) & on_device.valid[:, None]
             hits[name].scatter_add_(0, true, hit[:, 0].long())
             hits[name][-1] += hit.sum()
-    if _passes(len(mine), batch) < _passes(-(-len(data.val.ids) // processes.world()), batch):
+    if _passes(len(mine), batch) < _passes(-(-len(images.ids) // processes.world()), batch):
         # A process with an image less than others may have a pass less, and shards are gathered in each.
         for model in models.values():
             with precision.autocast():
                 model(torch.zeros(1, 3, size, size, device=views.device))
     for name, model in models.items():
         model.train(modes[name])
-    *table, counts = processes.add_up(torch.stack([*hits.values(), images])).tolist()
-    return {name: _accuracy(row, counts) for name, row in zip(hits, table, strict=True)}
+    *table, counts = processes.add_up(torch.stack([*hits.values(), seen])).tolist()
+    sums = processes.add_up(torch.stack([*losses.values()])).tolist()
+    return {name: _accuracy(row, total, counts) for name, row, total in zip(hits, table, sums, strict=True)}
 
 
-def _accuracy(hits: list[int], images: list[int]) -> Accuracy:
-    """From top-1 hits by class with those of top-5 behind them, and the number of images by class."""
+def _accuracy(hits: list[int], loss: float, images: list[int]) -> Accuracy:
+    """From top-1 hits by class with those of top-5 behind them, summed loss, and the images by class."""
     *right, among_five = hits
     total = max(1, sum(images))
     rates = [hit / count for hit, count in zip(right, images, strict=False) if count]
     balanced = 100 * sum(rates) / max(1, len(rates))
-    return Accuracy(100 * sum(right) / total, 100 * among_five / total, balanced, sum(images))
+    return Accuracy(100 * sum(right) / total, 100 * among_five / total, balanced, loss / total, sum(images))
 
 
 @torch.no_grad()
@@ -103,7 +118,7 @@ def confusion(
     """
     classes = len(data.classes)
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=views.device)
-    for on_device, pixels in _batches(data.val.ids, data, views, batch):
+    for on_device, pixels in _batches(data.val, data.val.ids, data, views, batch):
         with precision.autocast():
             predicted = model(pixels).argmax(1)
         cell = on_device.labels * classes + predicted
@@ -112,11 +127,11 @@ def confusion(
 
 
 def _batches(
-    ids: NDArray[np.int64], data: Data, views: Views, batch: int
+    images: ImageSet, ids: NDArray[np.int64], data: Data, views: Views, batch: int
 ) -> Iterator[tuple[DeviceBatch, Tensor]]:
-    """Evaluation images on the device, and normalised, [B, 3, S, S]."""
-    plans = evaluation_batches(data.val.index, ids, batch, data.config.eval_crop)
-    with data.load(data.val, plans, allow_empty=True) as loader:
+    """Some of a set's images on the device, and normalised, [B, 3, S, S]."""
+    plans = evaluation_batches(images.index, ids, batch, data.config.eval_crop)
+    with data.load(images, plans, allow_empty=True) as loader:
         for loaded in loader:
             on_device = views.to_device(loaded)
             yield on_device, views.normalise(on_device.images[0])

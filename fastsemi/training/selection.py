@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from fastsemi.parallel import processes
 from fastsemi.parallel.shards import whole_state
 from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.evaluate import Accuracy
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,22 @@ class Choice:
     """As `Stage.eval_models` calls it."""
     step: int
     top1: float
-    """Of the evaluation images, in percent."""
+    """Of the evaluation images, in percent, as the next two."""
+    top5: float
+    balanced: float
+    selection_top1: float
+    """Of the images that it was chosen on, in percent; the evaluation images where no others are held out."""
+    selection_loss: float
+    """Cross-entropy of the same."""
 
 
 class Selection:
     """Keeps the best of the networks that a stage evaluates, for `train.select: best`.
 
     The tensors lie in a file whose name has the step, so that a run that goes on from an earlier checkpoint
-    finds what that checkpoint speaks of. Of networks that are equal the earlier one stays, and of one
-    evaluation the stage's own result.
+    finds what that checkpoint speaks of. What counts is the top-1 of the images that choose, then their loss:
+    a few dozen of them often have networks of the same top-1. Of networks that are equal in both the earlier
+    one stays, and of one evaluation the stage's own result.
 
     Args:
         folder: Of the run's checkpoints.
@@ -43,21 +52,31 @@ class Selection:
         self._former: set[Path] = set()  # files that the checkpoint before speaks of
 
     def offer(
-        self, step: int, top1: Mapping[str, float], models: Mapping[str, nn.Module], result: nn.Module
+        self,
+        step: int,
+        scores: Mapping[str, Accuracy],
+        models: Mapping[str, nn.Module],
+        result: nn.Module,
+        deciding: Mapping[str, Accuracy] | None = None,
     ) -> None:
         """Look at an evaluation; all processes must take part.
 
         Args:
             step: Steps done.
-            top1: By network, the same in all processes.
+            scores: Of the evaluation images by network, the same in all processes.
             models: The networks.
             result: The one that the stage leaves if nothing is chosen; it wins where networks are equal.
+            deciding: Of the images that choose, if they are others.
         """
+        by = scores if deciding is None else deciding
         order = sorted(models, key=lambda name: models[name] is not result)
-        name = max(order, key=lambda name: top1[name])
-        if self.choice and top1[name] <= self.choice.top1:
+        name = max(order, key=lambda name: _rank(by[name].top1, by[name].loss))
+        top1, loss = by[name].top1, by[name].loss
+        before = self.choice
+        if before and _rank(top1, loss) <= _rank(before.selection_top1, before.selection_loss):
             return
-        self.choice = Choice(name, step, top1[name])
+        score = scores[name]
+        self.choice = Choice(name, step, score.top1, score.top5, score.balanced, top1, loss)
         state = whole_state(models[name])
         if processes.is_main():
             checkpoint_file.save({"model": state, "choice": asdict(self.choice)}, self._path(self.choice))
@@ -83,3 +102,8 @@ class Selection:
 
     def _path(self, choice: Choice) -> Path:
         return self._folder / f"{self._stage}_best-{choice.step:09d}.pt"
+
+
+def _rank(top1: float, loss: float) -> tuple[float, float]:
+    """What a better network has more of."""
+    return top1, -loss if math.isfinite(loss) else -math.inf

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
@@ -33,7 +33,7 @@ from fastsemi.training.checkpoint.folder import Checkpoints, read_info, read_ten
 from fastsemi.training.checkpoint.state import TrainingState
 from fastsemi.training.compiled import compile_networks, mark_step
 from fastsemi.training.deal import micro_batches, plans, seed_device
-from fastsemi.training.evaluate import evaluate
+from fastsemi.training.evaluate import Accuracy, evaluate
 from fastsemi.training.meter import Meter, Speed
 from fastsemi.training.metrics import Accumulator, MetricLog, Ratio
 from fastsemi.training.optim import create_optimizer, set_lr
@@ -252,21 +252,24 @@ class Trainer:
         models = self.stage.eval_models()
         if not models:
             return
-        scores = evaluate(models, self.data, self.views, self.precision, batch=self.config.eval_batch)
-        self.scores = {}
+        scores = self._accuracies(models, self.data.val)
+        self.scores, held_out = {}, {}
         for name, accuracy in scores.items():
-            prefix = "" if name == "model" else f"{name}_"
-            self.scores |= {
-                f"{prefix}top1": accuracy.top1,
-                f"{prefix}top5": accuracy.top5,
-                f"{prefix}balanced": accuracy.balanced,
-            }
+            for kind in ("top1", "top5", "balanced"):
+                self.scores[_key(name, kind)] = getattr(accuracy, kind)
         if self.selection:
-            top1 = {name: accuracy.top1 for name, accuracy in scores.items()}
-            self.selection.offer(self.step, top1, models, self.stage.result())
+            deciding = scores
+            if self.data.selection is not self.data.val:
+                deciding = self._accuracies(models, self.data.selection)
+                held_out = {_key(name, "validation"): deciding[name].top1 for name in deciding}
+            self.selection.offer(self.step, scores, models, self.stage.result(), deciding)
         if log:
-            self.log.write(self.stage.name, self.step, self.scores)
-        self.progress.scores(self.step, self.scores)
+            self.log.write(self.stage.name, self.step, {**self.scores, **held_out})
+        self.progress.scores(self.step, {**self.scores, **held_out})
+
+    def _accuracies(self, models: Mapping[str, nn.Module], images: ImageSet) -> dict[str, Accuracy]:
+        batch = self.config.eval_batch
+        return evaluate(models, self.data, self.views, self.precision, batch=batch, images=images)
 
     @contextmanager
     def _batches(self, load: Load) -> Iterator[Iterator[dict[str, DeviceBatch]]]:
@@ -322,6 +325,11 @@ class Trainer:
             ) from error
         if self.updater.scaler.is_enabled() and info["scaler"]:
             self.updater.scaler.load_state_dict(info["scaler"])
+
+
+def _key(network: str, what: str) -> str:
+    """What a figure of a network is called; that of a stage's only one has no prefix."""
+    return what if network == "model" else f"{network}_{what}"
 
 
 def _update_metrics(norm: Tensor, skipped: Tensor | None) -> dict[str, Ratio]:

@@ -1,4 +1,4 @@
-"""Which images keep their label: a share or a number of each class, or a list somebody else drew."""
+"""Which images keep their label, by a share, a number or a list; and which labels train nothing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,36 @@ def select_labelled(
         wanted = np.maximum(1, np.rint(fraction * counts)).astype(np.int64)
     else:
         wanted = _checked_per_class(index, per_class, counts)
-    return _draw(index, counts, wanted, seed)
+    return _draw(index, np.arange(len(index)), wanted, seed)
+
+
+def hold_out(index: Index, labelled: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Ids of the labelled images whose labels train nothing, sorted, [Nv].
+
+    Of the `n_c` labelled images of each class `round(fraction * n_c)`, but never all. They are the last ones
+    in the order of `select_labelled`, so that those that train with `per_class: 10` and a fraction of 0.2 are
+    those of `per_class: 8`.
+
+    Args:
+        index: The images, with classes.
+        labelled: [Nl] ids of the images that keep their label.
+        fraction: In [0, 1).
+        seed: As in `select_labelled`.
+
+    Raises:
+        UserError: No class has enough labels for one to be left out.
+    """
+    counts = np.bincount(index.labels[labelled], minlength=len(index.classes))  # [C]
+    held = np.minimum(np.rint(fraction * counts).astype(np.int64), np.maximum(counts - 1, 0))
+    if not held.any():
+        most = int(counts.max())
+        least = 50 // most / 100 + 0.01  # just above half an image of the largest class
+        cure = f"give {least:.2f} or more, or label more" if most > 1 else "label at least two of a class"
+        raise UserError(
+            f"data.labels.validation {fraction} holds no image out, since no class has more than {most} "
+            f"labelled; {cure}"
+        )
+    return np.setdiff1d(labelled, _draw(index, labelled, counts - held, seed))
 
 
 def unlabelled_ids(index: Index, labelled: NDArray[np.int64], *, include_labelled: bool) -> NDArray[np.int64]:
@@ -88,13 +117,14 @@ def _checked_per_class(index: Index, per_class: int | None, counts: NDArray[np.i
     return np.full(len(counts), per_class, np.int64)
 
 
-def _draw(index: Index, counts: NDArray[np.int64], wanted: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The `wanted[c]` images of each class `c` whose keys are smallest."""
-    keys = path_keys(index.path_blob, index.path_offsets, seed)  # [N]
-    order = np.lexsort((keys, index.labels))  # by class, in it by key
+def _draw(index: Index, ids: NDArray[np.int64], wanted: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The `wanted[c]` images of each class `c` among `ids` whose keys are smallest."""
+    keys, labels = path_keys(index.path_blob, index.path_offsets, seed)[ids], index.labels[ids]  # [n], [n]
+    counts = np.bincount(labels, minlength=len(wanted))  # [C]
+    order = np.lexsort((keys, labels))  # by class, in it by key
     first = np.cumsum(counts) - counts  # [C] where each class begins in `order`
-    rank = np.arange(len(index)) - np.repeat(first, counts)
-    return np.sort(order[rank < np.repeat(wanted, counts)])
+    rank = np.arange(len(ids)) - np.repeat(first, counts)
+    return np.sort(ids[order[rank < np.repeat(wanted, counts)]])
 
 
 def path_keys(blob: NDArray[np.uint8], offsets: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

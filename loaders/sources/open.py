@@ -84,6 +84,31 @@ def require_images(root: Path, what: str | Path) -> None:
         require_folder(os.path.abspath(Path(root) / what))
 
 
+EVALUATION_FOLDERS = ("val", "valid", "validation", "test")  # what they are called, the likeliest first
+
+
+def require_evaluation(root: Path, what: str) -> None:
+    """Refuse evaluation images that are not there, and say where others may be.
+
+    Args:
+        root: Folder that `what` is relative to.
+        what: As in `open_source`.
+
+    Raises:
+        UserError: Neither a folder nor a file that holds images.
+    """
+    path = os.path.abspath(Path(root) / what)
+    if os.path.exists(path) or _files(Path(root), what):
+        require_images(root, what)
+        return
+    there = [name for name in EVALUATION_FOLDERS if (Path(root) / name).is_dir()]
+    cure = f"set data.val to {' or '.join(there)}, which is there" if there else "correct data.val"
+    raise UserError(
+        f"image folder {path} of evaluation images does not exist; {cure}, or set it to null and "
+        "data.labels.validation to 0.2 to evaluate on a part of the labels"
+    )
+
+
 def _suffix(file: str) -> str:
     return os.path.splitext(file)[1].lower()
 

@@ -8,7 +8,7 @@ import pytest
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import Index, build_index
-from fastsemi.loaders.index.labels import path_keys, select_labelled, unlabelled_ids
+from fastsemi.loaders.index.labels import hold_out, path_keys, select_labelled, unlabelled_ids
 
 MASK = 2**64 - 1
 
@@ -137,6 +137,46 @@ def test_authors_csv(tmp_path):
     assert select_labelled(INDEX, index_file=file).tolist() == [5, 102, 300]
     file.write_text("\ufeffIndex\n7\n", encoding="utf-8")
     assert select_labelled(INDEX, index_file=file).tolist() == [7]
+
+
+def test_held_out_are_the_last_of_each_class_but_never_all():
+    labelled = select_labelled(INDEX, per_class=1, seed=3)
+    every = np.arange(len(INDEX))
+    held = hold_out(INDEX, every, 0.3, 3)
+    counts = [(INDEX.labels[held] == c).sum() for c in range(4)]
+    assert counts == [30, 2, 75, 0], "round(0.3 n) of 100, 7 and 250; the only one of n04 trains"
+    train = np.setdiff1d(every, held)
+    assert set(labelled) <= set(train)
+    keys = path_keys(INDEX.path_blob, INDEX.path_offsets, 3)
+    for c in range(4):
+        mine = INDEX.labels == c
+        assert keys[train][mine[train]].max() <= keys[held][mine[held]].min(initial=MASK)
+    assert [(INDEX.labels[hold_out(INDEX, every, 0.999, 3)] == c).sum() for c in range(4)] == [99, 6, 249, 0]
+
+
+def test_with_some_held_out_those_train_that_a_smaller_choice_has():
+    index = index_of(files_of({"a": 30, "b": 20}))
+    labelled = select_labelled(index, per_class=10, seed=1)
+    train = np.setdiff1d(labelled, hold_out(index, labelled, 0.2, 1))
+    np.testing.assert_array_equal(train, select_labelled(index, per_class=8, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("per_class", "fraction", "cure"),
+    [
+        (5, 0.1, "give 0.11 or more"),
+        (2, 0.25, "give 0.26 or more"),
+        (1, 0.9, "label at least two of a class"),
+    ],
+)
+def test_a_fraction_that_holds_nothing_out_is_refused(per_class, fraction, cure):
+    index = index_of(files_of({"a": 9, "b": 9}))
+    labelled = select_labelled(index, per_class=per_class)
+    with pytest.raises(UserError, match=cure) as error:
+        hold_out(index, labelled, fraction, 0)
+    assert str(fraction) in str(error.value)
+    if per_class > 1:
+        assert len(hold_out(index, labelled, float(cure.split()[1]), 0)) == 2
 
 
 def test_list_of_names(tmp_path):

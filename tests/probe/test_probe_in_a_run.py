@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
+from fastsemi.probe.classifiers import predictions
 from fastsemi.probe.features import frozen_features, head_input
 from fastsemi.run.baseline import frozen_network
 from fastsemi.run.context import RunContext
@@ -105,6 +106,20 @@ def test_fine_tuning_starts_where_the_probe_ends(tiny, weights):
         r for r in summary["baselines"] if r["features"] != "pixels" and r["classifier"].startswith("log")
     ]
     assert summary["stages"]["finetune"]["top1"] == pytest.approx(probe[0]["top1"])
+
+
+def test_where_all_images_are_labelled_classifiers_do_without_others(tiny):
+    run = RunContext(tiny("--data.labels.per_class", "40"))
+    prober = run_prober(run)
+    features = prober.features("pixels", None)
+    head = prober.head(features)
+    run.close()
+    assert features.labelled.x.shape == (120, 768) and features.unlabelled.x.shape == (0, 768)
+    fits = predictions(features.labelled, features.unlabelled.x, features.evaluated.x)
+    alone = fits["logistic regression"]()
+    assert (fits["self-training"]() == alone).all()
+    assert ((features.evaluated.x @ head.weight.T + head.bias).argmax(1) == alone).all()
+    assert fits["label spreading"]().shape == (30,)
 
 
 def test_the_probe_command_prints_a_table_and_json(tiny, capsys):

@@ -10,6 +10,7 @@ from torch import nn
 from fastsemi.common.progress import Progress
 from fastsemi.run.run import Run
 from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.evaluate import Accuracy
 from fastsemi.training.selection import Selection
 
 
@@ -19,23 +20,43 @@ def network(value):
     return layer
 
 
+def scores(loss=1.0, **top1):
+    return {name: Accuracy(value, 100.0, value, loss, 10) for name, value in top1.items()}
+
+
 def test_the_best_is_kept_and_ties_go_to_the_earlier_one_and_to_the_result(tmp_path):
     selection = Selection(tmp_path, "semi")
     student, teacher = network(1.0), network(2.0)
     models = {"student": student, "teacher": teacher}
-    selection.offer(10, {"student": 50.0, "teacher": 50.0}, models, teacher)
+    selection.offer(10, scores(student=50.0, teacher=50.0), models, teacher)
     assert (selection.choice.network, selection.choice.step) == ("teacher", 10)
     nn.init.constant_(teacher.weight, 3.0)
-    selection.offer(20, {"student": 49.0, "teacher": 50.0}, models, teacher)
+    selection.offer(20, scores(student=49.0, teacher=50.0), models, teacher)
     assert selection.choice.step == 10 and selection.tensors()["weight"].item() == 2.0
-    selection.offer(30, {"student": 60.0, "teacher": 50.0}, models, teacher)
+    selection.offer(30, scores(student=60.0, teacher=50.0), models, teacher)
     assert (selection.choice.network, selection.tensors()["weight"].item()) == ("student", 1.0)
+
+
+def test_of_networks_with_as_many_hits_the_one_of_lower_loss_is_kept(tmp_path):
+    selection, model = Selection(tmp_path, "semi"), network(1.0)
+    for step, loss in ((1, float("nan")), (2, 0.9), (3, 0.4), (4, 0.4), (5, 0.5)):
+        selection.offer(step, scores(loss, model=50.0), {"model": model}, model)
+    assert (selection.choice.step, selection.choice.selection_loss) == (3, 0.4)
+
+
+def test_other_images_may_choose_than_those_that_are_reported(tmp_path):
+    selection, model = Selection(tmp_path, "semi"), network(1.0)
+    for step, evaluated, deciding in ((1, 90.0, 50.0), (2, 70.0, 60.0), (3, 95.0, 55.0)):
+        figures = (scores(model=evaluated), {"model": model}, model, scores(model=deciding))
+        selection.offer(step, *figures)
+    choice = selection.choice
+    assert (choice.step, choice.top1, choice.selection_top1) == (2, 70.0, 60.0)
 
 
 def test_files_stay_as_long_as_a_checkpoint_speaks_of_them(tmp_path):
     selection, model = Selection(tmp_path, "semi"), network(1.0)
     for step in (10, 20, 30):
-        selection.offer(step, {"model": float(step)}, {"model": model}, model)
+        selection.offer(step, scores(model=float(step)), {"model": model}, model)
         state = selection.state()  # as a checkpoint is written
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "semi_best-000000020.pt",  # of the checkpoint before, until the new one is whole
@@ -51,13 +72,12 @@ def test_a_run_leaves_the_network_that_was_chosen(tiny, select):
     config = tiny("--stages", "[finetune]", "--train.select", select, "--finetune.eval_every", "1 steps")
     summary = Run(config, Progress(Console(quiet=True))).train(config.stages)
     rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
-    scores = {row["step"]: row["top1"] for row in rows if "top1" in row}
+    top1 = {row["step"]: row["top1"] for row in rows if "top1" in row}
     left = checkpoint_file.load(config.output / "checkpoints" / "finetune_result.pt")["model"]
     if select == "last":
         assert "chosen" not in summary["stages"]["finetune"]
         return
     chosen = summary["stages"]["finetune"]["chosen"]
-    assert chosen["top1"] == max(scores.values()) == scores[chosen["step"]]
-    assert chosen["step"] == min(step for step, score in scores.items() if score == max(scores.values()))
+    assert chosen["top1"] == chosen["selection_top1"] == max(top1.values()) == top1[chosen["step"]]
     best = checkpoint_file.load(next((config.output / "checkpoints").glob(f"*best-{chosen['step']:09d}.pt")))
     assert all(torch.equal(left[name], tensor) for name, tensor in best["model"].items())

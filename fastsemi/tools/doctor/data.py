@@ -28,7 +28,8 @@ def check_data(config: Config) -> Iterator[Check]:
         sets = [
             ("labelled images", lambda: data.labelled),
             *([("unlabelled images", lambda: data.unlabelled)] if "semi" in config.stages else []),
-            ("evaluation images", lambda: data.val),
+            *([("held-out images", lambda: data.held_out)] if config.data.labels.validation else []),
+            *([] if config.data.val is None else [("evaluation images", lambda: data.val)]),
         ]
     try:
         for name, images in sets:

@@ -93,7 +93,7 @@ class AbsentData(Data):
         return _images(self.config.root, self._sizes.train, self._sizes.classes)
 
     @cached_property
-    def labelled(self) -> ImageSet:
+    def all_labelled(self) -> ImageSet:
         """As many as `data.labels` asks for, of classes of equal size."""
         labels, classes = self.config.labels, self._sizes.classes
         if labels.file is not None:
@@ -109,14 +109,9 @@ class AbsentData(Data):
         count = labels.per_class or max(1, round((labels.fraction or 0) * self._sizes.train / classes))
         return ImageSet(self.train.index, self.train.source, self.train.ids[: count * classes])
 
-    @cached_property
-    def unlabelled(self) -> ImageSet:
-        """The images of `data.unlabeled`, or the training images without a label."""
-        if self._sizes.unlabelled is not None and self.config.unlabeled is not None:
-            return _images(self.config.unlabeled, self._sizes.unlabelled, 0)
-        train = self.train
-        first = 0 if self.config.unlabelled_includes_labelled else len(self.labelled.ids)
-        return ImageSet(train.index, train.source, train.ids[first:])
+    def open_unlabelled(self, what: str | Path) -> ImageSet:
+        """As many images as `data.unlabeled` is told to hold."""
+        return _images(Path(what), self._sizes.unlabelled or 0, 0)
 
 
 def _images(root: Path, count: int, classes: int) -> ImageSet:

@@ -105,6 +105,9 @@ def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
                     state,
                 )
             )
+        if chosen := entry.get("chosen"):
+            what = f"chosen: {chosen['network']}, step {chosen['step']:,}"
+            lines.append(StageLine(stage, what, chosen["top1"], chosen.get("top5"), None, None, state))
     return lines
 
 

@@ -22,8 +22,10 @@ from fastsemi.common.seconds import duration
 from fastsemi.loaders.data import Data
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
+from fastsemi.run.selected import EVALUATION, HELD_OUT, evaluated_on, honest, selection_notes
 from fastsemi.run.summary import best_baseline
 from fastsemi.run.trained import trained_run
+from fastsemi.stages.names import STAGES
 from fastsemi.tools.report.classes import Classes, describe
 from fastsemi.tools.report.contents import (
     RunFiles,
@@ -65,6 +67,7 @@ def write_report(config: Config, *, evaluate: bool) -> Path:
         version=__version__,
         figures=_figures(files, _counts(config, files, notes)),
         lines=lines,
+        selection=selection_notes(files.summary),
         curves={
             stage: draw_curves(files.metrics[stage])
             for stage in ordered_stages(files, config)
@@ -74,6 +77,7 @@ def write_report(config: Config, *, evaluate: bool) -> Path:
         skipped=files.summary.get("skipped_images", []),
         examples=_attempt("views", notes, lambda: _examples(config)),
         semi=config.semi,
+        evaluated_on=evaluated_on(config),
         classes=_attempt("classes", notes, lambda: _classes(config)) if evaluate else None,
         notes=notes,
         environment=_environment(config, files),
@@ -121,6 +125,8 @@ def _counts(config: Config, files: RunFiles, notes: dict[str, str]) -> dict[str,
         if config.stages == ("pretrain",)
         else ["classes", "labelled", "evaluation"]
     )
+    held_out = config.data.labels.validation and config.data.val is not None
+    names += ["held_out"] if held_out and "evaluation" in names else []
     names += ["unlabelled"] if "semi" in config.stages else []
     counts = {name: files.summary[name] for name in names if name in files.summary}
     if len(counts) < len(names):
@@ -143,6 +149,9 @@ def _figures(files: RunFiles, counts: dict[str, int]) -> list[tuple[str, str]]:
     teacher = stages.get("semi", {}).get("teacher_top1")
     simple = best_baseline(files.summary)
     figures = []
+    chosen = [stages[name]["chosen"] for name in STAGES if "chosen" in stages.get(name, {})]
+    if chosen and honest(files.summary):
+        figures.append((f"{chosen[-1]['top1']:.1f} %", "top-1 of the network that was chosen"))
     if teacher is not None:
         figures.append((f"{teacher:.1f} %", "top-1 of the teacher"))
         if finetuned is not None:
@@ -157,7 +166,8 @@ def _figures(files: RunFiles, counts: dict[str, int]) -> list[tuple[str, str]]:
         "unlabelled": "unlabelled images",
         "pretraining": "images",
         "classes": "classes",
-        "evaluation": "evaluation images",
+        "evaluation": files.summary.get("evaluated_on", EVALUATION),
+        "held_out": HELD_OUT,
     }
     figures += [(f"{counts[name]:,}", text) for name, text in what.items() if name in counts]
     if stages:

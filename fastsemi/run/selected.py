@@ -1,0 +1,70 @@
+"""On which images a run is evaluated, and on which its network is chosen: what its figures are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastsemi.loaders.data import Data
+from fastsemi.run.config import Config
+
+EVALUATION = "evaluation images"
+HELD_OUT = "held-out labelled images"
+
+
+def evaluated_on(config: Config) -> str:
+    """What accuracies are of."""
+    return HELD_OUT if config.data.val is None else EVALUATION
+
+
+def selected_on(config: Config) -> str | None:
+    """What `train.select: best` goes by; None where nothing is chosen."""
+    if config.train.select == "last":
+        return None
+    return HELD_OUT if config.data.labels.validation else EVALUATION
+
+
+def held_out_lines(config: Config, data: Data) -> Iterator[str]:
+    """What a run says first of the labels that train nothing."""
+    if not config.data.labels.validation:
+        return
+    count, best = len(data.held_out.ids), config.train.select == "best"
+    some = f"{count:,} of the {len(data.all_labelled.ids):,} labelled images train nothing"
+    if config.data.val is None:
+        choose = ", and they choose the network, which flatters it" if best else ""
+        yield f"no evaluation set (data.val is null): {some}, all accuracies are of them{choose}"
+        missing = np.setdiff1d(np.arange(len(data.classes)), data.held_out.index.labels[data.held_out.ids])
+        if len(missing):
+            names = ", ".join(data.classes[c] for c in missing[:5]) + (", ..." if len(missing) > 5 else "")
+            yield (
+                f"{len(missing)} of {len(data.classes)} classes have none among them ({names}); raise "
+                "data.labels.validation, or label more"
+            )
+    elif best:
+        yield f"{some}, the network is chosen on them"
+    else:
+        yield (
+            f"{some} and choose nothing, as train.select is last; set it to best, or "
+            "data.labels.validation to 0"
+        )
+
+
+def honest(summary: dict[str, Any]) -> bool:
+    """Whether networks were chosen on other images than those that they are evaluated on."""
+    return summary.get("selected_on") not in (None, summary.get("evaluated_on"))
+
+
+def selection_notes(summary: dict[str, Any]) -> list[str]:
+    """What a reader of the figures must know of the images that they are of."""
+    notes = []
+    if summary.get("evaluated_on") == HELD_OUT:
+        count = summary["held_out"]
+        notes.append(f"no evaluation set: accuracies are of {count:,} labelled images that trained nothing")
+    if summary.get("selected_on") and any("chosen" in entry for entry in summary["stages"].values()):
+        if honest(summary):
+            notes.append(f"chosen: by top-1 on {summary['held_out']:,} labelled images that trained nothing")
+        else:
+            notes.append("chosen: by top-1 on the same images, which flatters it")
+    return notes

@@ -1,0 +1,149 @@
+"""Labels that train nothing: which images they are, what they choose, and what a run says of it."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from fastsemi.commands.cli import main
+from fastsemi.common.progress import Progress
+from fastsemi.loaders.data import Data
+from fastsemi.run.baseline import run_prober
+from fastsemi.run.context import RunContext
+from fastsemi.run.run import Run
+from fastsemi.run.summary import summary_table, verdict
+from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.evaluate import evaluate
+
+HELD = ("--data.labels.validation", "0.25")  # one of four labels of each of three classes
+NO_VAL = ("--data.val", "null")
+
+
+def roles(config):
+    data = Data(config.data, config.loader)
+    names = ("all_labelled", "labelled", "held_out", "unlabelled", "pretraining", "selection", "val")
+    found = {name: getattr(data, name).ids.tolist() for name in names}
+    data.close()
+    return found
+
+
+def test_held_out_images_lose_their_label_and_stay_among_the_unlabelled(tiny):
+    plain, held = roles(tiny()), roles(tiny(*HELD))
+    assert held["all_labelled"] == plain["labelled"] and len(held["held_out"]) == 3
+    assert sorted(held["labelled"] + held["held_out"]) == plain["labelled"]
+    assert sorted(held["labelled"] + held["unlabelled"]) == list(range(120))
+    assert held["selection"] == held["held_out"] and plain["selection"] == plain["val"]
+    assert held["pretraining"] == plain["pretraining"] and held["val"] == plain["val"]
+
+
+@pytest.mark.parametrize("further", [(), ("--data.unlabelled_includes_labelled", "true")])
+def test_images_that_are_evaluated_on_are_not_even_seen_without_their_label(tiny, further):
+    found = roles(tiny(*HELD, *NO_VAL, *further))
+    assert found["val"] == found["selection"] == found["held_out"] and len(found["val"]) == 3
+    for name in ("labelled", "unlabelled", "pretraining"):
+        assert not set(found[name]) & set(found["val"])
+    assert len(found["pretraining"]) == 117
+    assert len(found["unlabelled"]) == (117 if further else 108)
+
+
+def _trained(config, capsys=None):
+    console = Console(record=True, width=200, quiet=capsys is None)
+    return Run(config, Progress(console)).train(config.stages)
+
+
+def test_the_network_is_chosen_on_held_out_labels_and_reported_on_the_others(tiny, capsys):
+    every = ("--finetune.eval_every", "1 steps", "--finetune.checkpoint_every", "1 steps")
+    config = tiny("--stages", "[finetune]", *HELD, *every, "--finetune.batch", "9")
+    summary = _trained(config, capsys)
+    said = capsys.readouterr().out
+    assert "3 of the 12 labelled images train nothing, the network is chosen on them" in said
+    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    rows = {row["step"]: row for row in rows if "top1" in row}
+    chosen = summary["stages"]["finetune"]["chosen"]
+    assert chosen["selection_top1"] == max(row["validation"] for row in rows.values())
+    assert chosen["top1"] == rows[chosen["step"]]["top1"]
+    assert (summary["labelled"], summary["held_out"], summary["evaluation"]) == (9, 3, 30)
+    run = RunContext(config)
+    model = checkpoint_file.load(config.output / "checkpoints" / "finetune_result.pt")["model"]
+    network = build(config, model)
+    arguments = ({"model": network}, run.data, run.views, run.precision)
+    held = evaluate(*arguments, batch=2, images=run.data.held_out)["model"]
+    evaluated = evaluate(*arguments, batch=7)["model"]
+    features = run_prober(run).features("pixels", None)
+    assert (
+        features.labelled.ids.tolist() == run.data.labelled.ids.tolist() and len(features.labelled.ids) == 9
+    )
+    run.close()
+    assert (held.top1, held.images) == (pytest.approx(chosen["selection_top1"]), 3)
+    assert held.loss == pytest.approx(chosen["selection_loss"], rel=1e-4)
+    assert (evaluated.top1, evaluated.images) == (pytest.approx(chosen["top1"]), 30)
+    table = Console(record=True, width=120)
+    table.print(summary_table(summary))
+    text = table.export_text()
+    assert "chosen: model" in text and "on 3 labelled images that trained nothing" in text
+
+
+def build(config, state):
+    from fastsemi.run.new_stage import new_model
+
+    model = new_model(config, "finetune", 3)
+    model.load_state_dict(state)
+    return model
+
+
+def test_without_an_evaluation_set_the_run_says_so_first_and_last(tiny, tmp_path, capsys):
+    options = ("--stages", "[finetune]", *HELD, *NO_VAL, "--finetune.batch", "9")
+    config = tiny(*options)
+    assert main(["train", "--config", str(tmp_path / "tiny.yaml"), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "no evaluation set (data.val is null): 3 of the 12 labelled images train nothing"
+    )
+    assert "which flatters it" in lines[0]
+    summary = json.loads((config.output / "summary.json").read_text())
+    assert summary["evaluated_on"] == summary["selected_on"] == "held-out labelled images"
+    assert any("no evaluation set: accuracies are of 3" in line for line in lines[1:])
+    page = (config.output / "report.html").read_text()
+    assert "no evaluation set: accuracies are of 3 labelled images" in page
+    assert main(["evaluate", "--output", str(config.output)]) == 0
+    assert "3 held-out labelled images" in capsys.readouterr().out
+
+
+def test_another_choice_of_held_out_labels_is_another_run(tiny, capsys, tmp_path):
+    options = ["--stages", "[finetune]", "--finetune.batch", "6"]
+    _trained(tiny(*options, *HELD))
+    preset = str(tmp_path / "tiny.yaml")
+    assert main(["train", "--config", preset, *options, "--data.labels.validation", "0.5"]) == 2
+    assert "data.labels.validation: 0.25, now 0.5" in capsys.readouterr().err
+
+
+def _summary(**further):
+    entry = {"student_top1": 60.0, "teacher_top1": 70.0, "seconds": 1.0, "images_per_s": 1.0}
+    entry["chosen"] = {"network": "student", "step": 4, "top1": 80.0, "top5": 100.0, "balanced": 79.0}
+    baseline = {"features": "pixels", "classifier": "SVM", "top1": 75.0, "balanced": 75.0}
+    return {"baselines": [baseline], "stages": {"semi": entry}, "held_out": 3, "evaluation": 30, **further}
+
+
+def test_a_network_that_others_chose_counts_and_one_that_the_same_images_chose_does_not():
+    held, own = "held-out labelled images", "evaluation images"
+    honest = verdict(_summary(selected_on=held, evaluated_on=own))
+    assert honest.startswith("semi (chosen on held-out labels) ends 5.0 points above")
+    for images in (held, own):
+        assert "semi ends at 70.0 %" in verdict(_summary(selected_on=images, evaluated_on=images))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.labels.validation", "1"], "data.labels.validation is 1.0; it must lie in [0, 1)"),
+        (["--data.labels.validation", ".nan"], "data.labels.validation is nan"),
+        (["--data.labels.validation", "0.1"], "data.labels.validation 0.1 holds no image out"),
+        (["--data.val", "null"], "set data.labels.validation, for example to 0.2"),
+        (["--data.val", "elsewhere"], "set data.val to val, which is there"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(tiny, tmp_path, capsys, options, words):
+    tiny()
+    assert main(["train", "--config", str(tmp_path / "tiny.yaml"), *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
