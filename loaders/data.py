@@ -18,6 +18,7 @@ from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.index.labels import hold_out, select_labelled, unlabelled_ids
+from fastsemi.loaders.index.same_classes import require_same_classes
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
@@ -142,15 +143,7 @@ class Data:
             return self.held_out
         require_evaluation(self.config.root, self.config.val)
         images = self._open(self.config.val, True)
-        found = images.index.classes
-        # the highest class numbers may be without evaluation image; names come as a whole
-        numbered = found == tuple(str(i) for i in range(len(found)))
-        if found != (self.classes[: len(found)] if numbered else self.classes):
-            odd = sorted(set(found) ^ set(self.classes))[:3]
-            raise UserError(
-                f"{images.index.root} has other classes than {self.train.index.root} "
-                f"({', '.join(odd)}, ...); give both the same classes"
-            )
+        require_same_classes(self.train.index, images.index)
         return images
 
     @property

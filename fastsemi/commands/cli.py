@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Each command: the module of `fastsemi.commands` whose `main(command, arguments)` runs it, and what it does.
 COMMANDS = {
+    "init": ("init", "look at a folder of pictures and write a configuration for it"),
     "train": ("train", "the stages of a configuration in a row, skipping finished ones"),
     "pretrain": ("train", "only the self-supervised stage (MAE)"),
     "finetune": ("train", "only the supervised stage"),

@@ -85,7 +85,7 @@ def hold_out(index: Index, labelled: NDArray[np.int64], fraction: float, seed: i
         UserError: No class has enough labels for one to be left out.
     """
     counts = np.bincount(index.labels[labelled], minlength=len(index.classes))  # [C]
-    held = np.minimum(np.rint(fraction * counts).astype(np.int64), np.maximum(counts - 1, 0))
+    held = held_counts(counts, fraction)
     if not held.any():
         most = int(counts.max())
         least = 50 // most / 100 + 0.01  # just above half an image of the largest class
@@ -95,6 +95,11 @@ def hold_out(index: Index, labelled: NDArray[np.int64], fraction: float, seed: i
             f"labelled; {cure}"
         )
     return np.setdiff1d(labelled, _draw(index, labelled, counts - held, seed))
+
+
+def held_counts(counts: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
+    """How many of the labelled images [C] of each class `hold_out` takes, [C]."""
+    return np.minimum(np.rint(fraction * counts).astype(np.int64), np.maximum(counts - 1, 0))
 
 
 def unlabelled_ids(index: Index, labelled: NDArray[np.int64], *, include_labelled: bool) -> NDArray[np.int64]:

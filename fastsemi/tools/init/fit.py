@@ -1,0 +1,208 @@
+"""Fits a recipe of `configs/practical/` to what a folder of images holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.schedule import Duration
+from fastsemi.loaders.index.labels import held_counts
+from fastsemi.loaders.settings import LabelsConfig
+from fastsemi.run.config import read_preset
+from fastsemi.stages.finetune_config import FinetuneConfig
+from fastsemi.tools.init.draft import Draft
+from fastsemi.tools.init.survey import UNEVEN, Survey
+
+if TYPE_CHECKING:
+    from fastsemi.models.pretrained import Preprocessing
+
+RECIPES = Path(__file__).with_name("recipes")  # a link to configs/practical, whose files the package holds
+FROM_SCRATCH = "from_scratch_small"
+
+SMALL = 64  # pixels of the longer side up to which pictures are small
+ENOUGH = 25  # labels of a class from where on a fifth of them is worth more for choosing than for training
+HELD_OUT = 0.2  # of the labels
+PASSES = {True: 30, False: 5}  # least passes over the labels where there is nothing else, from scratch or not
+LEAST_SIDE, STEP = 128, 32  # input sizes of pretrained convolutional networks, in pixels
+SPREADABLE = 60_000  # unlabelled images that label spreading looks at
+
+
+def recipe_names() -> list[str]:
+    """The recipes that there are."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def choose_recipe(survey: Survey, *, cuda: bool) -> tuple[str, str]:
+    """The recipe for pictures of this size on this machine, and why."""
+    if survey.side <= SMALL:
+        return FROM_SCRATCH, f"half of the pictures have no side longer than {survey.side} pixels"
+    if cuda:
+        return "pretrained_vit_small", f"pictures larger than {SMALL} pixels, and a CUDA GPU"
+    return "pretrained_cnn", f"pictures larger than {SMALL} pixels, and no CUDA GPU"
+
+
+def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocessing | None) -> Draft:
+    """A recipe with the data, stages and batches of a folder of images.
+
+    Args:
+        survey: What the folder holds.
+        labels: Which images are labelled.
+        recipe: One of `recipe_names`.
+        published: Images of the recipe's published weights, None without weights.
+
+    Raises:
+        UserError: Too few labels to train and to evaluate on.
+    """
+    path = RECIPES / f"{recipe}.yaml"
+    lines = path.read_text().splitlines()
+    said = [line.removeprefix("# ") for line in lines if line.startswith("#")]
+    draft = Draft(
+        read_preset(path),
+        [f"Made by `fastsemi init` for {survey.layout.root}, from the recipe {recipe}:", *said],
+    )
+    draft.set("output", f"runs/{survey.layout.name}", "The run directory.")
+    validation, why = _validation(survey)
+    held = held_counts(survey.labelled, validation)
+    trained = int((survey.labelled - held).sum())
+    others = survey.further or int((survey.images - survey.labelled).sum())
+    _set_data(draft, survey, dataclasses.replace(labels, validation=validation), why)
+    _set_inputs(draft, survey, published)
+    _set_stages(draft, others, trained, from_scratch=published is None)
+    _set_batches(draft, trained, others, len(survey.classes))
+    _set_frequencies(draft, survey)
+    _set_flips(draft, survey)
+    return draft
+
+
+def _validation(survey: Survey) -> tuple[float, str]:
+    """`data.labels.validation`, and why."""
+    usual = float(np.median(survey.labelled[survey.labelled > 0]))
+    if survey.layout.val is not None:
+        if usual < ENOUGH:
+            return 0.0, (
+                "All of them train. The best network is then chosen on the evaluation images, which flatters "
+                f"it; `validation: {HELD_OUT}` holds a fifth of the labels back for that."
+            )
+        return HELD_OUT, "A fifth of them train nothing: the best network is chosen on them."
+    fraction = HELD_OUT if usual >= 3 else 0.5
+    if not held_counts(survey.labelled, fraction).any():
+        raise UserError(
+            f"{survey.layout.root} has no evaluation images, and no class has a second label to evaluate on; "
+            f"label more, or add {survey.layout.root / 'val'}"
+        )
+    return fraction, (
+        "There is no evaluation set: this part of them trains nothing, all accuracies are of it and the best "
+        "network is chosen on it."
+    )
+
+
+def _set_data(draft: Draft, survey: Survey, labels: LabelsConfig, why: str) -> None:
+    layout, recipe = survey.layout, draft.settings.pop("data")
+    draft.set("data.root", str(layout.root))
+    draft.set("data.train", layout.train)
+    draft.set("data.val", layout.val)
+    if layout.unlabelled is not None:
+        draft.set("data.unlabeled", str(layout.unlabelled), "Images without classes.")
+    default = LabelsConfig()
+    given = {
+        field.name: getattr(labels, field.name)
+        for field in dataclasses.fields(labels)
+        if getattr(labels, field.name) != getattr(default, field.name)
+    }
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    draft.set("data.labels", given, f"{survey.labelled.sum():,} images have a label. {why}")
+    for name, value in recipe.items():
+        if name != "labels":
+            draft.set(f"data.{name}", value)
+
+
+def _set_inputs(draft: Draft, survey: Survey, published: Preprocessing | None) -> None:
+    """Size of the input; with published weights also how images are prepared for them."""
+    side, given = survey.side, draft.get("data.image_size")
+    why = f"Half of the pictures have no side longer than {side:,} pixels"
+    if published is None:
+        size = min(SMALL, max(given, 16 * math.ceil(side / 16)))
+        draft.set("data.image_size", size, f"{why}.")
+        return
+    if given is None:
+        largest = published.image_size
+        size = min(largest, max(LEAST_SIDE, STEP * math.ceil(side / STEP)))
+        draft.set("data.image_size", size, f"{why}; the weights were trained on {largest}.")
+    draft.set("data.eval_crop", published.eval_crop, "This, mean and deviation are those of the weights.")
+    draft.set("data.mean", list(published.mean))
+    draft.set("data.std", list(published.std))
+    text = "Downloaded once, by name; without a connection add `weights: FILE`."
+    draft.set("model.pretrained", draft.get("model.pretrained"), text)
+
+
+def _set_stages(draft: Draft, others: int, trained: int, *, from_scratch: bool) -> None:
+    """Without unlabelled images fine-tuning alone, for as long as the labels need."""
+    if others:
+        return
+    draft.set("stages", ["finetune"], "There are no unlabelled images, so that there is no semi stage.")
+    semi = draft.settings.pop("semi")
+    if "finetune" not in draft.settings:
+        draft.set("finetune", _fine_tuning(semi), "The settings of the recipe's semi stage; not measured.")
+    draft.settings["finetune"].pop("spread_keep", None)
+    draft.settings["finetune"].pop("spread_ratio", None)
+    each = math.ceil(trained / min(draft.get("finetune.batch"), trained))
+    passes = PASSES[from_scratch]
+    steps = max(Duration(draft.get("finetune.length")).steps(each), passes * each)
+    draft.set("finetune.length", f"{steps} steps", f"At least {passes} passes over the labels; not measured.")
+
+
+def _fine_tuning(semi: dict[str, Any]) -> dict[str, Any]:
+    """What fine-tuning has in common with a semi stage."""
+    shared = {field.name for field in dataclasses.fields(FinetuneConfig)} - {"mix"}
+    found = {name: value for name, value in semi.items() if name in shared}
+    return {**found, "mix": semi["labelled_mix"]}
+
+
+def _set_batches(draft: Draft, trained: int, others: int, classes: int) -> None:
+    """Batches that the images fill."""
+    why = f"No more than the {trained:,} labels that train."
+    if (batch := draft.get("finetune.batch")) is not None:
+        if batch > trained:
+            draft.set("finetune.batch", batch := trained, why)
+        if ratio := draft.get("finetune.spread_ratio"):
+            # of each class that label spreading finds a fraction is kept, rounded
+            kept = int(draft.get("finetune.spread_keep") * min(others, SPREADABLE) - classes / 2)
+            if ratio > max(0, kept) // batch:
+                text = f"No more than label spreading labels of {others:,} images."
+                draft.set("finetune.spread_ratio", max(0, kept) // batch, text)
+    if (batch := draft.get("semi.batch")) is not None:
+        if batch > min(trained, others):
+            why = f"No more than the {trained:,} labels and the {others:,} images without."
+            draft.set("semi.batch", batch := min(trained, others), why)
+        if draft.get("semi.unlabelled_ratio") > others // batch:
+            text = f"No more than the {others:,} unlabelled images."
+            draft.set("semi.unlabelled_ratio", others // batch, text)
+
+
+def _set_frequencies(draft: Draft, survey: Survey) -> None:
+    """No alignment to classes of equal size where they are of different size, or where nobody knows."""
+    if draft.get("semi.align") != "uniform":
+        return
+    if survey.layout.unlabelled is not None:
+        why = "How frequent the classes are among the unlabelled images is not known; uniform: equally."
+        draft.set("semi.align", "none", why)
+    elif survey.uneven:
+        why = f"The largest class has {survey.unevenness:.1f} times the images of the smallest."
+        draft.set("semi.align", "none", why)
+    else:
+        why = f"No class has more than {UNEVEN} times the images of another."
+        draft.set("semi.align", "uniform", why)
+
+
+def _set_flips(draft: Draft, survey: Survey) -> None:
+    """No mirror images of what looks like digits or letters, and a word about them elsewhere."""
+    if all(len(name) == 1 for name in survey.classes):
+        for key in ("finetune.augment", "semi.augment", "semi.weak", "semi.strong"):
+            if (view := draft.get(key)) is not None:
+                text = "No mirror images: the classes look like digits or letters."
+                draft.set(key, {**view, "flip": 0.0}, text)

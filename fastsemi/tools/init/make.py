@@ -1,0 +1,130 @@
+"""From a folder of images to the text of a configuration, and what to tell about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.settings import DataConfig, LabelsConfig
+from fastsemi.tools.init.draft import Draft
+from fastsemi.tools.init.fit import RECIPES, choose_recipe, fit, recipe_names
+from fastsemi.tools.init.layout import Layout
+from fastsemi.tools.init.survey import Survey, look
+
+if TYPE_CHECKING:
+    from fastsemi.models.pretrained import Preprocessing
+
+
+@dataclass(frozen=True)
+class Made:
+    """A configuration, and lines that tell what was found."""
+
+    text: str
+    lines: tuple[str, ...]
+
+
+def require_recipe(name: str) -> None:
+    """Refuse a recipe that there is not.
+
+    Raises:
+        UserError: Lists those that there are.
+    """
+    if name not in recipe_names():
+        raise UserError(f"there is no recipe {name}; give one of {', '.join(recipe_names())}")
+
+
+def make(layout: Layout, labels: LabelsConfig, recipe: str | None = None) -> Made:
+    """A configuration for a folder of images.
+
+    Args:
+        layout: Where they are.
+        labels: Which images are labelled.
+        recipe: By default what fits the pictures and the machine.
+
+    Raises:
+        UserError: As `look` and `fit`.
+    """
+    survey = look(layout, labels)
+    import torch  # after everything that can be wrong with the folder has been found
+
+    why = "as asked for"
+    if recipe is None:
+        recipe, why = choose_recipe(survey, cuda=torch.cuda.is_available())
+    published = _published(recipe)
+    draft = fit(survey, labels, recipe, published)
+    if published is None:
+        _set_colours(draft)
+    return Made(draft.text(), (*_found(survey), f"recipe: {recipe} ({why})", *_fitted(draft)))
+
+
+def _published(recipe: str) -> Preprocessing | None:
+    """The images that a recipe's published weights were trained on."""
+    from fastsemi.models.pretrained import preprocessing, published_name
+    from fastsemi.run.config import read_preset
+
+    model = read_preset(RECIPES / f"{recipe}.yaml")["model"]
+    if not model.get("pretrained"):
+        return None
+    return preprocessing(published_name(model["name"], model["pretrained"]))
+
+
+def _set_colours(draft: Draft) -> None:
+    """Mean and deviation of the images themselves."""
+    from fastsemi.tools.init.measure import MOST, channel_statistics
+
+    data = draft.settings["data"]
+    labels = LabelsConfig(**{**data["labels"], "file": _path(data["labels"].get("file"))})
+    paths = {"root": Path(data["root"]), "unlabeled": _path(data.get("unlabeled"))}
+    config = DataConfig(**{**data, **paths, "labels": labels, "max_bad": MOST})
+    mean, std = channel_statistics(config)
+    draft.set("data.mean", list(mean), f"Measured on at most {MOST:,} of the images.")
+    draft.set("data.std", list(std))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _found(survey: Survey) -> Iterator[str]:
+    """What there is, a line each."""
+    layout, images = survey.layout, survey.images
+    least, most = int(images.argmin()), int(images.argmax())
+    spread = f"{images[least]:,} ({survey.classes[least]}) to {images[most]:,} ({survey.classes[most]}) each"
+    where = layout.root / layout.train
+    yield f"{where}: {images.sum():,} images of {len(survey.classes):,} classes, {spread}"
+    if survey.uneven:
+        yield f"classes are of different size, by a factor of {survey.unevenness:.1f}"
+    rest = survey.further or int((images - survey.labelled).sum())
+    where = f" in {layout.unlabelled}" if survey.further else ""
+    yield f"labelled: {survey.labelled.sum():,} images; unlabelled: {rest:,}{where}"
+    if not rest:
+        yield (
+            "without unlabelled images there is no semi stage, only fine-tuning; give a folder of them with "
+            "--unlabeled, or count a few of each class as labelled with --per_class"
+        )
+    if layout.val is None:
+        yield "evaluation: no folder of its own, a part of the labelled images is held out"
+    else:
+        unused = f" ({', '.join(layout.unused)} not used)" if layout.unused else ""
+        yield f"evaluation: {survey.evaluated:,} images in {layout.root / layout.val}{unused}"
+    yield (
+        f"longer sides: {survey.sides.min():,} to {survey.sides.max():,} pixels, half of them up to "
+        f"{survey.side:,}"
+    )
+    if survey.broken:
+        yield (
+            f"{len(survey.broken):,} images cannot be read, the first: {survey.broken[0]}; remove them, or set "
+            f"data.max_bad to {len(survey.broken)}, else training stops there"
+        )
+
+
+def _fitted(draft: Draft) -> Iterator[str]:
+    """What the configuration makes of it."""
+    sizes = f"{draft.get('data.image_size')} pixels"
+    batches = [f"{name} {draft.get(f'{name}.batch')}" for name in draft.get("stages")]
+    yield f"stages: {', '.join(draft.get('stages'))}; input {sizes}; labelled batch: {', '.join(batches)}"
+    if validation := draft.get("data.labels.validation"):
+        yield f"held out: {validation:.0%} of the labels train nothing (data.labels.validation)"

@@ -1,0 +1,45 @@
+"""The mean colour of images and its deviation, through the loader that training uses."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.settings import DataConfig, LoaderConfig
+from fastsemi.loaders.stream import evaluation_batches
+
+MOST = 2_000  # images that are looked at
+BATCH = 64
+LEAST = 1 / 255  # a deviation of one grey level, for images that are all alike
+
+
+def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of red, green and blue, of pixel values in [0, 1], to three decimals.
+
+    Args:
+        config: The images: those of pretraining, of which at most `MOST` are looked at, evenly spread, at
+            `image_size`. As many as `max_bad` may be broken.
+
+    Raises:
+        UserError: None of them can be read, or more are broken.
+    """
+    data = Data(config, LoaderConfig())
+    sums, count = torch.zeros(2, 3, dtype=torch.float64), 0
+    try:
+        images = data.pretraining
+        some = images.ids[np.unique(np.linspace(0, len(images.ids) - 1, MOST).astype(np.int64))]
+        plans = evaluation_batches(images.index, some, BATCH, config.eval_crop)
+        with data.load(images, plans, allow_empty=True) as loader:
+            for batch in loader:
+                pixels = batch.images[0][torch.from_numpy(batch.valid)].double().flatten(0, 2) / 255  # [N, 3]
+                sums += torch.stack([pixels.sum(0), pixels.square().sum(0)])
+                count += len(pixels)
+    finally:
+        data.close()
+    if not count:
+        raise UserError(f"none of {len(some)} images of {images.index.root} can be decoded; check the files")
+    mean, square = sums / count
+    std = (square - mean.square()).clamp(min=LEAST**2).sqrt()
+    return tuple(round(m, 3) for m in mean.tolist()), tuple(round(s, 3) for s in std.tolist())

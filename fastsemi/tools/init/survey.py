@@ -1,0 +1,108 @@
+"""What a folder of images holds: classes, labels, sizes. Reads the index alone, without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.index import MAX_PIXELS, Index
+from fastsemi.loaders.index.labels import select_labelled
+from fastsemi.loaders.index.same_classes import require_same_classes
+from fastsemi.loaders.settings import LabelsConfig
+from fastsemi.loaders.sources.open import IndexedSource, open_source
+from fastsemi.tools.init.layout import Layout
+
+UNEVEN = (
+    1.5  # images of the largest class by those of the smallest, from where on classes are of different size
+)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Counts of a folder of images."""
+
+    layout: Layout
+    classes: tuple[str, ...]
+    images: NDArray[np.int64]  # [C] training images of each class
+    labelled: NDArray[np.int64]  # [C] those of them that have a label
+    further: int
+    """Images without classes in a folder of their own."""
+    evaluated: int
+    sides: NDArray[np.int32]  # [N] longer side of each readable image to train on, in pixels
+    broken: tuple[str, ...]
+    """Paths of images that cannot be read."""
+
+    @property
+    def side(self) -> int:
+        """Half of the images have no longer side than this, in pixels."""
+        return int(np.median(self.sides))
+
+    @property
+    def unevenness(self) -> float:
+        """Images of the largest class by those of the smallest."""
+        return float(self.images.max() / self.images.min())
+
+    @property
+    def uneven(self) -> bool:
+        """Whether classes are of different size."""
+        return self.unevenness > UNEVEN
+
+
+def look(layout: Layout, labels: LabelsConfig) -> Survey:
+    """Index the images of a folder and count them.
+
+    Args:
+        layout: Where they are.
+        labels: Which training images are labelled.
+
+    Raises:
+        UserError: No images, a single class, other classes to evaluate on, labels that are not there, no
+            readable image.
+    """
+    train = _open(layout.root / layout.train, True)
+    index = train.index
+    if len(index.classes) < 2:
+        raise UserError(
+            f"{index.root} holds the one class {index.classes[0]}; a classifier needs two or more, each in a "
+            "folder of its own"
+        )
+    ids = select_labelled(
+        index,
+        fraction=labels.fraction,
+        per_class=labels.per_class,
+        index_file=labels.file,
+        seed=labels.seed,
+    )
+    sources = [train]
+    if layout.unlabelled is not None:
+        sources.append(_open(layout.unlabelled, False))
+    evaluated = 0
+    if layout.val is not None:
+        val = _open(layout.root / layout.val, True)
+        require_same_classes(index, val.index)
+        evaluated = len(val)
+    sides = np.concatenate([np.asarray(source.index.sizes).max(axis=1) for source in sources])
+    if not sides.any():
+        raise UserError(f"none of the {len(sides)} images of {index.root} can be read; check the files")
+    return Survey(
+        layout,
+        index.classes,
+        _by_class(index, np.arange(len(index))),
+        _by_class(index, ids),
+        len(sources[1]) if len(sources) > 1 else 0,
+        evaluated,
+        sides[sides > 0],
+        tuple(source.name(int(i)) for source in sources for i in source.index.broken),
+    )
+
+
+def _open(path: Path, has_classes: bool) -> IndexedSource:
+    return open_source(Path(), path, has_classes=has_classes, max_pixels=MAX_PIXELS)
+
+
+def _by_class(index: Index, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.bincount(index.labels[ids], minlength=len(index.classes))
