@@ -93,7 +93,8 @@ class Progress:
             self._scores = f"| {text}"
             self._bars.update(self._task, completed=step)
         else:
-            self.console.print(f"{self._stage}: step {step}/{self._total}, {text}", highlight=False)
+            text = f"{self._stage}: step {step}/{self._total}, {text}"
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """End the stage."""

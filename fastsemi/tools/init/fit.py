@@ -51,12 +51,9 @@ def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocess
 
     Args:
         survey: What the folder holds.
-        labels: Which images are labelled.
+        labels: Which images are labelled, and the part of them that `hold_out_fraction` says.
         recipe: One of `recipe_names`.
         published: Images of the recipe's published weights, None without weights.
-
-    Raises:
-        UserError: Too few labels to train and to evaluate on.
     """
     path = RECIPES / f"{recipe}.yaml"
     lines = path.read_text().splitlines()
@@ -66,11 +63,10 @@ def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocess
         [f"Made by `fastsemi init` for {survey.layout.root}, from the recipe {recipe}:", *said],
     )
     draft.set("output", f"runs/{survey.layout.name}", "The run directory.")
-    validation, why = _validation(survey)
-    held = held_counts(survey.labelled, validation)
+    held = held_counts(survey.labelled, labels.validation)
     trained = int((survey.labelled - held).sum())
     others = survey.further or int((survey.images - survey.labelled).sum())
-    _set_data(draft, survey, dataclasses.replace(labels, validation=validation), why)
+    _set_data(draft, survey, labels)
     _set_inputs(draft, survey, published)
     _set_stages(draft, others, trained, from_scratch=published is None)
     _set_batches(draft, trained, others, len(survey.classes))
@@ -79,29 +75,39 @@ def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocess
     return draft
 
 
-def _validation(survey: Survey) -> tuple[float, str]:
-    """`data.labels.validation`, and why."""
+def hold_out_fraction(survey: Survey) -> float:
+    """`data.labels.validation`: of many labels a fifth, of few none unless there is no evaluation set.
+
+    Raises:
+        UserError: Too few labels to train and to evaluate on.
+    """
     usual = float(np.median(survey.labelled[survey.labelled > 0]))
     if survey.layout.val is not None:
-        if usual < ENOUGH:
-            return 0.0, (
-                "All of them train. The best network is then chosen on the evaluation images, which flatters "
-                f"it; `validation: {HELD_OUT}` holds a fifth of the labels back for that."
-            )
-        return HELD_OUT, "A fifth of them train nothing: the best network is chosen on them."
+        return 0.0 if usual < ENOUGH else HELD_OUT
     fraction = HELD_OUT if usual >= 3 else 0.5
     if not held_counts(survey.labelled, fraction).any():
         raise UserError(
             f"{survey.layout.root} has no evaluation images, and no class has a second label to evaluate on; "
             f"label more, or add {survey.layout.root / 'val'}"
         )
-    return fraction, (
-        "There is no evaluation set: this part of them trains nothing, all accuracies are of it and the best "
-        "network is chosen on it."
+    return fraction
+
+
+def _why_held_out(survey: Survey, fraction: float) -> str:
+    if survey.layout.val is None:
+        return (
+            "There is no evaluation set: the part `validation` of them trains nothing, all accuracies are of "
+            "it and the best network is chosen on it."
+        )
+    if fraction:
+        return "The part `validation` of them trains nothing: the best network is chosen on it."
+    return (
+        "All of them train. The best network is then chosen on the evaluation images, which flatters it; "
+        f"`validation: {HELD_OUT}` holds a part of the labels back for that."
     )
 
 
-def _set_data(draft: Draft, survey: Survey, labels: LabelsConfig, why: str) -> None:
+def _set_data(draft: Draft, survey: Survey, labels: LabelsConfig) -> None:
     layout, recipe = survey.layout, draft.settings.pop("data")
     draft.set("data.root", str(layout.root))
     draft.set("data.train", layout.train)
@@ -115,6 +121,7 @@ def _set_data(draft: Draft, survey: Survey, labels: LabelsConfig, why: str) -> N
         if getattr(labels, field.name) != getattr(default, field.name)
     }
     given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    why = _why_held_out(survey, labels.validation)
     draft.set("data.labels", given, f"{survey.labelled.sum():,} images have a label. {why}")
     for name, value in recipe.items():
         if name != "labels":
@@ -136,7 +143,7 @@ def _set_inputs(draft: Draft, survey: Survey, published: Preprocessing | None) -
     draft.set("data.eval_crop", published.eval_crop, "This, mean and deviation are those of the weights.")
     draft.set("data.mean", list(published.mean))
     draft.set("data.std", list(published.std))
-    text = "Downloaded once, by name; without a connection add `weights: FILE`."
+    text = "Downloaded once, by name. Without a connection: false, and `weights: FILE`."
     draft.set("model.pretrained", draft.get("model.pretrained"), text)
 
 

@@ -30,7 +30,7 @@ class Layout:
     @property
     def name(self) -> str:
         """What the folder is called."""
-        return self.root.resolve().name or "images"
+        return os.path.basename(os.path.abspath(self.root)) or "images"
 
 
 def find_layout(folder: Path, unlabelled: Path | None = None) -> Layout:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.settings import DataConfig, LabelsConfig
 from fastsemi.tools.init.draft import Draft
-from fastsemi.tools.init.fit import RECIPES, choose_recipe, fit, recipe_names
+from fastsemi.tools.init.fit import RECIPES, choose_recipe, fit, hold_out_fraction, recipe_names
 from fastsemi.tools.init.layout import Layout
 from fastsemi.tools.init.survey import Survey, look
 
@@ -45,9 +45,10 @@ def make(layout: Layout, labels: LabelsConfig, recipe: str | None = None) -> Mad
         recipe: By default what fits the pictures and the machine.
 
     Raises:
-        UserError: As `look` and `fit`.
+        UserError: As `look` and `hold_out_fraction`.
     """
     survey = look(layout, labels)
+    labels = replace(labels, validation=hold_out_fraction(survey))
     import torch  # after everything that can be wrong with the folder has been found
 
     why = "as asked for"
@@ -93,8 +94,8 @@ def _found(survey: Survey) -> Iterator[str]:
     layout, images = survey.layout, survey.images
     least, most = int(images.argmin()), int(images.argmax())
     spread = f"{images[least]:,} ({survey.classes[least]}) to {images[most]:,} ({survey.classes[most]}) each"
-    where = layout.root / layout.train
-    yield f"{where}: {images.sum():,} images of {len(survey.classes):,} classes, {spread}"
+    folder = layout.root / layout.train
+    yield f"{folder}: {images.sum():,} images of {len(survey.classes):,} classes, {spread}"
     if survey.uneven:
         yield f"classes are of different size, by a factor of {survey.unevenness:.1f}"
     rest = survey.further or int((images - survey.labelled).sum())
@@ -114,10 +115,10 @@ def _found(survey: Survey) -> Iterator[str]:
         f"longer sides: {survey.sides.min():,} to {survey.sides.max():,} pixels, half of them up to "
         f"{survey.side:,}"
     )
-    if survey.broken:
+    if count := len(survey.broken):
         yield (
-            f"{len(survey.broken):,} images cannot be read, the first: {survey.broken[0]}; remove them, or set "
-            f"data.max_bad to {len(survey.broken)}, else training stops there"
+            f"{count:,} images cannot be read, the first: {survey.broken[0]}; remove them, or set "
+            f"data.max_bad to {count}: training stops at them"
         )
 
 

@@ -1,0 +1,244 @@
+"""A configuration for a folder of pictures: what is found there, what it becomes, what is refused."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from fastsemi.commands.cli import main
+from fastsemi.common.progress import Progress
+from fastsemi.loaders.settings import DataConfig, LabelsConfig
+from fastsemi.run import config as configuration
+from fastsemi.run.checks import check_stage
+from fastsemi.run.context import RunContext
+from fastsemi.run.run import Run
+from fastsemi.tools.init.draft import Draft
+from fastsemi.tools.init.fit import RECIPES, recipe_names
+from fastsemi.tools.init.measure import channel_statistics
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def paint(folder, counts, size=(90, 70), names=None):
+    """Class folders with so many pictures each."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = rng.integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:03}.png")
+
+
+def made(capsys, *words):
+    """The configuration that `fastsemi init` writes and what it says; every stage has images for it."""
+    assert main(["init", *words]) == 0
+    captured = capsys.readouterr()
+    assert not captured.err
+    said = captured.out.splitlines()
+    file = Path(said[-1].split(" is written; next: fastsemi train --config ")[0])
+    config = configuration.load([file], [])
+    run = RunContext(config)
+    for stage in config.stages:
+        check_stage(run, stage)
+    run.close()
+    return config, "\n".join(said)
+
+
+def refused(capsys, *words):
+    assert main(["init", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastsemi: error: ") and error.count("\n") == 1
+    return error
+
+
+def test_small_pictures_are_trained_from_scratch_on_their_own_colours(shapes, capsys):
+    Path("photos").symlink_to(shapes)
+    config, said = made(capsys, "photos", "--per_class", "4")
+    assert Path("photos.yaml").is_file() and config.output == Path("runs/photos")
+    assert "120 images of 3 classes, 40 (bar) to 40 (bar) each" in said
+    assert "labelled: 12 images; unlabelled: 108" in said and "30 images in photos/val" in said
+    assert "recipe: from_scratch_small" in said and "no side longer than 16 pixels" in said
+    assert config.stages == ("finetune", "semi") and config.data.image_size == 32
+    assert config.data.labels == LabelsConfig(per_class=4) and config.semi.align == "uniform"
+    pixels = np.concatenate(
+        [np.asarray(Image.open(path)).reshape(-1, 3) for path in (shapes / "train").rglob("*.png")]
+    )
+    np.testing.assert_allclose(config.data.mean, pixels.mean(0) / 255, atol=0.01)
+    np.testing.assert_allclose(config.data.std, pixels.std(0) / 255, rtol=0.15)  # resizing smooths
+    recipe = configuration.load([ROOT / "configs/practical/from_scratch_small.yaml"], [])
+    assert (config.model, config.semi.length, config.finetune.base_lr) == (
+        *(recipe.model, recipe.semi.length, recipe.finetune.base_lr),
+    )
+
+
+def test_batches_and_alignment_fit_few_images_of_classes_of_different_size(capsys):
+    paint(Path("few/train"), {"a": 12, "b": 4}, size=(20, 20))
+    config, said = made(capsys, "few", "--per_class", "3")
+    assert "by a factor of 3.0" in said and config.semi.align == "none"
+    # 6 labels, of which 2 are held out, as there is no evaluation set; the 10 others have no label
+    assert config.data.val is None and config.data.labels == LabelsConfig(per_class=3, validation=0.2)
+    assert (config.finetune.batch, config.semi.batch, config.semi.unlabelled_ratio) == (4, 4, 2)
+    assert config.finetune.spread_ratio == 0
+    assert config.finetune.augment.flip == config.semi.strong.flip == 0.0, "a and b are letters"
+
+
+@pytest.mark.parametrize("root", ["photos", "photos/train"])
+def test_evaluation_and_unlabelled_folders_are_found_by_their_names(root, shapes, capsys):
+    shutil.copytree(shapes / "train", "photos/train")
+    shutil.copytree(shapes / "val", "photos/valid")
+    shutil.copytree(shapes / "val", "photos/test")
+    shutil.copytree(shapes / "val", "photos/unlabelled")
+    config, said = made(capsys, root)
+    assert (config.data.root, config.data.train, config.data.val) == (Path("photos"), "train", "valid")
+    assert config.data.unlabeled == Path("photos/unlabelled") and "test not used" in said
+    assert config.data.labels == LabelsConfig(fraction=1.0, validation=0.2), "40 of each class are enough"
+    assert "unlabelled: 30 in photos/unlabelled" in said
+    assert config.semi.align == "none", "nobody knows how frequent the classes are there"
+
+
+def test_class_folders_alone_are_fine_tuned_on_and_judged_by_a_part_of_themselves(capsys):
+    paint(Path("photos"), {"cat": 5, "dog": 7})
+    config, said = made(capsys, "photos", "--recipe", "pretrained_cnn")
+    assert (config.data.train, config.data.val, config.stages) == (".", None, ("finetune",))
+    assert "there is no semi stage" in said and "a part of the labelled images is held out" in said
+    assert "without unlabelled images" in said
+    assert config.data.labels == LabelsConfig(fraction=1.0, validation=0.2)
+    assert config.finetune.head == "probe" and config.finetune.batch == 10
+    assert (config.data.mean, config.data.image_size) == ((0.5, 0.5, 0.5), 128)
+    text = Path("photos.yaml").read_text()
+    assert "# There are no unlabelled images" in text and "semi:" not in text
+
+
+def test_larger_pictures_start_from_published_weights(capsys, monkeypatch):
+    paint(Path("photos/train"), {"cat": 2, "dog": 2}, size=(300, 100))
+    paint(Path("unlabeled pictures"), {"x": 9})
+    words = ("photos", "--unlabeled", "unlabeled pictures", "--output", "my own.yaml")
+    config, said = made(capsys, *words)
+    assert "recipe: pretrained_cnn (pictures larger than 64 pixels, and no CUDA GPU)" in said
+    assert said.endswith("fastsemi train --config 'my own.yaml'")
+    assert config.model.pretrained is True and config.data.image_size == 96 + 32
+    assert (config.semi.batch, config.semi.unlabelled_ratio) == (2, 3)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert main(["init", *words, "--force"]) == 0
+    assert yaml.safe_load(Path("my own.yaml").read_text())["model"]["name"] == "vit_small_patch14_dinov2"
+
+
+def test_a_list_of_labels_is_taken(shapes, capsys):
+    Path("list.txt").write_text("".join(f"{c}/{i:03}.png\n" for c in ("bar", "dot") for i in range(3)))
+    config, said = made(capsys, str(shapes), "--labels", "list.txt", "--output", "x.yaml")
+    assert config.data.labels == LabelsConfig(file=Path("list.txt")) and "labelled: 6 images" in said
+    assert (config.finetune.batch, config.semi.batch) == (6, 6)
+
+
+def test_a_written_configuration_trains():
+    paint(Path("few/train"), {"a": 9, "b": 9}, size=(20, 20))
+    assert main(["init", "few", "--per_class", "3"]) == 0
+    options = [word for stage in ("finetune", "semi") for word in (f"--{stage}.length", "1 steps")]
+    options += ["--finetune.warmup", "0 steps", "--semi.warmup", "0 steps", "--train.baseline", "none"]
+    config = configuration.load([Path("few.yaml")], options)
+    summary = Run(config, Progress(Console(quiet=True))).train(config.stages)
+    assert summary["stages"].keys() == {"finetune", "semi"} and summary["held_out"] == 2
+    assert Path("runs/few/model/model.safetensors").is_file()
+
+
+def test_broken_images_are_told(capsys):
+    paint(Path("photos/train"), {"cat": 5, "dog": 5}, size=(30, 30))
+    paint(Path("photos/val"), {"cat": 2, "dog": 2}, size=(30, 30))
+    Path("photos/train/dog/002.png").write_bytes(b"no image")
+    assert main(["init", "photos"]) == 0
+    said = capsys.readouterr().out
+    assert "1 images cannot be read, the first: " in said and "dog/002.png" in said and "max_bad to 1" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        ([], "folder"),
+        (["flat"], "no class folders"),
+        (["one"], "one class cat"),
+        (["mixed"], "mixed/val lies among the class folders"),
+        (["inner"], "inner/train/unlabeled lies among the class folders"),
+        (["single"], "no class has a second label to evaluate on"),
+        (["good", "--per_class", "6"], "more than the 5 images of class cat"),
+        (["good", "--per_class", "0"], "below 1"),
+        (["good", "--per_class", "1", "--labels", "x"], "give one of them"),
+        (["good", "--labels", "x"], "cannot read label index file x"),
+        (["good", "--unlabeled", "x"], "does not exist"),
+        (["good", "--recipe", "x"], "from_scratch_small, pretrained_cnn"),
+        (["good", "--output", "there.yaml"], "there.yaml is there already; give --force"),
+        (["good", "--output", "no/x.yaml"], "the folder no does not exist"),
+        (["good", "--per_clas", "2"], "--per_clas"),
+        (["other"], "other classes than"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(words, error, capsys):
+    paint(Path("flat"), {".": 2})
+    paint(Path("one"), {"cat": 2})
+    paint(Path("mixed"), {"cat": 2, "dog": 1, "val": 1})
+    paint(Path("inner/train"), {"cat": 2, "dog": 1, "unlabeled": 1})
+    paint(Path("single"), {"cat": 1, "dog": 1})
+    paint(Path("good/train"), {"cat": 5, "dog": 7})
+    paint(Path("other/train"), {"cat": 2, "dog": 2})
+    paint(Path("other/val"), {"cat": 2, "cow": 2})
+    Path("there.yaml").write_text("precious")
+    assert error in refused(capsys, *words)
+    assert [str(path) for path in Path().glob("*.yaml")] == ["there.yaml"]
+    assert Path("there.yaml").read_text() == "precious"
+
+
+def test_what_is_wrong_is_found_without_pytorch():
+    paint(Path("single"), {"cat": 1, "dog": 1})
+    code = (
+        "import sys; from fastsemi.commands.cli import main; code = main(['init', 'single']);"
+        "assert 'torch' not in sys.modules and 'timm' not in sys.modules, 'imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_recipes_stand_once_and_come_with_the_package():
+    assert RECIPES.resolve() == ROOT / "configs" / "practical"
+    assert set(recipe_names()) >= {"from_scratch_small", "pretrained_cnn", "pretrained_vit_small"}
+    assert 'fastsemi.tools.init" = ["recipes/*.yaml"]' in (ROOT / "pyproject.toml").read_text()
+    assert os.readlink(RECIPES) == "../../../configs/practical"
+
+
+def test_text_of_a_draft_is_read_back_and_says_why():
+    draft = Draft({"semi": {"weak": {"area": [0.5, 1.0]}}, "data": {"val": "x"}}, ["What", ""])
+    draft.set("data.root", "null", "A folder of this name. " * 8)
+    draft.set("data.val", None)
+    draft.set("output", "runs/a b")
+    text = draft.text()
+    assert text.startswith("# What\n#\noutput: runs/a b\ndata:\n")
+    assert yaml.safe_load(text) == {
+        "output": "runs/a b",
+        "data": {"val": None, "root": "null"},
+        "semi": {"weak": {"area": [0.5, 1.0]}},
+    }
+    assert text.count("  # ") == 2 and max(map(len, text.splitlines())) <= 104
+    assert draft.get("semi.weak") == {"area": [0.5, 1.0]} and draft.get("model.name") is None
+
+
+def test_colours_are_those_of_the_pixels_and_never_without_deviation(tmp_path):
+    for name, colour in (("a", (255, 0, 51)), ("b", (0, 0, 51))):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (9, 7), colour).save(tmp_path / "train" / name / f"{i}.png")
+    config = DataConfig(root=tmp_path, image_size=8, max_bad=1, labels=LabelsConfig(fraction=1.0))
+    assert channel_statistics(config) == ((0.5, 0.0, 0.2), (0.5, 0.004, 0.004))
+    (tmp_path / "train" / "a" / "1.png").write_bytes(b"broken")
+    mean, _ = channel_statistics(config)
+    assert mean[0] == 0.4, "the stand-in of a broken image does not count"
