@@ -46,9 +46,7 @@ def main(command: str, arguments: list[str]) -> int:
     labels = LabelsConfig(per_class=options.per_class, file=options.labels)
     if options.per_class is None and options.labels is None:
         labels = LabelsConfig(fraction=1.0)
-    logging.getLogger("fastsemi.loaders").setLevel(
-        logging.WARNING
-    )  # which engine runs is for training to say
+    logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # training says which engine runs
     made = make(layout, labels, options.recipe)
     with replacing(output) as file:
         file.write(made.text)

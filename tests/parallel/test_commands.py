@@ -40,7 +40,7 @@ def test_evaluation_of_several_processes_is_that_of_one(trained, processes, tmp_
     _, options = trained
     assert cli.main(["evaluate", *options]) == 0
     one = capfd.readouterr().out
-    assert one.endswith(", 28 images\n") and one.count("\n") == 1
+    assert one.endswith(", 28 evaluation images\n") and one.count("\n") == 1
     for world in (2, 5):
         codes, said = processes.run(world, ["evaluate", *options], tmp_path / f"{world}.log")
         assert codes == [0] * world, said

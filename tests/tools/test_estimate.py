@@ -190,6 +190,15 @@ def test_precision_follows_the_gpu(capsys, gpu, wanted, precision, peak):
     assert got["precision"] == precision and peak in got["images_per_s"]["how"]
 
 
+def test_images_that_are_not_here_are_held_out_by_number(tiny):
+    options = ("--data.root", "/nowhere", "--data.labels.per_class", "10", "--data.labels.validation", "0.2")
+    sizes = Namespace(train_images=1000, classes=10, unlabelled_images=None)
+    for further, unlabelled in (((), 920), (("--data.val", "null"), 900)):
+        data, _ = open_data(tiny(*options, *further), sizes)
+        found = [len(images.ids) for images in (data.labelled, data.held_out, data.unlabelled)]
+        assert found == [80, 20, unlabelled]
+
+
 def test_strategy_is_what_fits(capsys):
     huge = str(IMAGENET / "vit_huge_10p.yaml")
     options = ("--stages", "[semi]", "--gpus", "32")

@@ -159,7 +159,11 @@ def test_broken_images_are_told(capsys):
     Path("photos/train/dog/002.png").write_bytes(b"no image")
     assert main(["init", "photos"]) == 0
     said = capsys.readouterr().out
-    assert "1 images cannot be read, the first: " in said and "dog/002.png" in said and "max_bad to 1" in said
+    assert (
+        "images that cannot be read: 1, the first: " in said
+        and "dog/002.png" in said
+        and "max_bad to 1" in said
+    )
 
 
 @pytest.mark.parametrize(

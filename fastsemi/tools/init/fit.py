@@ -25,7 +25,9 @@ RECIPES = Path(__file__).with_name("recipes")  # a link to configs/practical, wh
 FROM_SCRATCH = "from_scratch_small"
 
 SMALL = 64  # pixels of the longer side up to which pictures are small
-ENOUGH = 25  # labels of a class from where on a fifth of them is worth more for choosing than for training
+ENOUGH = (
+    25  # labels of a class from where on some are held out to choose on; where that pays was not measured
+)
 HELD_OUT = 0.2  # of the labels
 PASSES = {True: 30, False: 5}  # least passes over the labels where there is nothing else, from scratch or not
 LEAST_SIDE, STEP = 128, 32  # input sizes of pretrained convolutional networks, in pixels
@@ -60,7 +62,7 @@ def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocess
     said = [line.removeprefix("# ") for line in lines if line.startswith("#")]
     draft = Draft(
         read_preset(path),
-        [f"Made by `fastsemi init` for {survey.layout.root}, from the recipe {recipe}:", *said],
+        [f"Made by `fastsemi init` from the recipe {recipe}:", *said],
     )
     draft.set("output", f"runs/{survey.layout.name}", "The run directory.")
     held = held_counts(survey.labelled, labels.validation)

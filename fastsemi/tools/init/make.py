@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
@@ -57,7 +56,7 @@ def make(layout: Layout, labels: LabelsConfig, recipe: str | None = None) -> Mad
     published = _published(recipe)
     draft = fit(survey, labels, recipe, published)
     if published is None:
-        _set_colours(draft)
+        _set_colours(draft, layout, labels)
     return Made(draft.text(), (*_found(survey), f"recipe: {recipe} ({why})", *_fitted(draft)))
 
 
@@ -72,21 +71,23 @@ def _published(recipe: str) -> Preprocessing | None:
     return preprocessing(published_name(model["name"], model["pretrained"]))
 
 
-def _set_colours(draft: Draft) -> None:
+def _set_colours(draft: Draft, layout: Layout, labels: LabelsConfig) -> None:
     """Mean and deviation of the images themselves."""
     from fastsemi.tools.init.measure import MOST, channel_statistics
 
-    data = draft.settings["data"]
-    labels = LabelsConfig(**{**data["labels"], "file": _path(data["labels"].get("file"))})
-    paths = {"root": Path(data["root"]), "unlabeled": _path(data.get("unlabeled"))}
-    config = DataConfig(**{**data, **paths, "labels": labels, "max_bad": MOST})
+    config = DataConfig(
+        root=layout.root,
+        train=layout.train,
+        val=layout.val,
+        unlabeled=layout.unlabelled,
+        labels=labels,
+        image_size=draft.get("data.image_size"),
+        eval_crop=draft.get("data.eval_crop"),
+        max_bad=MOST,
+    )
     mean, std = channel_statistics(config)
     draft.set("data.mean", list(mean), f"Measured on at most {MOST:,} of the images.")
     draft.set("data.std", list(std))
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _found(survey: Survey) -> Iterator[str]:
@@ -117,7 +118,7 @@ def _found(survey: Survey) -> Iterator[str]:
     )
     if count := len(survey.broken):
         yield (
-            f"{count:,} images cannot be read, the first: {survey.broken[0]}; remove them, or set "
+            f"images that cannot be read: {count:,}, the first: {survey.broken[0]}; remove them, or set "
             f"data.max_bad to {count}: training stops at them"
         )
 

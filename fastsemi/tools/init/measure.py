@@ -20,7 +20,7 @@ def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[flo
 
     Args:
         config: The images: those of pretraining, of which at most `MOST` are looked at, evenly spread, at
-            `image_size`. As many as `max_bad` may be broken.
+            `image_size`. As many as `max_bad` of them may break off.
 
     Raises:
         UserError: None of them can be read, or more are broken.
@@ -29,7 +29,8 @@ def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[flo
     sums, count = torch.zeros(2, 3, dtype=torch.float64), 0
     try:
         images = data.pretraining
-        some = images.ids[np.unique(np.linspace(0, len(images.ids) - 1, MOST).astype(np.int64))]
+        ids = np.setdiff1d(images.ids, images.index.broken)
+        some = ids[np.linspace(0, len(ids) - 1, min(len(ids), MOST)).astype(np.int64)]
         plans = evaluation_batches(images.index, some, BATCH, config.eval_crop)
         with data.load(images, plans, allow_empty=True) as loader:
             for batch in loader:
@@ -39,7 +40,9 @@ def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[flo
     finally:
         data.close()
     if not count:
-        raise UserError(f"none of {len(some)} images of {images.index.root} can be decoded; check the files")
+        raise UserError(
+            f"none of {len(some):,} images of {images.index.root} can be decoded; check the files"
+        )
     mean, square = sums / count
     std = (square - mean.square()).clamp(min=LEAST**2).sqrt()
     return tuple(round(m, 3) for m in mean.tolist()), tuple(round(s, 3) for s in std.tolist())
