@@ -116,6 +116,7 @@ def test_class_folders_alone_are_fine_tuned_on_and_judged_by_a_part_of_themselve
     assert "without unlabelled images" in said
     assert config.data.labels == LabelsConfig(fraction=1.0, validation=0.2)
     assert config.finetune.head == "probe" and config.finetune.batch == 10
+    assert str(config.finetune.length) == "60 steps", "those of the recipe, more than 5 passes over 10 labels"
     assert (config.data.mean, config.data.image_size) == ((0.5, 0.5, 0.5), 128)
     text = Path("photos.yaml").read_text()
     assert "# There are no unlabelled images" in text and "semi:" not in text
@@ -133,6 +134,19 @@ def test_larger_pictures_start_from_published_weights(capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert main(["init", *words, "--force"]) == 0
     assert yaml.safe_load(Path("my own.yaml").read_text())["model"]["name"] == "vit_small_patch14_dinov2"
+
+
+def test_many_labels_alone_are_trained_on_for_some_passes(shapes, capsys):
+    config, _ = made(capsys, str(shapes), "--output", "x.yaml")
+    # 8 of 40 of each class are held out: 96 train, 5 batches of 20 to a pass
+    assert config.stages == ("finetune",) and str(config.finetune.length) == "300 steps"
+    shutil.copytree(shapes / "train", "many/train/a/1")
+    paint(Path("many/train"), {"b": 60}, size=(16, 16))
+    for i in range(8):
+        shutil.copytree(shapes / "train", f"many/train/b/{i}")
+    config, _ = made(capsys, "many")
+    # 120 and 1,020 images, of which 24 and 204 are held out: 912 train, 46 batches to a pass
+    assert (str(config.finetune.length), str(config.finetune.eval_every)) == ("1380 steps", "138 steps")
 
 
 def test_a_list_of_labels_is_taken(shapes, capsys):

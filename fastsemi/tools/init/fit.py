@@ -29,7 +29,8 @@ ENOUGH = (
     25  # labels of a class from where on some are held out to choose on; where that pays was not measured
 )
 HELD_OUT = 0.2  # of the labels
-PASSES = {True: 30, False: 5}  # least passes over the labels where there is nothing else, from scratch or not
+PASSES = {True: 30, False: 5}  # over the labels where there is nothing else, from scratch or not
+LONGEST = 10_000  # steps of such a training
 LEAST_SIDE, STEP = 128, 32  # input sizes of pretrained convolutional networks, in pixels
 SPREADABLE = 60_000  # unlabelled images that label spreading looks at
 
@@ -160,9 +161,13 @@ def _set_stages(draft: Draft, others: int, trained: int, *, from_scratch: bool) 
     draft.settings["finetune"].pop("spread_keep", None)
     draft.settings["finetune"].pop("spread_ratio", None)
     each = math.ceil(trained / min(draft.get("finetune.batch"), trained))
-    passes = PASSES[from_scratch]
-    steps = max(Duration(draft.get("finetune.length")).steps(each), passes * each)
-    draft.set("finetune.length", f"{steps} steps", f"At least {passes} passes over the labels; not measured.")
+    passes, recipe = PASSES[from_scratch], Duration(draft.get("finetune.length")).steps(each)
+    steps = max(recipe, min(passes * each, LONGEST))
+    if steps > recipe:
+        why = f"{passes} passes over the labels, but no more than {LONGEST:,} steps; not measured."
+        draft.set("finetune.length", f"{steps} steps", why)
+        for key in ("finetune.eval_every", "finetune.checkpoint_every"):
+            draft.set(key, f"{max(Duration(draft.get(key)).steps(each), steps // 10)} steps")
 
 
 def _fine_tuning(semi: dict[str, Any]) -> dict[str, Any]:
