@@ -1,5 +1,6 @@
 """Labels that train nothing: which images they are, what they choose, and what a run says of it."""
 
+import io
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from fastsemi.common.progress import Progress
 from fastsemi.loaders.data import Data
 from fastsemi.run.baseline import run_prober
 from fastsemi.run.context import RunContext
+from fastsemi.run.fingerprint import fingerprint
 from fastsemi.run.run import Run
 from fastsemi.run.summary import summary_table, verdict
 from fastsemi.training.checkpoint import file as checkpoint_file
@@ -52,7 +54,7 @@ def _trained(config, capsys=None):
 
 
 def test_the_network_is_chosen_on_held_out_labels_and_reported_on_the_others(tiny, capsys):
-    every = ("--finetune.eval_every", "1 steps", "--finetune.checkpoint_every", "1 steps")
+    every = ("--finetune.eval_every", "2 steps")
     config = tiny("--stages", "[finetune]", *HELD, *every, "--finetune.batch", "9")
     summary = _trained(config, capsys)
     said = capsys.readouterr().out
@@ -91,30 +93,28 @@ def build(config, state):
     return model
 
 
-def test_without_an_evaluation_set_the_run_says_so_first_and_last(tiny, tmp_path, capsys):
-    options = ("--stages", "[finetune]", *HELD, *NO_VAL, "--finetune.batch", "9")
-    config = tiny(*options)
-    assert main(["train", "--config", str(tmp_path / "tiny.yaml"), *options]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_without_an_evaluation_set_the_run_says_so_first_and_last(tiny):
+    config = tiny("--stages", "[finetune]", *HELD, *NO_VAL, "--finetune.batch", "9")
+    console = Console(record=True, width=200, file=io.StringIO())
+    summary = Run(config, Progress(console)).train(config.stages)
+    console.print(summary_table(summary))
+    lines = console.export_text().splitlines()
     assert lines[0].startswith(
         "no evaluation set (data.val is null): 3 of the 12 labelled images train nothing"
     )
     assert "which flatters it" in lines[0]
-    summary = json.loads((config.output / "summary.json").read_text())
-    assert summary["evaluated_on"] == summary["selected_on"] == "held-out labelled images"
     assert any("no evaluation set: accuracies are of 3" in line for line in lines[1:])
-    page = (config.output / "report.html").read_text()
-    assert "no evaluation set: accuracies are of 3 labelled images" in page
-    assert main(["evaluate", "--output", str(config.output)]) == 0
-    assert "3 held-out labelled images" in capsys.readouterr().out
+    assert summary["evaluated_on"] == summary["selected_on"] == "held-out labelled images"
+    assert summary["evaluation"] == 3
 
 
-def test_another_choice_of_held_out_labels_is_another_run(tiny, capsys, tmp_path):
-    options = ["--stages", "[finetune]", "--finetune.batch", "6"]
-    _trained(tiny(*options, *HELD))
-    preset = str(tmp_path / "tiny.yaml")
-    assert main(["train", "--config", preset, *options, "--data.labels.validation", "0.5"]) == 2
-    assert "data.labels.validation: 0.25, now 0.5" in capsys.readouterr().err
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_another_choice_of_held_out_labels_is_another_run(tiny, stage):
+    """Where they are evaluated on, also for pretraining, which does not see them then."""
+    half = ("--data.labels.validation", "0.5")
+    for further in ((), NO_VAL):
+        a, b = (fingerprint(tiny(*options, *further), stage, []) for options in (HELD, half))
+        assert (a == b) == (stage == "pretrain" and not further)
 
 
 def _summary(**further):

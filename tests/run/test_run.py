@@ -339,7 +339,7 @@ def test_evaluation_survives_a_batch_of_broken_images_alone(tiny, tmp_path, shap
     summary = _run(config)
     assert summary["skipped_images"] == [str(root / "val" / "dot" / "009.png")]
     assert main(["evaluate", "--output", str(config.output)]) == 0
-    assert "29 images" in capsys.readouterr().out
+    assert "29 evaluation images" in capsys.readouterr().out
 
 
 def test_a_failed_prediction_keeps_the_former_file(tiny, tmp_path, shapes, capsys):
