@@ -110,7 +110,7 @@ def test_fine_tuning_starts_where_the_probe_ends(tiny, weights):
 
 def test_where_all_images_are_labelled_classifiers_do_without_others(tiny):
     run = RunContext(tiny("--data.labels.per_class", "40"))
-    prober = run_prober(run)
+    prober = run.prober
     features = prober.features("pixels", None)
     head = prober.head(features)
     run.close()

@@ -107,7 +107,8 @@ def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
             )
         if chosen := entry.get("chosen"):
             what = f"chosen: {chosen['network']}, step {chosen['step']:,}"
-            lines.append(StageLine(stage, what, chosen["top1"], chosen.get("top5"), None, None, state))
+            top1, balanced, top5 = (chosen.get(kind) for kind in ("top1", "balanced", "top5"))
+            lines.append(StageLine(stage, what, top1, balanced, top5, None, None, state))
     return lines
 
 
