@@ -9,7 +9,6 @@ from rich.console import Console
 from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.data import Data
-from fastsemi.run.baseline import run_prober
 from fastsemi.run.context import RunContext
 from fastsemi.run.fingerprint import fingerprint
 from fastsemi.run.run import Run
@@ -71,7 +70,7 @@ def test_the_network_is_chosen_on_held_out_labels_and_reported_on_the_others(tin
     arguments = ({"model": network}, run.data, run.views, run.precision)
     held = evaluate(*arguments, batch=2, images=run.data.held_out)["model"]
     evaluated = evaluate(*arguments, batch=7)["model"]
-    features = run_prober(run).features("pixels", None)
+    features = run.prober.features("pixels", None)
     assert (
         features.labelled.ids.tolist() == run.data.labelled.ids.tolist() and len(features.labelled.ids) == 9
     )
