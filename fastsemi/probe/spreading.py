@@ -67,28 +67,18 @@ class Graph:
     at each of four times of a run, by one to ten points.
     """
 
-    choices: tuple[tuple[Space, ...], ...]
-    """Graphs to choose from, each with the neighbours of all its spaces."""
+    spaces: tuple[Space, ...]
 
     @classmethod
-    def of(cls, every: Array) -> Graph:
-        """Find neighbours by scaled features [N, D]."""
-        return cls(tuple((Space.of(every, cosine=cosine),) for cosine in (False, True)))
-
-    @classmethod
-    def of_trained(cls, trained: Array, fixed: Array | None, *, cosine: bool) -> Graph:
-        """Neighbours by features that were trained on the labels and, half as much, by others that were not.
-
-        A trained network is wrong in its own way; what it takes for alike and what is alike without it are
-        right together more often than either (docs/results.md).
+    def of(cls, every: Array, *, trained: bool = False) -> Graph:
+        """Find neighbours.
 
         Args:
-            trained: [N, D] scaled features, the labelled images first.
-            fixed: [N, E] scaled features of the same images, None for none.
-            cosine: The space of `fixed`.
+            every: [N, D] scaled features, the labelled images first.
+            trained: Whether the features were trained on these labels.
         """
-        space = Space.of(trained, cosine=True)
-        return cls(((space,),) if fixed is None else ((space, space, Space.of(fixed, cosine=cosine)),))
+        kinds = (True,) if trained else (False, True)
+        return cls(tuple(Space.of(every, cosine=cosine) for cosine in kinds))
 
     def spread(self, y: NDArray[np.int64]) -> Spread:
         """Spread the labels, in the space that does best in cross-validation on them.
@@ -97,13 +87,13 @@ class Graph:
             y: [L] classes of the labelled images.
         """
         classes, codes = np.unique(y, return_inverse=True)
-        flows = [_flow(spaces) for spaces in self.choices]
+        flows = [_flow(space) for space in self.spaces]
         judged = len(flows) > 1  # features that were trained on the labels would look right in any case
         scores = [_score(flow, codes, len(classes)) if judged else 0.0 for flow in flows]
         chosen = int(np.argmax(scores))
         shares = _run(flows[chosen], _start(flows[chosen], codes, np.arange(len(y)), len(classes)))
         shares = _balanced(shares, np.bincount(codes, minlength=len(classes)))
-        return Spread(self.choices[chosen][0], shares, classes, len(y), scores[chosen])
+        return Spread(self.spaces[chosen], shares, classes, len(y), scores[chosen])
 
 
 def _score(flow: sp.csr_matrix, codes: NDArray[np.int64], classes: int) -> float:
@@ -121,20 +111,15 @@ def _score(flow: sp.csr_matrix, codes: NDArray[np.int64], classes: int) -> float
     return hits / len(codes)
 
 
-def _flow(spaces: tuple[Space, ...]) -> sp.csr_matrix:
-    """D^-1/2 W D^-1/2, with W the sum of the symmetric graphs of neighbours."""
-    weights = sum(_neighbourhood(space) for space in spaces)
-    root = sp.diags(np.asarray(weights.sum(axis=1)).ravel() ** -0.5)
-    return (root @ weights @ root).tocsr().astype(np.float32)
-
-
-def _neighbourhood(space: Space) -> sp.csr_matrix:
-    """1 where either image is among the nearest of the other, [N, N]."""
+def _flow(space: Space) -> sp.csr_matrix:
+    """D^-1/2 W D^-1/2 of the symmetric graph of neighbours."""
     mine = space.neighbours
     rows = np.repeat(np.arange(len(mine)), mine.shape[1])
     ones = np.ones(len(rows), np.float32)
     weights = sp.csr_matrix((ones, (rows, mine.ravel())), shape=(len(mine), len(mine)))
-    return weights.maximum(weights.T)
+    weights = weights.maximum(weights.T)
+    root = sp.diags(np.asarray(weights.sum(axis=1)).ravel() ** -0.5)
+    return (root @ weights @ root).tocsr().astype(np.float32)
 
 
 def _start(flow: sp.csr_matrix, codes: NDArray[np.int64], known: NDArray[np.int64], classes: int) -> Array:

@@ -124,23 +124,3 @@ def test_features_that_are_all_the_same_do_not_end_a_run():
     same = np.ones((12, 4), np.float32)
     spread = Graph.of(same).spread(np.array([0, 0, 1, 1]))
     assert len(spread.unlabelled()[0]) == 8
-
-
-def test_what_two_spaces_agree_on_is_right_more_often_than_either():
-    """Classes overlap in each of two spaces, by noise of its own."""
-    rng = np.random.default_rng(0)
-    y = np.concatenate([np.repeat([0, 1, 2], 10), np.repeat([0, 1, 2], 90)])
-
-    def space():
-        return (np.eye(3)[y] * 2 + rng.normal(0, 1, (300, 3))).astype(np.float32)
-
-    trained, fixed = space(), space()
-    right = {
-        name: (graph.spread(y[:30]).unlabelled()[0] == y[30:]).mean()
-        for name, graph in {
-            "trained": Graph.of_trained(trained, None, cosine=True),
-            "fixed": Graph.of(fixed),
-            "both": Graph.of_trained(trained, fixed, cosine=False),
-        }.items()
-    }
-    assert right["both"] > max(right["trained"], right["fixed"]) + 0.02, right
