@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ LOADING = (
     "scriptable",
 )
 
-Adapt = Literal["full", "head", "norm", "top"]
+Adapt = Literal["full", "head", "norm", "top", "lora"]
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,15 @@ class ModelConfig:
     keep_head: bool = False
     """Whether weights bring a trained classifier of the same classes; it is then kept, and not scaled."""
     adapt: Adapt = "full"
-    """What is trained: full (everything), head (the classifier alone), norm (it and the norms), or top (it
-    and the last adapt_layers). The rest stays as it came with the weights; the teacher shares it."""
+    """What is trained: full (everything), head (the classifier alone), norm (it and the norms), top (it and
+    the last adapt_layers), or lora (it and products of low rank beside the linear layers of a vision
+    transformer). The rest stays as it came with the weights; the teacher shares it."""
     adapt_layers: int = 2
     """With adapt top: how many blocks of a transformer, or stages of a convolutional network."""
+    lora_rank: int = 8
+    """With adapt lora: the rank of the products, r."""
+    lora_alpha: float = 16.0
+    """With adapt lora: the products are scaled by lora_alpha / lora_rank."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
     """Whether batch norm trains on the statistics of its batches, or keeps those that came with the weights;
     auto: keeps them where weights are given or published, else trains."""
@@ -67,6 +73,10 @@ class ModelConfig:
             )
         if self.adapt_layers < 1:
             raise UserError(f"model.adapt_layers is {self.adapt_layers}; it must be at least 1")
+        if self.lora_rank < 1:
+            raise UserError(f"model.lora_rank is {self.lora_rank}; it must be at least 1")
+        if not 0 < self.lora_alpha < math.inf:
+            raise UserError(f"model.lora_alpha is {self.lora_alpha}; it must be positive and finite")
         if self.adapt != "full" and not self.has_weights:
             raise UserError(
                 f"model.adapt is {self.adapt}, but the network starts from random weights; give "

@@ -23,7 +23,7 @@ def choose_trained(model: nn.Module, adapt: Adapt, layers: int = 0) -> None:
     Args:
         model: A timm classifier.
         adapt: full: everything; head: the classifier alone; norm: it, and weights and biases of all norms;
-            top: it and the last layers.
+            top: it and the last layers; lora: it, and what `add_lora` adds.
         layers: How many these are: blocks of a transformer, stages of a convolutional network.
 
     Raises:

@@ -9,6 +9,7 @@ from torch import nn
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.models.create import checkpoint_activations, create_model, prefer_channels_last
+from fastsemi.models.lora import add_lora
 from fastsemi.models.projected import classifier_of
 from fastsemi.models.trainable import choose_trained, freeze_statistics
 from fastsemi.parallel import processes
@@ -56,6 +57,8 @@ def new_stage(
     """
     if has_classifier(name):
         choose_trained(model, config.model.adapt, config.model.adapt_layers)
+        if config.model.adapt == "lora":
+            add_lora(model, config.model.lora_rank, config.model.lora_alpha, seed=config.seed)
         if config.model.freezes_statistics:
             freeze_statistics(model)
     if processes.world() == 1:  # shards and buckets of several processes want plain rows

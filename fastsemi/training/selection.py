@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastsemi.parallel import processes
-from fastsemi.parallel.shards import whole_state
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.evaluate import Accuracy
+from fastsemi.training.plain_state import plain_state
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Selection:
             return
         score = scores[name]
         self.choice = Choice(name, step, score.top1, score.top5, score.balanced, top1, loss)
-        state = whole_state(models[name])
+        state = plain_state(models[name])
         if processes.is_main():
             checkpoint_file.save({"model": state, "choice": asdict(self.choice)}, self._path(self.choice))
 

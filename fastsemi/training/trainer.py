@@ -22,7 +22,6 @@ from fastsemi.loaders.prefetch import Loader
 from fastsemi.models.create import use_fused_attention
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
-from fastsemi.parallel.shards import whole_state
 from fastsemi.parallel.stop import Interrupted, StopVote
 from fastsemi.stages.advice import AcceptanceAlarm
 from fastsemi.stages.base import Stage
@@ -37,6 +36,7 @@ from fastsemi.training.evaluate import Accuracy, evaluate
 from fastsemi.training.meter import Meter, Speed
 from fastsemi.training.metrics import Accumulator, MetricLog, Ratio
 from fastsemi.training.optim import create_optimizer, set_lr
+from fastsemi.training.plain_state import plain_state
 from fastsemi.training.selection import Selection
 from fastsemi.training.settings import CompileConfig, OptimizerBackend
 from fastsemi.training.strategy import Parallel
@@ -171,9 +171,9 @@ class Trainer:
         chosen = self.selection.choice if self.selection else None
         models = self.stage.eval_models()
         if self.selection is None or chosen is None:
-            return whole_state(self.stage.result())
+            return plain_state(self.stage.result())
         if chosen.step == self.total:  # it is at hand
-            return whole_state(models[chosen.network])
+            return plain_state(models[chosen.network])
         return self.selection.tensors()
 
     def _loop(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:

@@ -6,12 +6,15 @@ import shutil
 import pytest
 import torch
 
+from fastsemi.models.lora import merged
 from fastsemi.parallel import processes as group
 from fastsemi.parallel.shards import whole, whole_state
 from fastsemi.run import config as configuration
 from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext
+from fastsemi.run.new_stage import new_model
 from fastsemi.training.evaluate import evaluate
+from fastsemi.training.plain_state import plain_state
 from fastsemi.training.strategy import Parallel, choose_strategy
 
 
@@ -75,6 +78,32 @@ def test_a_teacher_in_half_precision_follows_in_shards(preset, processes, tmp_pa
         run.close()
 
     in_session(processes, 2, words, tmp_path / "half.log", work)
+
+
+def test_lora_in_shards_trains_and_leaves_plain_weights(preset, processes, tmp_path):
+    _, words = preset(
+        "lora", "--model.adapt", "lora", "--model.lora_rank", "4", "--model.weights", "not-read"
+    )
+
+    def work(run, rank):
+        torch.manual_seed(rank)  # what is drawn may not depend on the process
+        plain = new_model(run.config, "semi", 3).state_dict()
+        stage = build_stage(run, "semi", fresh=True)
+        with torch.no_grad():
+            stage.model.blocks[0].mlp.fc1.lora_b.fill_(1.0)
+        expected = merged(stage.model, {n: t.clone() for n, t in stage.model.state_dict().items()})
+        Parallel(stage, "fsdp", run.precision)
+        found = plain_state(stage.model)
+        assert found.keys() == plain.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-7, msg=name)
+        stage.model(torch.ones(2, 3, 16, 16)).square().sum().backward()
+        layer = stage.model.blocks[0].mlp.fc1
+        assert layer.weight.grad is None and whole(layer.lora_a.grad).abs().sum() > 0
+        stage.after_update()
+        run.close()
+
+    in_session(processes, 2, words, tmp_path / "lora.log", work)
 
 
 @pytest.mark.parametrize(("needed", "strategy"), [(70, "ddp"), (75, "fsdp"), (900, "fsdp")])
