@@ -86,6 +86,7 @@ bench: env
 	$(BIN)/python -m benchmarks.steps $(BENCH_STEPS) --json $(BENCH_OUT)/steps.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.step.end_to_end $(BENCH_END) --json $(BENCH_OUT)/end_to_end.json --plots $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.step.profile_overhead --json $(BENCH_OUT)/profile_overhead.json
+	$(BIN)/python -m benchmarks.step.adapt --batch 2 --json $(BENCH_OUT)/adapt.json
 	$(BIN)/python -m benchmarks.loading.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json
 	$(BIN)/python -m benchmarks.harness.compare --record $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.harness.tables

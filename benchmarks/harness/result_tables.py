@@ -143,6 +143,26 @@ def profile_overhead(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def adapt(rows: Rows) -> str:
+    """The semi step by what of the network is trained."""
+    first = rows[0]
+    lines = [
+        f"{machine(first)}, {first['configuration']['precision']}, {first['threads']} threads.",
+        "",
+        "| network, labelled + unlabelled | `model.adapt` | trained parameters | ms a step "
+        "| times as fast as full | peak memory, MiB | of full's |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        settings, of_full = row["configuration"], row["of_full"]
+        lines.append(
+            f"| {settings['model']}, {settings['labelled']} + {settings['unlabelled']} | `{row['adapt']}` "
+            f"| {row['trained']:,} | {_spread(row, ',.0f')} | {_spread(of_full, '.2f')} "
+            f"| {row['peak_bytes'] / 2**20:,.0f} | {row['peak_of_full']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "peaks": peaks,
     "steps": steps,
@@ -151,4 +171,5 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "kernels": kernels,
     "index": index,
     "profile_overhead": profile_overhead,
+    "adapt": adapt,
 }

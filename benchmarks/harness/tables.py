@@ -182,6 +182,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "index": lambda: measured("index"),
     **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
     "profile-overhead": lambda: measured("profile_overhead"),
+    "adapt": lambda: measured("adapt"),
 }
 
 

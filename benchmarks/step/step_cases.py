@@ -42,6 +42,7 @@ class Size:
 
 
 SIZES = {
+    "T": Size("ViT-Ti/16", ModelConfig("vit_tiny_patch16_224"), 64, 8),
     "S": Size("ViT-S/16", ModelConfig("vit_small_patch16_224"), 64, 8),
     "B": Size("ViT-B/16", ModelConfig("vit_base_patch16_224"), 32, 4),
     "L": Size("ViT-L/16", ModelConfig("vit_large_patch16_224"), 16, 2),

@@ -27,6 +27,7 @@ from fastsemi.loaders.settings import DataConfig, LoaderConfig
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.models.create import create_model
 from fastsemi.models.settings import ModelConfig
+from fastsemi.models.trainable import prepare_training
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import Views
 from fastsemi.stages.semi import Semi
@@ -179,6 +180,7 @@ def semi_trainer(
         image_size=data.config.image_size,
         drop_path=config.drop_path,
     )
+    prepare_training(network, model, seed=0)
     stage: Stage = Semi(config, network, data, views, seed=0)
     stage.model.train()
     log: Any = NoLog()

@@ -12,9 +12,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
 from fastsemi.models.layers import layer_ids
-from fastsemi.models.settings import Adapt
+from fastsemi.models.lora import add_lora
+from fastsemi.models.settings import Adapt, ModelConfig
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, LayerNorm, LayerNorm2d, GroupNorm)
+
+
+def prepare_training(model: nn.Module, config: ModelConfig, *, seed: int) -> None:
+    """Make a network with the weights that it starts from one that trains as `model` says.
+
+    Args:
+        model: A timm classifier.
+        config: What is trained, and whether batch-norm statistics move.
+        seed: Of what LoRA draws.
+
+    Raises:
+        UserError: The network has no such part.
+    """
+    choose_trained(model, config.adapt, config.adapt_layers)
+    if config.adapt == "lora":
+        add_lora(model, config.lora_rank, config.lora_alpha, seed=seed)
+    if config.freezes_statistics:
+        freeze_statistics(model)
 
 
 def choose_trained(model: nn.Module, adapt: Adapt, layers: int = 0) -> None:

@@ -9,9 +9,8 @@ from torch import nn
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.models.create import checkpoint_activations, create_model, prefer_channels_last
-from fastsemi.models.lora import add_lora
 from fastsemi.models.projected import classifier_of
-from fastsemi.models.trainable import choose_trained, freeze_statistics
+from fastsemi.models.trainable import prepare_training
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config
 from fastsemi.run.order import STAGE_CLASSES, settings
@@ -56,11 +55,7 @@ def new_stage(
         UserError: The stage cannot train this model, or not on this data.
     """
     if has_classifier(name):
-        choose_trained(model, config.model.adapt, config.model.adapt_layers)
-        if config.model.adapt == "lora":
-            add_lora(model, config.model.lora_rank, config.model.lora_alpha, seed=config.seed)
-        if config.model.freezes_statistics:
-            freeze_statistics(model)
+        prepare_training(model, config.model, seed=config.seed)
     if processes.world() == 1:  # shards and buckets of several processes want plain rows
         prefer_channels_last(model, config.data.image_size)
     build: Callable[..., Stage] = STAGE_CLASSES[name]
