@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import Index
+from fastsemi.loaders.plan.balance import BalancedOrder
 from fastsemi.loaders.plan.draws import AugmentConfig, View, epoch_order, plan_mix, plan_view
 from fastsemi.loaders.plan.mixing import MixConfig
 from fastsemi.loaders.plan.types import MixPlan, PlannedBatch, ViewPlan
@@ -44,7 +45,10 @@ class Stream:
     """Side of a view in pixels."""
     name: str = "labelled"
     """What error messages call the stream."""
+    balanced: bool = False
+    """Whether each class comes up equally often (`BalancedOrder`), in place of each sample."""
     _order: list[View] = field(init=False, repr=False)
+    _balance: BalancedOrder | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse batches that the data cannot fill or the micro-batches cannot share."""
@@ -59,11 +63,18 @@ class Stream:
                 "micro-batches; change micro_batches to a divisor"
             )
         object.__setattr__(self, "_order", list(self.views))
+        balance = None
+        if self.balanced:
+            labels = np.asarray(self.index.labels[self.ids], dtype=np.int64)
+            balance = BalancedOrder(self.seed, self._order[-1], self.ids, labels)
+        object.__setattr__(self, "_balance", balance)
 
     def positions(self, step: int, micro: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids and passes of micro-batch `micro` of global batch `step`, both [B]."""
         size = self.batch // self.micro_batches
         position = step * self.batch + micro * size + np.arange(size)
+        if self._balance:
+            return self._balance.positions(position)
         epoch, place = np.divmod(position, len(self.ids))
         ids = np.empty(size, dtype=np.int64)
         for e in np.unique(epoch):

@@ -143,11 +143,16 @@ def profile_overhead(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def _threads(row: dict[str, Any]) -> str:
+    return f"{row['threads']} thread" + "s" * (row["threads"] > 1)
+
+
 def adapt(rows: Rows) -> str:
     """The semi step by what of the network is trained."""
     first = rows[0]
     lines = [
-        f"{machine(first)}, {first['configuration']['precision']}, {first['threads']} threads.",
+        f"{machine(first)}, {first['configuration']['precision']}, {_threads(first)}, time by "
+        f"{first['configuration']['clock']}.",
         "",
         "| network, labelled + unlabelled | `model.adapt` | trained parameters | ms a step "
         "| times as fast as full | peak memory, MiB | of full's |",

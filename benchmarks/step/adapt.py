@@ -4,14 +4,17 @@
 
 Each step is a whole update through the trainer on loaded batches, every sample kept, as in
 `benchmarks.step.steps`. Peak memory is what stays between steps (weights, optimizer, teacher; what student
-and teacher share counts once) and the most that a step allocates besides, gradients included, by PyTorch's own
-count of tensors; libraries' workspaces are not in it. LoRA has the rank and `top` the layers of the defaults.
+and teacher share counts once) and the most that a step allocates besides, gradients included, by PyTorch's
+own count of tensors; libraries' workspaces are not in it. LoRA has the default rank, `top` two
+blocks. On a CPU time is the processors', with as many threads as OMP_NUM_THREADS says, on a GPU the clock's.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,6 +30,13 @@ from fastsemi.common.precision import Precision, select_device
 from fastsemi.models.settings import Adapt
 
 
+def processor_seconds(run: Callable[[], object]) -> float:
+    """Seconds that this process's threads computed: what else runs on the machine disturbs them less."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
 def measure(
     size: Size, kinds: list[Adapt], precision: Precision, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
@@ -35,7 +45,11 @@ def measure(
     labelled = args.batch or (size.gpu_batch if device.type == "cuda" else size.cpu_batch)
     steps = {kind: _step(size, kind, labelled, precision) for kind in kinds}
     cases = [
-        harness.Case(f"adapt/{size.name}/{kind}", step.step, timer=waiting(device))
+        harness.Case(
+            f"adapt/{size.name}/{kind}",
+            step.step,
+            timer=waiting(device) if device.type == "cuda" else processor_seconds,
+        )
         for kind, step in steps.items()
     ]
     rows = harness.rows(
@@ -46,6 +60,7 @@ def measure(
             **{"model": size.name, "network": size.model.name, "image_size": size.image_size},
             **{"labelled": labelled, "unlabelled": RATIO * labelled, "classes": size.classes},
             "precision": str(precision.dtype).removeprefix("torch."),
+            "clock": "the clock" if device.type == "cuda" else "processors' time",
         },
         device=device.type,
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastsemi.loaders.data import Data
 from fastsemi.parallel import processes
+from fastsemi.stages.logit_adjustment import labelled_shares
 from fastsemi.stages.semi_config import SemiConfig
 
 
@@ -73,7 +74,4 @@ def create_alignment(config: SemiConfig, data: Data) -> NoAlignment | Alignment:
         return NoAlignment()
     if config.align == "uniform":
         return Alignment(torch.full((classes,), 1 / classes), config.align_momentum)
-    images = data.labelled
-    labels = torch.as_tensor(images.index.labels[images.ids].astype("int64"))
-    counts = torch.bincount(labels, minlength=classes).clamp(min=0.5)
-    return Alignment(counts / counts.sum(), config.align_momentum)
+    return Alignment(labelled_shares(data), config.align_momentum)

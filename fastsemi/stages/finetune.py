@@ -13,6 +13,7 @@ from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.logit_adjustment import LogitAdjustment, labelled_shares
 from fastsemi.stages.mixed_batch import MixedBatch
 from fastsemi.stages.roles import labelled_role, spread_role
 from fastsemi.stages.teacher import EMATeacher
@@ -58,6 +59,8 @@ class Finetune(Stage):
         if spread is not None:
             self.roles["spread"] = spread_role(config, spread, data, seed)
         self.model = self.network = model.to(views.device)
+        adjustment = LogitAdjustment(labelled_shares(data), config.logit_adjustment)
+        self.adjustment = adjustment.to(views.device)
         self._average = EMATeacher(self.model, config.ema) if config.ema else None
 
     @staticmethod
@@ -72,7 +75,8 @@ class Finetune(Stage):
             images = [part.images for part in mixed]
             logits = self.network(torch.cat(images) if len(images) > 1 else images[0])
         smoothing, kernels = self.config.label_smoothing, self._views.kernels
-        parts = zip(mixed, logits.split([len(part.label) for part in mixed]), strict=True)
+        labelled, *spread = logits.split([len(part.label) for part in mixed])
+        parts = zip(mixed, [self.adjustment(labelled), *spread], strict=True)
         loss = torch.cat([part.losses(found, smoothing, kernels) for part, found in parts]).mean()
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 

@@ -8,11 +8,11 @@ from typing import Literal
 from fastsemi.common.schedule import Duration
 from fastsemi.loaders.plan.draws import AugmentConfig
 from fastsemi.loaders.plan.mixing import MixConfig
-from fastsemi.stages.stage_config import StageConfig
+from fastsemi.stages.stage_config import LabelledStageConfig
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(StageConfig):
+class FinetuneConfig(LabelledStageConfig):
     """Supervised fine-tuning. The defaults are table 12 of the paper, ViT-B with 10 % of the labels."""
 
     section = "finetune"

@@ -9,7 +9,7 @@ from fastsemi.loaders.stream import Stream
 from fastsemi.stages.base import Role
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.semi_config import SemiConfig
-from fastsemi.stages.stage_config import StageConfig
+from fastsemi.stages.stage_config import LabelledStageConfig, StageConfig
 
 
 def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, data: Data, seed: int) -> Role:
@@ -17,7 +17,18 @@ def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, d
     images = data.labelled
     views = {View.LABELLED: augment}
     size = data.config.image_size
-    stream = Stream(images.index, images.ids, config.batch, config.micro_batches, views, mix, seed, size)
+    balanced = isinstance(config, LabelledStageConfig) and config.balanced
+    stream = Stream(
+        images.index,
+        images.ids,
+        config.batch,
+        config.micro_batches,
+        views,
+        mix,
+        seed,
+        size,
+        balanced=balanced,
+    )
     return Role(images, stream)
 
 

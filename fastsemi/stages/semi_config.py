@@ -10,7 +10,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.schedule import Duration
 from fastsemi.loaders.plan.draws import AugmentConfig
 from fastsemi.loaders.plan.mixing import MixConfig
-from fastsemi.stages.stage_config import StageConfig
+from fastsemi.stages.stage_config import LabelledStageConfig
 from fastsemi.stages.thresholds.settings import (
     FlexMatchConfig,
     FreeMatchConfig,
@@ -23,7 +23,7 @@ TeacherDtype = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
-class SemiConfig(StageConfig):
+class SemiConfig(LabelledStageConfig):
     """Semi-supervised fine-tuning. The defaults are table 13 of the paper, ViT-B with 10 % of the labels."""
 
     section = "semi"

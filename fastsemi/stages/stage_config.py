@@ -72,3 +72,25 @@ class StageConfig:
     def peak_lr(self) -> float:
         """Learning rate after warm-up."""
         return self.base_lr * self.batch / 256
+
+
+@dataclass(frozen=True)
+class LabelledStageConfig(StageConfig):
+    """What stages that learn from labels share besides: what they make of classes of different size."""
+
+    balanced: bool = False
+    """Draw labelled images so that each class comes up equally often, those of small classes more often; an
+    epoch has as many images as before."""
+    logit_adjustment: float = 0.0
+    """Factor tau on the logarithm of the classes' shares among the labels, which is added to the logits in
+    the loss of labelled images; 0 for none. With 1, predictions are as if all classes were as frequent."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        super().__post_init__()
+        self.require("logit_adjustment", 0 <= self.logit_adjustment < math.inf, "be finite and not negative")
+        self.require(
+            "logit_adjustment",
+            not (self.balanced and self.logit_adjustment),
+            f"be 0 where {self.section}.balanced is true, which evens out the same classes",
+        )

@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     ERASE = 3
     MIX = 4
     ORDER = 5
+    CLASSES = 6
 
 
 def _uniforms(
@@ -76,8 +77,14 @@ class AugmentConfig:
 
 def epoch_order(seed: int, view: View, epoch: int, count: int) -> NDArray[np.int64]:
     """The order of one pass over `count` samples: a permutation of 0..count-1."""
-    ids = np.arange(count)
-    pair = words(seed, epoch, ids, view << 8 | Purpose.ORDER, 2)
+    return shuffled(seed, view, epoch, np.arange(count), Purpose.ORDER)
+
+
+def shuffled(
+    seed: int, view: View, epoch: int, ids: NDArray[np.int64], purpose: Purpose
+) -> NDArray[np.int64]:
+    """A permutation of 0..len(ids)-1, drawn by the ids."""
+    pair = words(seed, epoch, ids, view << 8 | purpose, 2)
     return np.argsort(pair[:, 0] << np.uint64(32) | pair[:, 1], kind="stable")
 
 

@@ -45,6 +45,49 @@ def test_a_plan_depends_on_its_position_alone(index):
     np.testing.assert_array_equal(a.labels, index.labels[a.ids])
 
 
+def _balanced(index, ids, batch, micro_batches=1, seed=0):
+    views = {View.LABELLED: AugmentConfig()}
+    return Stream(index, ids, batch, micro_batches, views, MixConfig(), seed, 16, balanced=True)
+
+
+def _drawn(stream, steps):
+    found = [stream.positions(step, 0) for step in range(steps)]
+    return (np.concatenate(part) for part in zip(*found, strict=True))
+
+
+def test_each_class_comes_up_equally_often_and_each_of_its_images(index):
+    """Classes of 1, 5 and 12 images; a fourth has none."""
+    of_class = [np.flatnonzero(index.labels == label) for label in range(3)]
+    members = [of_class[0][:1], of_class[1][:5], of_class[2][:12]]
+    ids, passes = _drawn(_balanced(index, np.concatenate(members), 10), 18)
+    assert [int(np.isin(ids, part).sum()) for part in members] == [60, 60, 60]
+    labels = np.asarray(index.labels[ids]).reshape(-1, 3)
+    assert (np.sort(labels, axis=1) == [0, 1, 2]).all() and len(np.unique(labels, axis=0)) > 3
+    for part in members:
+        assert {int((ids == image).sum()) for image in part} == {60 // len(part)}
+    assert len({(image, number) for image, number in zip(ids, passes, strict=True)}) == 180, "a draw twice"
+    orders = ids[np.isin(ids, members[1])].reshape(-1, 5)
+    assert (np.sort(orders, axis=1) == members[1]).all() and len(np.unique(orders, axis=0)) > 3
+
+
+def test_balanced_batches_depend_on_seed_and_position_alone(index):
+    ids = np.arange(100)
+    whole, cut, other = (_balanced(index, ids, 32, n, s) for n, s in ((1, 0), (4, 0), (1, 1)))
+    expected = whole.positions(7, 0)
+    parts = [cut.positions(7, micro) for micro in (3, 2, 1, 0)][::-1]
+    for a, b in zip(expected, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(a, np.concatenate(b))
+    assert not np.array_equal(expected[0], other.positions(7, 0)[0])
+    np.testing.assert_array_equal(whole.plan(7, 0).labels, index.labels[expected[0]])
+
+
+def test_one_class_can_be_balanced(index):
+    ids = np.flatnonzero(index.labels == 2)[:4]
+    drawn, passes = _drawn(_balanced(index, ids, 4), 3)
+    np.testing.assert_array_equal(np.sort(drawn.reshape(3, 4), axis=1), np.tile(ids, (3, 1)))
+    np.testing.assert_array_equal(passes, np.repeat([0, 1, 2], 4))
+
+
 def test_impossible_batches_are_refused(index):
     with pytest.raises(UserError, match="unlabelled batch of 121 is larger than its data of 120 images"):
         _stream(index, batch=121)
