@@ -82,6 +82,49 @@ def published_weights(name: str) -> Weights:
         ) from error
 
 
+def look_alikes(name: str) -> list[str]:
+    """Other networks of timm whose tensors have the same names and shapes, but that compute something else.
+
+    Those from TensorFlow, `tf_*`, pad their convolutions otherwise and have another epsilon in batch norm;
+    CLIP's `quickgelu` networks have another activation.
+
+    Args:
+        name: A timm name, with or without a tag.
+    """
+    plain = name.partition(".")[0]
+    others = (
+        plain.removeprefix("tf_") if plain.startswith("tf_") else f"tf_{plain}",
+        plain.replace("_quickgelu", "")
+        if "_quickgelu" in plain
+        else plain.replace("_clip_", "_clip_quickgelu_"),
+    )
+    return [other for other in others if other != plain and timm.is_model(other)]
+
+
+def is_cached(name: str) -> bool:
+    """Whether published weights are on this machine already.
+
+    Raises:
+        UserError: timm knows no such weights.
+    """
+    settings = _settings(name)
+    return bool(settings.state_dict) or _in_cache(settings)
+
+
+def _in_cache(settings: PretrainedCfg) -> bool:
+    hub = settings.hf_hub_id
+    return bool(hub) and any(isinstance(try_to_load_from_cache(hub, file), str) for file in _files(settings))
+
+
+def _files(settings: PretrainedCfg) -> tuple[str, ...]:
+    """Names of the hub's files that may hold the weights."""
+    return (
+        (settings.hf_hub_filename,)
+        if settings.hf_hub_filename
+        else ("model.safetensors", "pytorch_model.bin")
+    )
+
+
 def _settings(name: str) -> PretrainedCfg:
     try:
         settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
@@ -103,12 +146,7 @@ def _download(settings: PretrainedCfg) -> Mapping[str, Tensor]:
     arguments: dict[str, Any] = {"weights_only": True}
     if settings.hf_hub_filename:
         arguments["filename"] = settings.hf_hub_filename
-    names = (
-        (settings.hf_hub_filename,)
-        if settings.hf_hub_filename
-        else ("model.safetensors", "pytorch_model.bin")
-    )
-    if not any(isinstance(try_to_load_from_cache(settings.hf_hub_id, name), str) for name in names):
+    if not _in_cache(settings):
         _require_connection(HF_ENDPOINT)
     return load_state_dict_from_hf(settings.hf_hub_id, **arguments)
 

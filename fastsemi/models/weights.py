@@ -58,8 +58,20 @@ def load_backbone(
 ) -> LoadReport:
     """Copy weights into a classifier, all but its head.
 
+    Args and errors are those of `fit_backbone`.
+    """
+    fits, report = fit_backbone(model, weights, where=where, keep_head=keep_head)
+    model.load_state_dict({**model.state_dict(), **fits})
+    return report
+
+
+def fit_backbone(
+    model: nn.Module, weights: Weights | Mapping[str, Tensor], *, where: str, keep_head: bool = False
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Weights under the names of a classifier, all but its head, which stays as it is.
+
     Args:
-        model: A timm model.
+        model: A timm model; of its tensors only names and shapes count, so it may be on the meta device.
         weights: What `read_weights` gave, or a state dict in any format that it knows.
         where: What the weights are, for errors.
         keep_head: Take the classifier too.
@@ -80,14 +92,14 @@ def load_backbone(
     if keep_head:
         _check_head({name: ours[name] for name in ours if name.startswith(heads)}, theirs, where)
     _check_backbone(model, ours, theirs, fits, heads, where)
-    model.load_state_dict({**ours, **fits})
-    return LoadReport(
+    report = LoadReport(
         loaded=tuple(fits),
         dropped=(*weights.dropped, *adapted.dropped, *(name for name in theirs if name not in fits)),
         initial=tuple(name for name in ours if name not in fits),
         format=weights.format,
         changed=adapted.changed,
     )
+    return fits, report
 
 
 def _check_head(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str) -> None:
@@ -113,20 +125,23 @@ def _check_backbone(
     spared = (*heads, "norm.", "fc_norm.")
     cure = "check model.name, model.args and the weights"
     missing = [n for n in ours if n not in fits and not n.startswith(spared) and n.split(".")[-1] != _COUNTER]
+    unknown = [n for n in theirs if n not in ours and not n.startswith(spared)]
     if missing:
         name = missing[0]
         first = f"the first, {name}, is {list(ours[name].shape)} in the network and "
         first += f"{list(theirs[name].shape)} there" if name in theirs else "missing there"
+        if unknown:
+            first += f", which has {unknown[0]} of {list(theirs[unknown[0]].shape)} that the network lacks"
         raise UserError(
             f"{where} ({len(theirs)} tensors) does not fit the network: {len(missing)} of {len(ours)} "
             f"tensors are missing or of another shape; {first}; {cure}"
         )
     modules = {name for name, _ in model.named_children()} | {"cls_token", "reg_token", "dist_token"}
-    lost = [n for n in theirs if n not in ours and n.split(".")[0] in modules and not n.startswith(spared)]
+    lost = [n for n in unknown if n.split(".")[0] in modules]
     if lost:
         raise UserError(
-            f"{where} holds {len(lost)} tensors of the backbone that the network lacks, the first {lost[0]}; "
-            f"{cure}"
+            f"{where} holds {len(lost)} tensors of the backbone that the network lacks, the first {lost[0]} "
+            f"of {list(theirs[lost[0]].shape)}; {cure}"
         )
 
 

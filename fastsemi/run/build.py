@@ -19,9 +19,8 @@ from fastsemi.models.create import (
     scale_head,
     use_fused_attention,
 )
-from fastsemi.models.pretrained import published_name, published_weights
 from fastsemi.models.trainable import set_head
-from fastsemi.models.weights import load_backbone, read_weights
+from fastsemi.models.weights import load_backbone
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
 from fastsemi.probe.spread_labels import spread_labels
@@ -31,6 +30,7 @@ from fastsemi.run.memory import measure_stage
 from fastsemi.run.new_stage import new_model, new_stage
 from fastsemi.run.order import earlier, settings
 from fastsemi.run.spread_prior import spread_before_step
+from fastsemi.run.start_weights import doubt, start_weights
 from fastsemi.stages.base import Stage
 from fastsemi.stages.names import StageName
 from fastsemi.stages.semi import Semi
@@ -128,16 +128,15 @@ def _spread(run: RunContext, model: nn.Module) -> ImageSet:
 def load_weights(run: RunContext, model: nn.Module, *, quiet: bool = False) -> bool:
     """Start from given or published weights, if any; returns whether a trained head came with them."""
     config = run.config.model
-    if config.weights:
-        where, weights = str(config.weights), read_weights(config.weights)
-    elif config.pretrained:
-        where = published_name(config.name, config.pretrained)
-        weights = published_weights(where)
-    else:
+    start = start_weights(config)
+    if start is None:
         return False
+    where, weights = start
     report = load_backbone(model, weights, where=where, keep_head=config.keep_head)
     if not quiet:
         run.say(f"{where}: {report.summary()}")
+        if text := doubt(config):
+            run.say(f"{where}: {text}")
     return config.keep_head
 
 

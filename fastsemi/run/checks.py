@@ -11,6 +11,7 @@ from fastsemi.parallel.rendezvous import require_split
 from fastsemi.run.context import RunContext
 from fastsemi.run.fingerprint import changes, fingerprint, node_settings, refuse_changes, refuse_differences
 from fastsemi.run.order import STAGE_CLASSES, earlier, images_digest, settings
+from fastsemi.run.start_weights import check_network
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName, has_classifier
 from fastsemi.training.checkpoint import file as checkpoint_file
@@ -18,7 +19,7 @@ from fastsemi.training.checkpoint.folder import Checkpoints, read_info
 
 
 def check_stage(run: RunContext, name: StageName) -> None:
-    """Find what is wrong with the data and the settings of a stage without building its networks.
+    """Find what is wrong with the data and the settings of a stage, and what its network cannot train.
 
     Raises:
         UserError: Says what.
@@ -29,6 +30,8 @@ def check_stage(run: RunContext, name: StageName) -> None:
     require_split(name, config.micro_batches, config.batch, processes.world())
     if has_classifier(name) and not len(run.data.val.ids):
         raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")
+    if has_classifier(name) and run.config.model.adapt != "full":
+        check_network(run.config, name, len(run.data.classes))
 
 
 def check_nodes(run: RunContext, stages: Sequence[StageName]) -> None:

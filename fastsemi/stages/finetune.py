@@ -13,7 +13,7 @@ from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.inputs import DeviceBatch, Views
-from fastsemi.stages.logit_adjustment import LogitAdjustment, labelled_shares
+from fastsemi.stages.logit_adjustment import create_adjustment
 from fastsemi.stages.mixed_batch import MixedBatch
 from fastsemi.stages.roles import labelled_role, spread_role
 from fastsemi.stages.teacher import EMATeacher
@@ -59,8 +59,7 @@ class Finetune(Stage):
         if spread is not None:
             self.roles["spread"] = spread_role(config, spread, data, seed)
         self.model = self.network = model.to(views.device)
-        adjustment = LogitAdjustment(labelled_shares(data), config.logit_adjustment)
-        self.adjustment = adjustment.to(views.device)
+        self.adjustment = create_adjustment(config.logit_adjustment, data).to(views.device)
         self._average = EMATeacher(self.model, config.ema) if config.ema else None
 
     @staticmethod

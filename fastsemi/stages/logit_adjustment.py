@@ -16,19 +16,23 @@ class LogitAdjustment(nn.Module):
 
     Args:
         shares: float [C], pi, how frequent the classes are; each positive.
-        tau: Factor; with 0 the logits stay as they are.
+        tau: Factor.
     """
 
     offset: Tensor  # float32 [C]
 
     def __init__(self, shares: Tensor, tau: float):
         super().__init__()
-        self._tau = tau
         self.register_buffer("offset", tau * shares.log().float(), persistent=False)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits [B, C] to put into the loss."""
-        return logits.float() + self.offset if self._tau else logits
+        return logits.float() + self.offset
+
+
+def create_adjustment(tau: float, data: Data) -> nn.Module:
+    """What `logit_adjustment` says; with 0 the logits stay what they are."""
+    return LogitAdjustment(labelled_shares(data), tau) if tau else nn.Identity()
 
 
 def labelled_shares(data: Data) -> Tensor:

@@ -19,7 +19,7 @@ from fastsemi.stages.contrast import contrastive_loss
 from fastsemi.stages.finetune import mix_labelled
 from fastsemi.stages.inputs import DeviceBatch, Views
 from fastsemi.stages.label_prior import create_prior
-from fastsemi.stages.logit_adjustment import LogitAdjustment, labelled_shares
+from fastsemi.stages.logit_adjustment import create_adjustment
 from fastsemi.stages.mixed_batch import MixedBatch
 from fastsemi.stages.pseudo_label_metrics import pseudo_label_metrics
 from fastsemi.stages.pseudo_mixup import Pairs, pair
@@ -46,8 +46,7 @@ class Semi(Stage):
         rule = create_rule(config, classes=len(data.classes), images=len(ids), highest_id=int(ids.max()))
         self.rule = rule.to(views.device)
         self.alignment = create_alignment(config, data).to(views.device)
-        adjustment = LogitAdjustment(labelled_shares(data), config.logit_adjustment)
-        self.adjustment = adjustment.to(views.device)
+        self.adjustment = create_adjustment(config.logit_adjustment, data).to(views.device)
         self.prior = create_prior(config, self.roles["unlabelled"].stream, len(data.classes)).to(views.device)
         self._learners: dict[str, Any] = {"rule": self.rule, "alignment": self.alignment, "prior": self.prior}
 

@@ -10,7 +10,13 @@ from safetensors.torch import save_file
 from fastsemi.common.errors import UserError
 from fastsemi.models import pretrained
 from fastsemi.models.create import create_model
-from fastsemi.models.pretrained import preprocessing, published_name, published_weights
+from fastsemi.models.pretrained import (
+    is_cached,
+    look_alikes,
+    preprocessing,
+    published_name,
+    published_weights,
+)
 from fastsemi.models.settings import ModelConfig
 from fastsemi.models.weights import load_backbone
 from fastsemi.run import config as configuration
@@ -38,6 +44,7 @@ def test_weights_come_out_of_the_hubs_cache(hub, monkeypatch):
     (folder / "refs" / "main").write_text(revision)
     save_file(model.state_dict(), folder / "snapshots" / revision / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert is_cached(NAME) and not is_cached("vit_small_patch16_224")
     weights = published_weights(NAME)
     ours = create_model(ModelConfig(NAME, pretrained=True), num_classes=3, image_size=224)
     report = load_backbone(ours, weights, where=NAME)
@@ -47,6 +54,27 @@ def test_weights_come_out_of_the_hubs_cache(hub, monkeypatch):
         torch.testing.assert_close(
             ours.eval().forward_features(images), model.eval().forward_features(images)
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("tf_efficientnet_lite0", ["efficientnet_lite0"]),
+        ("efficientnet_b0.ra_in1k", ["tf_efficientnet_b0"]),
+        ("vit_base_patch16_clip_224", ["vit_base_patch16_clip_quickgelu_224"]),
+        ("vit_base_patch16_clip_quickgelu_224", ["vit_base_patch16_clip_224"]),
+        ("resnet50", []),
+        ("vit_small_patch16_224", []),
+    ],
+)
+def test_networks_that_look_alike_are_known(name, others):
+    assert look_alikes(name) == others
+    with torch.device("meta"):
+        shapes = [
+            {key: tensor.shape for key, tensor in timm.create_model(n, num_classes=3).state_dict().items()}
+            for n in (name, *others)
+        ]
+    assert all(other == shapes[0] for other in shapes)
 
 
 def test_without_a_connection_one_line_says_so_at_once(hub, monkeypatch):

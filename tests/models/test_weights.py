@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from fastsemi.common.errors import UserError
-from fastsemi.models.weights import LoadReport, load_backbone, read_weights
+from fastsemi.models.create import create_model
+from fastsemi.models.settings import ModelConfig
+from fastsemi.models.weights import LoadReport, fit_backbone, load_backbone, read_weights
 
 
 def plus(name, *shape):
@@ -41,6 +43,34 @@ def test_a_mismatch_that_loses_the_backbone_is_an_error(vit, change, message):
         load_backbone(model, state, where="weights.pth")
     assert "\n" not in str(caught.value) and "weights.pth" in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_efficientnet_and_its_lite_form_are_told_apart():
+    """The one has squeeze-and-excitation, the other has not; names and shapes of both sides are said."""
+    lite, full = (
+        create_model(ModelConfig(f"tf_efficientnet_{kind}"), num_classes=3, image_size=32)
+        for kind in ("lite0", "b0")
+    )
+    with pytest.raises(
+        UserError,
+        match=r"the first, blocks\.0\.0\.se\.conv_reduce\.weight, is \[8, 32, 1, 1\] .* missing there",
+    ):
+        load_backbone(full, lite.state_dict(), where="lite.pth")
+    with pytest.raises(
+        UserError, match=r"the first blocks\.0\.0\.se\.conv_reduce\.weight of \[8, 32, 1, 1\]"
+    ):
+        load_backbone(lite, full.state_dict(), where="b0.pth")
+
+
+def test_fitting_needs_no_memory_for_the_network(vit):
+    state = vit.encoder_of(vit.plain())
+    with torch.device("meta"):
+        model = vit.ours()
+    fits, report = fit_backbone(model, state, where="x")
+    assert set(fits) == set(report.loaded) == set(state) and report.initial == vit.HEAD
+    wrong = {**state, "blocks.0.mlp.fc1.weight": torch.zeros(7, 48), "blocks.0.mlp.fc9": torch.zeros(2)}
+    with pytest.raises(UserError, match=r"\[7, 48\] there, which has blocks\.0\.mlp\.fc9 of \[2\] that the"):
+        fit_backbone(model, wrong, where="x")
 
 
 @pytest.mark.parametrize("has_head", [True, False])

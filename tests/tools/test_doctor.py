@@ -3,15 +3,21 @@
 import json
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
 from fastsemi.tools.doctor import machine, software
 from fastsemi.tools.doctor.check import examine, problem
 from fastsemi.tools.doctor.data import check_data
+from fastsemi.tools.estimate.dry_run import dry_run
+
+ABSENT = Namespace(train_images=None, classes=None, unlabelled_images=None)
 
 
 @pytest.fixture
@@ -133,3 +139,36 @@ def test_what_a_check_raises_is_a_problem():
 
     check = examine("GPU", broken)
     assert check.state == "problem" and check.found == "RuntimeError: libcuda is broken" and check.cure
+
+
+def test_weights_that_do_not_fit_are_a_problem_and_look_alikes_a_note(tiny, tmp_path):
+    """And so are parts that are not there to train; nothing is trained, nothing is written."""
+    path, options = tmp_path / "weights.pth", ("--stages", "[finetune]", "--model.weights")
+    args = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=5, **args).state_dict()
+    torch.save(state, path)
+    config = tiny(*options, str(path))
+    check = _found(check_data(config))["weights"]
+    assert check.state == "ok" and check.found.startswith(f"{path}: timm: 30 tensors loaded")
+    torch.save({**state, "blocks.1.attn.proj.weight": torch.zeros(32, 31)}, path)
+    for look in (lambda: _found(check_data(config))["weights"].found, lambda: _refusal(config)):
+        assert "blocks.1.attn.proj.weight, is [32, 32] in the network and [32, 31] there" in look()
+    lacking = tiny(*options, str(tmp_path / "none.pth"))
+    assert "do not exist" in _found(check_data(lacking))["weights"].found
+    assert dry_run(lacking, ["finetune"], ABSENT)[0], "of what is not here yet nothing is said"
+    resnet = ("--model.name", "resnet10t", "--model.args", "{}", "--model.adapt", "lora", *options, str(path))
+    torch.save(timm.create_model("resnet10t", num_classes=3).state_dict(), path)
+    assert "needs a vision transformer" in _found(check_data(tiny(*resnet)))["weights"].found
+    assert "needs a vision transformer" in _refusal(tiny(*resnet))
+    torch.save(timm.create_model("efficientnet_lite0", num_classes=3).state_dict(), path)
+    lite = ("--model.name", "tf_efficientnet_lite0", "--model.args", "{}", *options, str(path))
+    check = _found(check_data(tiny(*lite)))["weights"]
+    assert check.state == "note" and "efficientnet_lite0 look alike" in check.found and check.cure
+    assert not config.output.exists()
+
+
+def _refusal(config):
+    with pytest.raises(UserError) as caught:
+        dry_run(config, ["finetune"], ABSENT)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

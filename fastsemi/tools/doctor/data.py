@@ -1,4 +1,4 @@
-"""Checks of a configuration's images."""
+"""Checks of a configuration's images and weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.run.config import Config
 from fastsemi.run.order import STAGE_CLASSES
+from fastsemi.run.start_weights import check_network, doubt, start_weights
 from fastsemi.stages.base import make_schedule
 from fastsemi.tools.doctor.check import Check, examine
 
@@ -36,6 +37,8 @@ def check_data(config: Config) -> Iterator[Check]:
             yield examine(name, lambda name=name, images=images: _check_set(data, name, images()))  # type: ignore[misc]
         for stage in config.stages:
             yield examine(f"stage {stage}", lambda stage=stage: _check_stage(config, data, stage))  # type: ignore[misc]
+        if config.model.has_weights:
+            yield examine("weights", lambda: _check_weights(config, data))
     finally:
         data.close()
 
@@ -69,3 +72,17 @@ def _check_stage(config: Config, data: Data, stage: str) -> Check:
     stream = next(iter(roles.values())).stream
     steps = make_schedule(settings, stream).total_steps
     return Check(f"stage {stage}", "ok", f"{steps:,} steps of {stream.batch:,} images")
+
+
+def _check_weights(config: Config, data: Data) -> Check:
+    """Whether the weights that the run starts from are to be had, and fit the network."""
+    report = None
+    start = start_weights(config.model)
+    for stage in config.stages:
+        report = check_network(config, stage, len(data.classes), start)
+    assert start is not None and report is not None
+    said = f"{start[0]}: {report.summary()}"
+    if text := doubt(config.model):
+        found, _, cure = text.partition("; ")
+        return Check("weights", "note", f"{said}; {found}", cure)
+    return Check("weights", "ok", said)

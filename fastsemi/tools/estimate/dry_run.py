@@ -14,6 +14,7 @@ from fastsemi.common.precision import Precision, select_device
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config
 from fastsemi.run.memory import MemoryEstimate, measure_stage
+from fastsemi.run.start_weights import are_here, check_network, start_weights
 from fastsemi.stages.names import StageName
 from fastsemi.tools.estimate.cost_table import gib
 from fastsemi.tools.estimate.sizes import open_data
@@ -49,8 +50,10 @@ def dry_run(config: Config, stages: Sequence[StageName], options: Namespace) -> 
     """
     dtype, fused, where = _format(config)
     data, sizes = open_data(config, options)
+    start = start_weights(config.model) if are_here(config.model) else None
     result = []
     for name in stages:
+        check_network(config, name, len(data.classes), start)
         plan = plan_stage(config, name, data)
         needs = measure_stage(config, name, data, dtype=dtype, fused_attention=fused)
         result.append(DryStage(plan, needs.weights, sum(needs.groups), len(needs.groups), needs.memory()))
