@@ -42,11 +42,11 @@ class Size:
 
 
 SIZES = {
-    "T": Size("ViT-Ti/16", ModelConfig("vit_tiny_patch16_224"), 64, 8),
     "S": Size("ViT-S/16", ModelConfig("vit_small_patch16_224"), 64, 8),
     "B": Size("ViT-B/16", ModelConfig("vit_base_patch16_224"), 32, 4),
     "L": Size("ViT-L/16", ModelConfig("vit_large_patch16_224"), 16, 2),
     "H": Size("ViT-H/14", ModelConfig("vit_huge_patch14_224", pool="token"), 8, 1),
+    "T": Size("ViT-Ti/16", ModelConfig("vit_tiny_patch16_224"), 64, 8),
     "tiny": Size(
         "tiny",
         ModelConfig("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 1}),

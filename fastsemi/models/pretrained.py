@@ -113,7 +113,9 @@ def is_cached(name: str) -> bool:
 
 def _in_cache(settings: PretrainedCfg) -> bool:
     hub = settings.hf_hub_id
-    return bool(hub) and any(isinstance(try_to_load_from_cache(hub, file), str) for file in _files(settings))
+    if not hub:
+        return False
+    return any(isinstance(try_to_load_from_cache(hub, file), str) for file in _files(settings))
 
 
 def _files(settings: PretrainedCfg) -> tuple[str, ...]:

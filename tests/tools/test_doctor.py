@@ -167,6 +167,15 @@ def test_weights_that_do_not_fit_are_a_problem_and_look_alikes_a_note(tiny, tmp_
     assert not config.output.exists()
 
 
+def test_published_weights_are_not_downloaded(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "fastsemi.models.pretrained._require_connection", lambda address: pytest.fail(address)
+    )
+    check = _found(check_data(tiny("--model.args", "{}", "--model.pretrained", "true")))["weights"]
+    assert check.state == "note" and "vit_tiny_patch16_224 are not on this machine" in check.found
+
+
 def _refusal(config):
     with pytest.raises(UserError) as caught:
         dry_run(config, ["finetune"], ABSENT)

@@ -8,9 +8,10 @@ import numpy as np
 
 from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.loaders.stream import evaluation_batches
+from fastsemi.models.pretrained import published_name
 from fastsemi.run.config import Config
 from fastsemi.run.order import STAGE_CLASSES
-from fastsemi.run.start_weights import check_network, doubt, start_weights
+from fastsemi.run.start_weights import are_here, check_network, doubt, start_weights
 from fastsemi.stages.base import make_schedule
 from fastsemi.tools.doctor.check import Check, examine
 
@@ -76,11 +77,15 @@ def _check_stage(config: Config, data: Data, stage: str) -> Check:
 
 def _check_weights(config: Config, data: Data) -> Check:
     """Whether the weights that the run starts from are to be had, and fit the network."""
+    # What would have to be downloaded is left to training.
+    start = start_weights(config.model) if config.model.weights or are_here(config.model) else None
     report = None
-    start = start_weights(config.model)
     for stage in config.stages:
         report = check_network(config, stage, len(data.classes), start)
-    assert start is not None and report is not None
+    if start is None or report is None:
+        where = published_name(config.model.name, config.model.pretrained)
+        cure = "training downloads them; without a connection give a file as model.weights"
+        return Check("weights", "note", f"those published as {where} are not on this machine", cure)
     said = f"{start[0]}: {report.summary()}"
     if text := doubt(config.model):
         found, _, cure = text.partition("; ")
