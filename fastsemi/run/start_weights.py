@@ -69,6 +69,6 @@ def doubt(model: ModelConfig) -> str | None:
     if not others:
         return None
     return (
-        f"tensors of {model.name} and of {' or '.join(others)} look alike, and computing with the other's "
-        "weights would be wrong by little; make sure that model.name is what they were trained with"
+        f"tensors of {model.name} and of {' or '.join(others)} look alike, so that the other's weights would "
+        "load without an error; make sure that model.name is what they were trained with"
     )
