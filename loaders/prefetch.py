@@ -133,7 +133,9 @@ class Prefetcher(Loader):
         started = time.perf_counter()
         try:
             batch = self._next()
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a signal
+                self._patience = 0.0
             self.close()
             raise
         finally:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fastsemi.commands.options import command_parser, split
-from fastsemi.common.errors import UserError
+from fastsemi.common.errors import Interrupted, UserError
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -47,7 +47,7 @@ def main(command: str, arguments: list[str]) -> int:
 
     from fastsemi.common.progress import QuietConsole
     from fastsemi.tools.study.jobs import plan_study
-    from fastsemi.tools.study.runner import Interrupted, Runner, RunnerOptions
+    from fastsemi.tools.study.runner import Runner, RunnerOptions
     from fastsemi.tools.study.show import report_results, show_overview, show_progress
     from fastsemi.tools.study.study_file import load_study
 
@@ -72,7 +72,7 @@ def main(command: str, arguments: list[str]) -> int:
     report_results(console, study, work, options.output / study.name, runner.failed)
     if stopped:
         sys.stderr.write(f"fastsemi: {stopped}; the same command goes on there\n")
-        return 130
+        return stopped.exit_code
     return 1 if runner.failed else 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import add_size_options, command_parser, configure
-from fastsemi.common.errors import UserError
+from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.common.seconds import read_seconds
 from fastsemi.parallel.launch import launched, one_report
 from fastsemi.stages.names import STAGES
@@ -49,7 +49,6 @@ def main(command: str, arguments: list[str]) -> int:
         return _dry_run(config, stages, options)
     from fastsemi.common.progress import Progress, QuietConsole
     from fastsemi.parallel import processes
-    from fastsemi.parallel.stop import Interrupted
     from fastsemi.run.run import Run
     from fastsemi.run.summary import summary_table, verdict
     from fastsemi.tools.budget.budget import Budget
@@ -67,7 +66,7 @@ def main(command: str, arguments: list[str]) -> int:
                 if budget:
                     budget.end(run.folder)
                 sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
-            return 130
+            return stop.exit_code
     console.print(summary_table(summary))
     if said := verdict(summary):
         console.print(said, highlight=False, markup=False, soft_wrap=True)

@@ -1,5 +1,9 @@
 """The errors a user can cause, each one line: what is wrong, where, and the cure."""
 
+from __future__ import annotations
+
+import signal
+
 
 class UserError(Exception):
     """Wrong input. The command line prints the message as one line and exits with code 2."""
@@ -19,3 +23,23 @@ class BadImageError(UserError):
             f"cannot decode image {path}: {reason}; remove or repair the file, "
             "or set data.max_bad to skip up to that many broken files"
         )
+
+
+class Interrupted(BaseException):
+    """A signal asked a run to stop; it can be resumed.
+
+    No `Exception`: what takes those for failures lets it pass.
+
+    Args:
+        where: What was reached.
+        number: The signal.
+    """
+
+    def __init__(self, where: str, number: int = signal.SIGINT):
+        self.number = number
+        super().__init__(where)
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell reports a process that the signal has ended."""
+        return 128 + self.number

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastsemi.common.errors import UserError
+from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.parallel.launch import launched
 from fastsemi.parallel.rendezvous import fresh_store
 from fastsemi.parallel.settings import DistributedConfig
@@ -138,6 +138,8 @@ def _fail(here: _Session, error: BaseException) -> None:
         first = here.store.compare_set("failed", "", me).decode() == me
     except (RuntimeError, dist.DistError):
         first = False  # the store went with the machine that ran it; its torchrun reports
+    if isinstance(error, Interrupted):
+        return
     if not first:
         raise SystemExit(2) from None
     if _lost_contact(error):

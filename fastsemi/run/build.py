@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from fastsemi.models.trainable import set_head
 from fastsemi.models.weights import load_backbone
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
+from fastsemi.parallel.stop import Stop
 from fastsemi.probe.spread_labels import spread_labels
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
@@ -161,7 +161,7 @@ def build_trainer(
     progress: Progress,
     *,
     fingerprint: dict[str, Any] | None = None,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     checkpoints: Path | None = None,
 ) -> Trainer:
     """The training loop of a stage, before its first step.
@@ -173,7 +173,7 @@ def build_trainer(
         log: Where metrics go.
         progress: What the user sees.
         fingerprint: Settings that the weights depend on, kept in checkpoints.
-        stop: Set to ask for an end after the step.
+        stop: Asks for an end after the step.
         checkpoints: Where they go, if not into the run's own folder.
     """
     config, strategy = run.config, _strategy(run, name)
@@ -203,7 +203,7 @@ def build_trainer(
         log,
         progress,
         fingerprint=fingerprint or {},
-        stop=stop or threading.Event(),
+        stop=stop or Stop(),
         before_step=spread_before_step(run, stage) if isinstance(stage, Semi) else None,
     )
 

@@ -20,6 +20,7 @@ FREE_KEYS = (
     "train.allow_changed",
     "train.baseline",
     "train.keep",
+    "train.grace_s",
     "device",
     "kernels",
     "model.activation_checkpointing",  # the gradients are the same

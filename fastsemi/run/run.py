@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,11 +10,12 @@ import timm
 import torch
 
 from fastsemi import __version__
+from fastsemi.common.errors import Interrupted
 from fastsemi.common.files import replacing
 from fastsemi.common.hardware import hardware
 from fastsemi.common.progress import Progress
 from fastsemi.parallel import processes
-from fastsemi.parallel.stop import Interrupted, StopVote, stop_signals
+from fastsemi.parallel.stop import Stop, StopVote, stop_signals
 from fastsemi.probe.probe import best, to_json
 from fastsemi.run.baseline import judge_baselines, wants_baselines
 from fastsemi.run.build import build_stage, build_trainer
@@ -75,34 +75,38 @@ class Run:
         Raises:
             Interrupted: A signal asked to stop; the run can be resumed.
         """
-        stop = threading.Event()
-        try:
-            with locked(self.folder), stop_signals(stop):
-                if lengths:
-                    self._configure(lengths.kept(self.context))
-                todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
-                self._check(stages, todo)
-                if lengths:
-                    self._judge_baselines(stages)
-                    self._configure(lengths.choose(self.context, todo, stop))
-                if processes.is_main():
-                    with replacing(self.folder.config) as file:
-                        file.write(to_yaml(self.config))
-                    if lengths:
-                        lengths.chosen(self.context)
-                if any(has_classifier(name) for name in todo):
-                    for line in held_out_lines(self.config, self.context.data):
-                        self._say(line)
-                for name in stages:
-                    if name not in todo:
-                        self._say(f"{name}: already finished in {self.folder.path}")
-                self._judge_baselines(stages)
-                self._train(todo, stop)
-                if processes.is_main():
-                    leave_model(self.context)
-                return read_summary(self.folder.summary)
-        finally:
-            self.context.close()
+        stop = Stop()
+        with stop_signals(stop, self.config.train.grace_s):
+            try:
+                with locked(self.folder):
+                    return self._run(stages, stop, lengths)
+            finally:
+                self.context.close()
+
+    def _run(self, stages: Sequence[StageName], stop: Stop, lengths: Lengths | None) -> dict[str, Any]:
+        if lengths:
+            self._configure(lengths.kept(self.context))
+        todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
+        self._check(stages, todo)
+        if lengths:
+            self._judge_baselines(stages)
+            self._configure(lengths.choose(self.context, todo, stop))
+        if processes.is_main():
+            with replacing(self.folder.config) as file:
+                file.write(to_yaml(self.config))
+            if lengths:
+                lengths.chosen(self.context)
+        if any(has_classifier(name) for name in todo):
+            for line in held_out_lines(self.config, self.context.data):
+                self._say(line)
+        for name in stages:
+            if name not in todo:
+                self._say(f"{name}: already finished in {self.folder.path}")
+        self._judge_baselines(stages)
+        self._train(todo, stop)
+        if processes.is_main():
+            leave_model(self.context)
+        return read_summary(self.folder.summary)
 
     def _check(self, stages: Sequence[StageName], todo: Sequence[StageName]) -> None:
         """Refuse what would fail later."""
@@ -128,29 +132,30 @@ class Run:
         top = best(found)
         self._say(f"without training: {top.classifier} on {top.features} {top.top1:.1f} %")
 
-    def _train(self, todo: Sequence[StageName], stop: threading.Event) -> None:
+    def _train(self, todo: Sequence[StageName], stop: Stop) -> None:
         log = MetricLog(self.folder.metrics, self.folder.board)
         try:
             for name in todo:
-                if StopVote(stop).now():
-                    raise Interrupted(f"stopped before {name}")
+                if number := StopVote(stop).now():
+                    raise Interrupted(f"stopped before {name}", number)
                 self._stage(name, log, stop)
         finally:
             log.close()
 
-    def _stage(self, name: StageName, log: MetricLog, stop: threading.Event) -> None:
+    def _stage(self, name: StageName, log: MetricLog, stop: Stop) -> None:
         run = self.context
         stage, fingerprint = build_stage(run, name), stage_fingerprint(run, name)
         if isinstance(stage, Semi) and (text := slow_teacher(stage.config, stage.schedule.total_steps)):
             self._say(f"{name}: {text}")
         trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
-        entry = trainer.run()
-        state = {"model": trainer.result(), "fingerprint": fingerprint}
-        if processes.is_main():
-            write_summary(self.folder.summary, self._summary(name, entry))
-            checkpoint_file.save(state, self.folder.result(name))
-            leave_model(run)
-        processes.barrier()  # the next stage reads what was written
+        with stop.held():
+            entry = trainer.run()
+            state = {"model": trainer.result(), "fingerprint": fingerprint}
+            if processes.is_main():
+                write_summary(self.folder.summary, self._summary(name, entry))
+                checkpoint_file.save(state, self.folder.result(name))
+                leave_model(run)
+            processes.barrier()  # the next stage reads what was written
 
     def _summary(self, name: StageName, entry: dict[str, Any]) -> dict[str, Any]:
         """The figures of the run with those of a stage that has just finished."""

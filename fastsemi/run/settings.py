@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,13 @@ class TrainConfig:
     label spreading) on the same labels first, on the pixels and, with given weights, on the frozen features;
     auto: yes, unless there are more than 5,000 labels or 200 classes."""
 
+    grace_s: float = 30.0
+    """Seconds that a signal (Ctrl-C, SIGTERM, ...) leaves to finish the step and save; then the process ends
+    in any case, and the last whole checkpoint counts."""
+
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        if not 0 < self.grace_s < math.inf:
+            raise UserError(f"train.grace_s is {self.grace_s}; it must be positive and finite")
         if self.keep < 1:
             raise UserError(f"train.keep is {self.keep}; it must be at least 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,7 @@ def evaluate(
     *,
     batch: int,
     images: ImageSet | None = None,
+    after_pass: Callable[[], None] = lambda: None,
 ) -> dict[str, Accuracy]:
     """Evaluate classifiers on images each of which is one process's.
 
@@ -51,6 +52,7 @@ def evaluate(
         precision: Number format.
         batch: Images per batch of a process.
         images: What to evaluate on; `data.val` by default.
+        after_pass: Called after each batch, as often in all processes; may raise.
 
     Returns:
         Accuracy of each, over all readable images; the same in all processes.
@@ -79,11 +81,13 @@ def evaluate(
             hit = (ranked == on_device.labels[:, None]) & on_device.valid[:, None]
             hits[name].scatter_add_(0, true, hit[:, 0].long())
             hits[name][-1] += hit.sum()
+        after_pass()
     if _passes(len(mine), batch) < _passes(-(-len(images.ids) // processes.world()), batch):
         # A process with an image less than others may have a pass less, and shards are gathered in each.
         for model in models.values():
             with precision.autocast():
                 model(torch.zeros(1, 3, size, size, device=views.device))
+        after_pass()
     for name, model in models.items():
         model.train(modes[name])
     *table, counts = processes.add_up(torch.stack([*hits.values(), seen])).tolist()

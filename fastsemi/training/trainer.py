@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastsemi.common.errors import UserError
+from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.common.precision import Precision
 from fastsemi.common.schedule import Duration
 from fastsemi.common.spans import record
@@ -22,7 +21,7 @@ from fastsemi.loaders.prefetch import Loader
 from fastsemi.models.create import use_fused_attention
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
-from fastsemi.parallel.stop import Interrupted, StopVote
+from fastsemi.parallel.stop import Stop, StopVote
 from fastsemi.stages.advice import AcceptanceAlarm
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import DeviceBatch, Views
@@ -78,7 +77,7 @@ class Trainer:
         log: Where metrics go.
         progress: What the user sees.
         fingerprint: Settings that the weights depend on, kept in the checkpoint.
-        stop: Set by a signal; the loop then saves after the step and ends.
+        stop: Set by a signal; the loop then saves between two steps and ends.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Trainer:
         progress: Progress,
         *,
         fingerprint: dict[str, Any],
-        stop: threading.Event,
+        stop: Stop,
         before_step: Callable[[int], None] | None = None,
     ):
         self.stage, self.data, self.views, self.precision = stage, data, views, precision
@@ -128,7 +127,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.scores: dict[str, float] = {}
-        self._stop = StopVote(stop)
+        self._signals, self._stop = stop, StopVote(stop)
+        self._owes_evaluation = False
         self._before_step = before_step
         self._alarm = AcceptanceAlarm()
 
@@ -152,6 +152,8 @@ class Trainer:
             try:
                 if self.step == 0 and self.config.judge_start and self.selection:
                     self._evaluate(log=False)
+                if self._owes_evaluation:
+                    self._evaluate()
                 self._loop(batches)
             finally:
                 self.progress.stop()
@@ -183,8 +185,13 @@ class Trainer:
             set_lr(self.optimizer, lr)
             if self._before_step:
                 self._before_step(self.step)
-            with record("step"):
-                self._update(batches)
+            try:
+                with record("step"):
+                    self._update(batches)
+            except Interrupted as stopped:  # before the step has changed anything
+                if self.step:
+                    self._save()
+                raise self._stopped(stopped.number) from None
             self.step += 1
             last = self.step == self.total
             if last or self.step % self.config.log_every == 0:
@@ -194,23 +201,36 @@ class Trainer:
                 speed = meter.read(self.step, waited)
                 self.seconds = before + meter.total
                 self._report(self._row(lr, speed))
+            stop = 0
             if self._due(self.stage.config.eval_every):
                 with meter.paused():
-                    self._evaluate()
-            stop = self._stop.after_step()
+                    try:
+                        self._evaluate()
+                    except Interrupted as stopped:
+                        stop, self._owes_evaluation = stopped.number, True
+            stop = stop or self._stop.after_step()
             if stop or self._due(self.stage.config.checkpoint_every):
                 with meter.paused():
                     self.seconds = before + meter.total
                     self._save()
-            if stop and not last:
-                raise Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}")
+            if stop and (self._owes_evaluation or not last):
+                raise self._stopped(stop)
+
+    def _stopped(self, number: int) -> Interrupted:
+        return Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}", number)
+
+    def _after_pass(self) -> None:
+        if number := self._stop.after_step():
+            raise Interrupted("stopped while evaluating", number)
 
     def _update(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
         mine = micro_batches(self.stage.config.micro_batches)
-        self.statistics.start_step()
         for micro in mine:
-            with record("wait"):
+            first = micro == mine[0]
+            with record("wait"), self._signals.waiting() if first else nullcontext():
                 batch = next(batches)
+            if first:
+                self.statistics.start_step()
             mark_step(self.config.compile)
             seed_device(self.config.seed, self.step, micro)
             with self.parallel.micro_step(last=micro == mine[-1]):
@@ -252,16 +272,18 @@ class Trainer:
         models = self.stage.eval_models()
         if not models:
             return
-        scores = self._accuracies(models, self.data.val)
-        self.scores, held_out = {}, {}
+        with self._signals.waiting():
+            scores = self._accuracies(models, self.data.val)
+            deciding, held_out = scores, {}
+            if self.selection and self.data.selection is not self.data.val:
+                deciding = self._accuracies(models, self.data.selection)
+                held_out = {_key(name, "validation"): deciding[name].top1 for name in deciding}
+        self._owes_evaluation = False
+        self.scores = {}
         for name, accuracy in scores.items():
             for kind in ("top1", "top5", "balanced"):
                 self.scores[_key(name, kind)] = getattr(accuracy, kind)
         if self.selection:
-            deciding = scores
-            if self.data.selection is not self.data.val:
-                deciding = self._accuracies(models, self.data.selection)
-                held_out = {_key(name, "validation"): deciding[name].top1 for name in deciding}
             self.selection.offer(self.step, scores, models, self.stage.result(), deciding)
         if log:
             self.log.write(self.stage.name, self.step, {**self.scores, **held_out})
@@ -269,7 +291,15 @@ class Trainer:
 
     def _accuracies(self, models: Mapping[str, nn.Module], images: ImageSet) -> dict[str, Accuracy]:
         batch = self.config.eval_batch
-        return evaluate(models, self.data, self.views, self.precision, batch=batch, images=images)
+        return evaluate(
+            models,
+            self.data,
+            self.views,
+            self.precision,
+            batch=batch,
+            images=images,
+            after_pass=self._after_pass,
+        )
 
     @contextmanager
     def _batches(self, load: Load) -> Iterator[Iterator[dict[str, DeviceBatch]]]:
@@ -298,6 +328,7 @@ class Trainer:
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
             "scores": self.scores,
+            "owes_evaluation": self._owes_evaluation,
             "bad": sorted(self.data.bad.paths),
             "scaler": self.updater.scaler.state_dict(),
             "best": self.selection.state() if self.selection else None,
@@ -315,6 +346,7 @@ class Trainer:
             read_tensors(folder, state.tensors())
             self.stage.load_extra_state(state.restore(info))
             self.step, self.seconds, self.scores = info["step"], info["seconds"], info["scores"]
+            self._owes_evaluation = info.get("owes_evaluation", False)
             self.data.bad.paths.update(info["bad"])
             if self.selection:
                 self.selection.restore(info["best"])

@@ -239,7 +239,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(preset, processes
         Trainer._update = step
 
     codes, said = processes.run(2, words, tmp_path / "stopped.log", prepare)
-    assert codes == [130, 130], said
+    assert codes == [143, 143], said
     # The vote of a step is counted in the next one.
     assert "stopped at step 6 of 10 of semi; the same command resumes there" in said[0]
     assert not said[1]

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -286,10 +287,17 @@ def test_what_is_wrong_with_a_later_stage_is_found_before_the_first(tiny, option
     assert not (config.output / "checkpoints").exists()
 
 
-def test_a_signal_at_a_stages_last_step_stops_before_the_next(tiny):
+def test_a_signal_after_a_stages_last_evaluation_stops_before_the_next(tiny):
+    class AtTheEnd(_Quiet):
+        def update(self, step, row):
+            pass
+
+        def scores(self, step, scores):
+            super().update(step, scores)
+
     config = tiny("--stages", "[finetune, semi]")
     with pytest.raises(Interrupted, match="before semi"):
-        _run(config, _Quiet("finetune", 8))
+        _run(config, AtTheEnd("finetune", 8))
     assert set(_run(config)["stages"]) == {"finetune", "semi"}
 
 
@@ -362,3 +370,60 @@ def test_nothing_that_is_not_finite_is_saved(tiny):
     with pytest.raises(UserError, match="not finite at step"):
         _run(config)
     assert all(tensor.isfinite().all() for tensor in _stored(config, "finetune").values())
+
+
+def test_a_signal_while_evaluating_saves_and_the_evaluation_is_made_up_for(tiny, tmp_path, monkeypatch):
+    """The best network is chosen among the same ones as in a run that was never stopped."""
+    from fastsemi.training import trainer
+
+    options = ("--stages", "[finetune]", "--finetune.eval_every", "2 steps")
+    whole = _run(tiny("--output", str(tmp_path / "whole"), *options))
+    config, evaluate, at = tiny(*options), trainer.evaluate, iter([False, True, False, False, True])
+
+    def interrupted(*args, after_pass, **kwargs):
+        if next(at, False):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return evaluate(*args, after_pass=after_pass, **kwargs)
+
+    monkeypatch.setattr(trainer, "evaluate", interrupted)
+    for step in (4, 8):  # 8: the last one, whose stage has not finished then
+        with pytest.raises(Interrupted, match=f"step {step} of 8 of finetune") as caught:
+            _run(config)
+        assert caught.value.exit_code == 138
+        assert read_info(Checkpoints(config.output / "checkpoints", "finetune").latest())["step"] == step
+        assert not RunFolder(config.output).result("finetune").exists()
+    resumed = _run(config)
+    kept = ("top1", "balanced", "chosen", "steps")
+    assert {k: resumed["stages"]["finetune"][k] for k in kept} == {
+        k: whole["stages"]["finetune"][k] for k in kept
+    }
+    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "top1" in row] == [2, 4, 6, 8]
+
+
+def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tiny, monkeypatch):
+    from fastsemi.loaders.prefetch import Prefetcher
+
+    config, waits = tiny("--stages", "[finetune]"), iter(range(100))
+    wait = Prefetcher._next
+
+    def stuck(self):
+        if next(waits) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        return wait(self)
+
+    monkeypatch.setattr(Prefetcher, "_next", stuck)
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match=r"stopped at step [45] of 8"):
+        _run(config)
+    assert time.monotonic() - started < 15
+    step = read_info(Checkpoints(config.output / "checkpoints", "finetune").latest())["step"]
+    assert step in (4, 5)
+    _run(config)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", ".inf", ".nan"])
+def test_the_time_to_stop_must_be_one(tiny, value):
+    with pytest.raises(UserError, match=r"train\.grace_s is .* must be positive and finite"):
+        tiny("--train.grace_s", value)

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsemi.parallel.stop import Interrupted, stop_signals
+from fastsemi.common.errors import Interrupted
+from fastsemi.parallel.stop import Stop, stop_signals
 from fastsemi.tools.study.jobs import StageRun
 
 POLL = 0.1  # seconds between two looks at the processes
@@ -72,10 +72,10 @@ class Runner:
         Raises:
             Interrupted: A signal asked to stop; the running jobs have saved their checkpoints.
         """
-        stop = threading.Event()
+        stop = Stop()
         told = False
         try:
-            with stop_signals(stop):
+            with stop_signals(stop, before_end=self._kill), stop.held():
                 while self._running or (self._waiting and not stop.is_set()):
                     if stop.is_set() and not told:
                         told = True
@@ -88,7 +88,7 @@ class Runner:
         finally:
             self._kill()
         if stop.is_set():
-            raise Interrupted(f"stopped after {self._done} of {self._total} runs")
+            raise Interrupted(f"stopped after {self._done} of {self._total} runs", stop.number)
 
     def _start_ready(self) -> None:
         for job in list(self._waiting):
