@@ -1,8 +1,6 @@
 """`python -m fastsemi`, which is what torchrun starts: `torchrun ... -m fastsemi train`."""
 
-import sys
-
-from fastsemi.commands.cli import main
+from fastsemi.commands.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 
 import torch
 
+from fastsemi.common.leaving import abandon
 from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.device_copy import CudaCopier, load_to_device
 from fastsemi.loaders.engines.base import Engine
@@ -95,7 +96,10 @@ class Batches:
             yield batches
 
     def close(self) -> None:
-        """Stop all engines."""
+        """Stop all engines; those that are stuck are left as they are."""
         for engine in self._engines.values():
-            engine.close()
+            if engine.stuck:
+                abandon(engine)
+            else:
+                engine.close()
         self._engines.clear()

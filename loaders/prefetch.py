@@ -21,8 +21,11 @@ from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.loaders.slots import RecycledSlots, Slots
+from fastsemi.loaders.sources.silent import silent
 
 T = TypeVar("T")
+
+_SILENCE = 2.0  # seconds after which a file is taken for one that never answers
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,7 @@ class Prefetcher(Loader):
         self._queue: queue.Queue[tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None]
         self._queue = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
+        self._submitting: PlannedBatch | None = None
         self.waited = 0.0
         self._thread = threading.Thread(
             target=self._feed, args=(iter(plans),), name="fastsemi-feeder", daemon=True
@@ -111,7 +115,9 @@ class Prefetcher(Loader):
                     slot = self._slots.take(shape, self._stop)
                     if slot is None or self._stop.is_set():
                         return
+                    self._submitting = plan
                     pending = self._engine.submit(plan, slot)
+                    self._submitting = None
                     if not self._put((plan, slot, pending)):
                         return _let_go(pending, self._patience)
             self._put(None)
@@ -146,7 +152,7 @@ class Prefetcher(Loader):
         try:
             item = self._queue.get(timeout=self.timeout)
         except queue.Empty:
-            raise self._too_slow("planning the next batch") from None
+            raise self._too_slow(self._submitting) from None
         if item is None:
             raise StopIteration
         if isinstance(item, BaseException):
@@ -155,15 +161,21 @@ class Prefetcher(Loader):
         try:
             errors = pending.result(self.timeout)
         except TimeoutError:
-            first = self._engine.source.name(int(plan.ids[0]))
-            raise self._too_slow(f"the batch that starts with {first}") from None
+            raise self._too_slow(plan) from None
         valid = np.array([error is None for error in errors])
         if valid.all():
             return LoadedBatch(plan, slot, valid)
         return self._repair(plan, slot, valid, errors)
 
-    def _too_slow(self, what: str) -> UserError:
+    def _too_slow(self, plan: PlannedBatch | None) -> UserError:
         self._patience = 0.0  # what has not come by now is not waited for again
+        self._engine.stuck = True
+        what = "planning the next batch"
+        if plan is not None:
+            source = self._engine.source
+            name = silent(source, plan.ids, min(self.timeout, _SILENCE))
+            first = source.name(int(plan.ids[0]))
+            what = f"{name}, reading which does not return" if name else f"the batch that starts with {first}"
         return UserError(
             f"the {self._engine.name} engine gave nothing for {self.timeout:g} s at {what}; check the disk, "
             "or raise loader.timeout_s"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,12 +27,14 @@ from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.models.create import create_model
 from fastsemi.models.settings import ModelConfig
 from fastsemi.models.trainable import prepare_training
+from fastsemi.parallel.stop import Stop
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import Views
 from fastsemi.stages.semi import Semi
 from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.training.settings import CompileConfig
 from fastsemi.training.trainer import LoopConfig, Trainer
+from fastsemi.training.watchdog import Watchdog
 
 SOURCE_SIZE = (500, 375)  # the most frequent size in ImageNet: it only shapes the planned windows
 DISTINCT = 2  # different batches, used in turn
@@ -196,5 +197,6 @@ def semi_trainer(
         log,
         log,
         fingerprint={},
-        stop=threading.Event(),
+        stop=Stop(),
+        watchdog=Watchdog(0, Path("/nonexistent")),
     )

@@ -9,9 +9,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fastsemi import __version__
 from fastsemi.common.errors import UserError
+from fastsemi.common.leaving import leave
 
 # Threads of PyTorch that spin while they wait take the cores from the decoding threads: on 2 cores the small
 # ViT of the demo trained 1.2 times as fast with waiting threads asleep. Read when PyTorch is first imported.
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        Exit code: 0, 2 for wrong input, 130 when interrupted.
+        Exit code: 0, 2 for wrong input or a failure, 128 and a signal's number when it interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="fastsemi: %(message)s", level=logging.WARNING)
@@ -107,5 +109,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     return module.main(command, arguments)
 
 
+def script() -> NoReturn:
+    """The program `fastsemi`: the command line of this process, then its end."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

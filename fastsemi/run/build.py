@@ -38,6 +38,7 @@ from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.strategy import choose_strategy
 from fastsemi.training.trainer import LoopConfig, Trainer
+from fastsemi.training.watchdog import Watchdog
 
 
 def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Stage:
@@ -204,6 +205,7 @@ def build_trainer(
         progress,
         fingerprint=fingerprint or {},
         stop=stop or Stop(),
+        watchdog=Watchdog(config.train.watchdog_s, run.folder.stuck(processes.rank())),
         before_step=spread_before_step(run, stage) if isinstance(stage, Semi) else None,
     )
 

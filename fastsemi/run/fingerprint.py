@@ -21,6 +21,7 @@ FREE_KEYS = (
     "train.baseline",
     "train.keep",
     "train.grace_s",
+    "train.watchdog_s",
     "device",
     "kernels",
     "model.activation_checkpointing",  # the gradients are the same

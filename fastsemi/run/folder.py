@@ -112,6 +112,10 @@ class RunFolder:
         """What a run printed that a study started."""
         return self.path / "log.txt"
 
+    def stuck(self, rank: int) -> Path:
+        """What the threads of a process were doing when no step finished for long."""
+        return self.path / (f"stuck-{rank}.txt" if rank else "stuck.txt")
+
     @property
     def lock(self) -> Path:
         """Held by the process that trains here."""

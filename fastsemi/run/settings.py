@@ -30,9 +30,16 @@ class TrainConfig:
     grace_s: float = 30.0
     """Seconds that a signal (Ctrl-C, SIGTERM, ...) leaves to finish the step and save; then the process ends
     in any case, and the last whole checkpoint counts."""
+    watchdog_s: float = 600.0
+    """Where no step and no batch of an evaluation finishes for so many seconds, what all threads are doing is
+    written to `stuck.txt` in the run's folder, and said; the run goes on. 0: never."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        if not 0 <= self.watchdog_s < math.inf:
+            raise UserError(
+                f"train.watchdog_s is {self.watchdog_s}; it must be 0 (never) or more, and finite"
+            )
         if not 0 < self.grace_s < math.inf:
             raise UserError(f"train.grace_s is {self.grace_s}; it must be positive and finite")
         if self.keep < 1:

@@ -40,6 +40,7 @@ from fastsemi.training.selection import Selection
 from fastsemi.training.settings import CompileConfig, OptimizerBackend
 from fastsemi.training.strategy import Parallel
 from fastsemi.training.update import Updater
+from fastsemi.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from fastsemi.common.progress import Progress
@@ -78,6 +79,7 @@ class Trainer:
         progress: What the user sees.
         fingerprint: Settings that the weights depend on, kept in the checkpoint.
         stop: Set by a signal; the loop then saves between two steps and ends.
+        watchdog: Told of each step.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Trainer:
         *,
         fingerprint: dict[str, Any],
         stop: Stop,
+        watchdog: Watchdog,
         before_step: Callable[[int], None] | None = None,
     ):
         self.stage, self.data, self.views, self.precision = stage, data, views, precision
@@ -128,7 +131,7 @@ class Trainer:
         self.seconds = 0.0
         self.scores: dict[str, float] = {}
         self._signals, self._stop = stop, StopVote(stop)
-        self._owes_evaluation = False
+        self._watchdog, self._owes_evaluation = watchdog, False
         self._before_step = before_step
         self._alarm = AcceptanceAlarm()
 
@@ -147,7 +150,7 @@ class Trainer:
         self._resume()
         self.stage.model.train()
         self.log.rewind(self.stage.name, self.step)
-        with self._batches(load or self.data.load) as batches:
+        with self._watchdog, self._batches(load or self.data.load) as batches:
             self.progress.start(self.stage.name, self.step, self.total)
             try:
                 if self.step == 0 and self.config.judge_start and self.selection:
@@ -193,6 +196,7 @@ class Trainer:
                     self._save()
                 raise self._stopped(stopped.number) from None
             self.step += 1
+            self._watchdog.beat()
             last = self.step == self.total
             if last or self.step % self.config.log_every == 0:
                 self.updater.check()
@@ -220,6 +224,7 @@ class Trainer:
         return Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}", number)
 
     def _after_pass(self) -> None:
+        self._watchdog.beat()
         if number := self._stop.after_step():
             raise Interrupted("stopped while evaluating", number)
 

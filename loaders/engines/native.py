@@ -19,6 +19,7 @@ from fastsemi.common.spans import record
 from fastsemi.loaders.engines.base import Engine, Pending, Reading
 from fastsemi.loaders.engines.native_operator import Operator, Ticket
 from fastsemi.loaders.engines.reference import Done
+from fastsemi.loaders.index.regular import regular_fd
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.beton import BetonSource
@@ -80,7 +81,7 @@ class NativeEngine(Engine):
         """Images stored as pixels need no decoding: the operator cuts them out of the file."""
         if self._file is None:
             try:
-                self._file = os.open(source.index.files[0], os.O_RDONLY | os.O_CLOEXEC)
+                self._file = regular_fd(source.index.files[0])
             except OSError as error:
                 reason = error.strerror or str(error)
                 return Done([BadImageError(source.name(int(i)), reason) for i in batch.ids])

@@ -12,6 +12,15 @@ def open_regular(path: str | bytes) -> BinaryIO:
     """Open a file for reading, unbuffered.
 
     Raises:
+        OSError: As `regular_fd`.
+    """
+    return open(regular_fd(path), "rb", buffering=0)
+
+
+def regular_fd(path: str | bytes) -> int:
+    """The descriptor of a file, opened for reading.
+
+    Raises:
         OSError: It cannot be opened, or is a pipe, a socket, a device or a folder.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -21,7 +30,7 @@ def open_regular(path: str | bytes) -> BinaryIO:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
-        return open(fd, "rb", buffering=0)
     except BaseException:
         os.close(fd)
         raise
+    return fd

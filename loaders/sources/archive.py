@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.index.archive_index import ArchiveIndex
+from fastsemi.loaders.index.regular import regular_fd
 from fastsemi.loaders.sources.base import read_each
 
 _OPEN_FILES = 128  # a set of more files opens the rest anew for each read
@@ -29,11 +30,11 @@ class _Files:
             return _pread(fd, offset, length)
         with self._lock:
             if number not in self._open and len(self._open) < _OPEN_FILES:
-                self._open[number] = os.open(self._paths[number], os.O_RDONLY | os.O_CLOEXEC)
+                self._open[number] = regular_fd(self._paths[number])
             fd = self._open.get(number)
         if fd is not None:
             return _pread(fd, offset, length)
-        fd = os.open(self._paths[number], os.O_RDONLY | os.O_CLOEXEC)
+        fd = regular_fd(self._paths[number])
         try:
             return _pread(fd, offset, length)
         finally:
