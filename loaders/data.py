@@ -46,6 +46,7 @@ class Data:
             max_pixels=self.config.max_pixels,
             threads=4 * self.loader.thread_count,
             refresh=self.config.reindex,
+            exif=self.config.exif,
         )
         return ImageSet(source.index, source, np.arange(len(source)))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.engines.settings import DaliOptions, EngineName
+from fastsemi.loaders.index.settings import Exif
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class DataConfig:
     """Channel means for normalisation, of pixel values in [0, 1]; also the fill colour of warps."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Channel standard deviations."""
+    exif: Exif = "ignore"
+    """Whether images are turned as their EXIF orientation says, as viewers show them, or used as they are
+    stored, as torchvision does."""
     max_bad: int = 0
     """How many broken image files to skip before giving up; 0 stops at the first."""
     max_pixels: int = 178_956_970

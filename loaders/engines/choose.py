@@ -17,6 +17,7 @@ from fastsemi.loaders.engines.native import NativeEngine
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.engines.settings import DaliOptions, EngineName
 from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
+from fastsemi.loaders.engines.turning import TurningEngine
 from fastsemi.loaders.sources.base import Source
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,17 @@ def create_engine(
     """
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
+    if source.turns is not None and name != "reference":  # which turns images itself
+        inner = create_engine(
+            name,
+            source.as_stored(),
+            image_size=image_size,
+            threads=threads,
+            max_pixels=max_pixels,
+            options=options,
+            device=device,
+        )
+        return TurningEngine(inner, source)
     gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
     chosen, reason = resolve(name, gpu)
     if name == "auto":

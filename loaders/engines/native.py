@@ -27,7 +27,7 @@ from fastsemi.loaders.sources.folder import FolderSource
 
 
 def _is_jpeg(path: str) -> bool:
-    return path.lower().endswith((".jpg", ".jpeg"))
+    return path.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
 
 
 class _Submitted:

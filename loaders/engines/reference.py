@@ -15,6 +15,17 @@ from fastsemi.loaders.engines.rgb import to_rgb
 from fastsemi.loaders.index.formats import FORMATS
 from fastsemi.loaders.plan.types import PlannedBatch
 
+# What Pillow's `ImageOps.exif_transpose` does for each EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """Decode an image of the formats of `loaders/index/formats.py` to RGB, as `to_rgb` does.
@@ -75,6 +86,8 @@ class ReferenceEngine(Engine):
         try:
             name = self.source.name(image_id)
             image = decode_rgb(self.source.read_one(image_id), name, self.max_pixels)
+            if self.source.turns is not None and (turned := int(self.source.turns[image_id])) > 1:
+                image = image.transpose(TURNS[turned])
             check_size(image.size, self.source.size(image_id), name)
         except BadImageError as error:
             return error

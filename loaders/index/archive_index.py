@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,10 +27,12 @@ from fastsemi.loaders.index.cache import (
     read_back,
     write_stamped,
 )
+from fastsemi.loaders.index.formats import FORMATS
+from fastsemi.loaders.index.header import Header
 from fastsemi.loaders.index.index import Index, pack_paths
 
 MOST_CLASSES = 1_000_000
-_FORMAT = 1  # of the arrays; another number on disk means "build again"
+_FORMAT = 2  # of the arrays; another number on disk means "build again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +53,11 @@ class Found:
     names: list[str] = field(default_factory=list)  # inside the file
     offset: list[int] = field(default_factory=list)
     length: list[int] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height; (0, 0) if broken
+    sizes: list[Header] = field(default_factory=list)  # width, height, EXIF orientation
     labels: list[int | str | None] = field(default_factory=list)
     extra: dict[str, list[int]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()  # class names, where the file brings them
+    skipped: Counter[str] = field(default_factory=Counter)  # members that are no images, by extension
 
 
 def build_archive_index(
@@ -86,7 +90,7 @@ def build_archive_index(
         UserError: No images, an image without a class, a file or the cache that cannot be used.
     """
     files = [os.path.abspath(file) for file in files]
-    key = (kind, "classes" if has_classes else "flat", str(max_pixels), *files)
+    key = (kind, "classes" if has_classes else "flat", str(max_pixels), *FORMATS, *files)
     folder, stamp = cache_folder(key, cache_dir), _stamp(files)
 
     def known() -> ArchiveIndex | None:
@@ -100,7 +104,10 @@ def build_archive_index(
     return open_or_build(folder, files[0], known, build)
 
 
-_ARRAYS = ("path_blob", "path_offsets", "labels", "sizes", "broken", "file", "offset", "length")
+_ARRAYS = (
+    *("path_blob", "path_offsets", "labels", "sizes", "broken", "orientation"),
+    *("file", "offset", "length"),
+)
 
 
 def _index(cached: Cached) -> ArchiveIndex:
@@ -109,8 +116,9 @@ def _index(cached: Cached) -> ArchiveIndex:
         root=Path(meta["root"]),
         classes=tuple(meta["classes"]),
         files=tuple(meta["files"]),
+        skipped=meta["skipped"],
         extra={name: cached.arrays[name] for name in meta["extra"]},
-        **{name: cached.arrays[name] for name in _ARRAYS},
+        **{name: cached.arrays[name] for name in _ARRAYS},  # type: ignore[arg-type]
     )
 
 
@@ -146,7 +154,8 @@ def _gather(
         for name in part.names
     ]
     classes, labels = _classes(files, found) if has_classes else ((), np.full(len(names), -1))
-    sizes = np.array([size for part in found for size in part.sizes], np.int32).reshape(-1, 2)
+    headers = np.array([size for part in found for size in part.sizes], np.int32).reshape(-1, 3)
+    sizes = np.ascontiguousarray(headers[:, :2])
     path_blob, path_offsets = pack_paths(names)
     arrays: Arrays = {
         "path_blob": path_blob,
@@ -154,6 +163,7 @@ def _gather(
         "labels": labels.astype(np.int32),
         "sizes": sizes,
         "broken": np.flatnonzero(sizes[:, 0] == 0),
+        "orientation": headers[:, 2].astype(np.uint8),
         "file": np.repeat(np.arange(len(files), dtype=np.int32), [len(part.names) for part in found]),
         "offset": np.array([x for part in found for x in part.offset], np.int64),
         "length": np.array([x for part in found for x in part.length], np.int64),
@@ -161,7 +171,9 @@ def _gather(
     extra = sorted({name for part in found for name in part.extra})
     for name in extra:
         arrays[name] = np.array([x for part in found for x in part.extra.get(name, [])], np.int64)
-    return {"root": root, "classes": classes, "files": list(files), "extra": extra}, arrays
+    skipped = dict(sum((part.skipped for part in found), Counter()))
+    meta = {"root": root, "classes": classes, "files": list(files), "extra": extra, "skipped": skipped}
+    return meta, arrays
 
 
 def _numbers(labels: Sequence[Any], files: Sequence[str]) -> NDArray[np.int64]:

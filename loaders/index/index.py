@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,8 +22,10 @@ from fastsemi.loaders.index.cache import (
     read_back,
     write_generation,
 )
+from fastsemi.loaders.index.formats import FORMATS
+from fastsemi.loaders.index.header import BROKEN
 
-_FORMAT = 1  # of the arrays; another number on disk means "build again"
+_FORMAT = 2  # of the arrays; another number on disk means "build again"
 MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself refuses to open an image
 
 
@@ -39,8 +42,11 @@ class Index:
     path_blob: NDArray[np.uint8]  # paths relative to root, one after the other, as the file system's bytes
     path_offsets: NDArray[np.int64]  # [N + 1] path i is path_blob[path_offsets[i]:path_offsets[i + 1]]
     labels: NDArray[np.int32]  # [N] class, -1 for none
-    sizes: NDArray[np.int32]  # [N, 2] width, height in pixels before any EXIF rotation; 0, 0 if broken
+    sizes: NDArray[np.int32]  # [N, 2] width, height in pixels; 0, 0 if broken
     broken: NDArray[np.int64]  # ids of files without a readable header
+    orientation: NDArray[np.uint8] | None = field(default=None, kw_only=True)  # [N] as EXIF says, 1 to 8
+    turned: bool = field(default=False, kw_only=True)  # whether engines turn by it; sizes are then turned
+    skipped: Mapping[str, int] = field(default_factory=dict, kw_only=True)  # files that are no images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,6 +74,18 @@ class Index:
         """All relative paths in order, as the file system's bytes: the quick way through a large index."""
         blob, offsets = self.path_blob.tobytes(), self.path_offsets.tolist()
         return (blob[start:end] for start, end in itertools.pairwise(offsets))
+
+    @property
+    def lying(self) -> int:
+        """How many images their EXIF orientation would turn or mirror."""
+        return 0 if self.orientation is None else int(np.count_nonzero(self.orientation > 1))
+
+    def turn(self, turned: bool) -> Self:
+        """The index with images turned by their EXIF orientation, or as they are stored."""
+        if turned == self.turned or self.orientation is None:
+            return self
+        on_side = (self.orientation >= 5)[:, None]
+        return replace(self, turned=turned, sizes=np.where(on_side, self.sizes[:, ::-1], self.sizes))
 
 
 def pack_paths(paths: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -110,7 +128,7 @@ def build_index(
     """
     top = os.path.abspath(root)
     scan.require_folder(top)
-    key = (top, "classes" if has_classes else "flat", str(max_pixels))
+    key = (top, "classes" if has_classes else "flat", str(max_pixels), *FORMATS)
     folder = cache_folder(key, cache_dir)
 
     def cached() -> Cached | None:
@@ -123,21 +141,27 @@ def build_index(
     def build() -> Index:
         tree = scan.scan(top, has_classes)
         arrays = _measure(top, tree, cached(), max_pixels, threads, progress)
-        write_generation(folder, {"format": _FORMAT, "root": top, "classes": tree.classes}, arrays)
+        meta = {"format": _FORMAT, "root": top, "classes": tree.classes, "skipped": tree.skipped}
+        write_generation(folder, meta, arrays)
         return _index(read_back(open_generation(folder, _ARRAYS, _FORMAT)), top)
 
     return open_or_build(folder, top, known, build)
 
 
 _ARRAYS = (
-    *("path_blob", "path_offsets", "labels", "sizes", "broken", "stamps"),
+    *("path_blob", "path_offsets", "labels", "sizes", "broken", "orientation", "stamps"),
     *("folder_blob", "folder_offsets", "folder_mtimes"),
 )
 
 
 def _index(cached: Cached, root: str) -> Index:
-    names = ("path_blob", "path_offsets", "labels", "sizes", "broken")
-    return Index(Path(root), tuple(cached.meta["classes"]), *(cached.arrays[name] for name in names))
+    names = ("path_blob", "path_offsets", "labels", "sizes", "broken", "orientation")
+    return Index(
+        root=Path(root),
+        classes=tuple(cached.meta["classes"]),
+        skipped=cached.meta["skipped"],
+        **{name: cached.arrays[name] for name in names},  # type: ignore[arg-type]
+    )
 
 
 def _fresh(cached: Cached, root: str, threads: int) -> bool:
@@ -170,10 +194,11 @@ def _measure(
     """The arrays of a new index; of files that the old one knows, the size is taken from there."""
     paths = [os.path.join(root, file) for file in tree.files]
     stamps = scan.stamps(paths, threads)
-    sizes = _known_sizes(tree.files, stamps, old)
-    todo = np.flatnonzero((sizes[:, 0] < 0) & (stamps[:, 1] >= 0))
-    sizes[todo] = scan.sizes([paths[i] for i in todo], max_pixels, threads, progress)
-    np.maximum(sizes, 0, out=sizes)
+    headers = _known_headers(tree.files, stamps, old)
+    todo = np.flatnonzero((headers[:, 0] < 0) & (stamps[:, 1] >= 0))
+    headers[todo] = scan.headers([paths[i] for i in todo], max_pixels, threads, progress)
+    headers[headers[:, 0] < 0] = BROKEN
+    sizes = np.ascontiguousarray(headers[:, :2])
     path_blob, path_offsets = pack_paths([os.fsencode(file) for file in tree.files])
     folder_blob, folder_offsets = pack_paths([os.fsencode(name) for name in tree.folders])
     return {
@@ -182,6 +207,7 @@ def _measure(
         "labels": tree.labels,
         "sizes": sizes,
         "broken": np.flatnonzero(sizes[:, 0] == 0),
+        "orientation": headers[:, 2].astype(np.uint8),
         "stamps": stamps,
         "folder_blob": folder_blob,
         "folder_offsets": folder_offsets,
@@ -189,14 +215,15 @@ def _measure(
     }
 
 
-def _known_sizes(files: list[str], stamps: NDArray[np.int64], old: Cached | None) -> NDArray[np.int32]:
-    """Sizes [N, 2] from the old index where path, time and length are the same, -1 elsewhere."""
-    sizes = np.full((len(files), 2), -1, np.int32)
+def _known_headers(files: list[str], stamps: NDArray[np.int64], old: Cached | None) -> NDArray[np.int32]:
+    """Sizes and orientation [N, 3] of the old index where path, time and length are the same, else -1."""
+    headers = np.full((len(files), 3), -1, np.int32)
     if old is None:
-        return sizes
+        return headers
     names = _names(old.arrays["path_blob"], old.arrays["path_offsets"])
     row_of = {name: row for row, name in enumerate(names)}
     rows = np.array([row_of.get(file, -1) for file in files], np.int64)
     same = (rows >= 0) & (old.arrays["stamps"][rows] == stamps).all(axis=1)
-    sizes[same] = old.arrays["sizes"][rows[same]]
-    return sizes
+    headers[same, :2] = old.arrays["sizes"][rows[same]]
+    headers[same, 2] = old.arrays["orientation"][rows[same]]
+    return headers

@@ -6,6 +6,7 @@ import os
 import stat
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.header import image_size
+from fastsemi.loaders.index.formats import HIDDEN, IMAGE_EXTENSIONS, extension, is_hidden, is_image_name
+from fastsemi.loaders.index.header import BROKEN, Header, image_header
 from fastsemi.loaders.index.regular import open_regular
-
-# The extensions of torchvision.datasets.ImageFolder, compared in lower case.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 _CLOCK_TICK_NS = 20_000_000  # file systems stamp a change with a clock that advances every 1 to 10 ms
 _CHUNK = 512  # files a thread takes at a time
@@ -34,6 +33,7 @@ class Tree:
     folder_mtimes: list[int]  # nanoseconds, of each folder, taken before it was listed
     files: list[str]  # images in torchvision's order
     labels: NDArray[np.int32]  # [N] class of each image, -1 without classes
+    skipped: dict[str, int]  # files that are no images, by extension, and what is hidden
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class _Folder:
     mtime: int
     subfolders: list[str]
     images: list[str]
+    skipped: Counter[str]
 
 
 def folder_mtime(path: str) -> int:
@@ -70,17 +71,18 @@ def _list(root: str, relative: str) -> _Folder:
         raise UserError(
             f"cannot list folder {path}: {error.strerror}; make it readable or remove it"
         ) from error
+    seen = [(name, is_folder) for name, is_folder in found if not is_hidden(name)]
+    files = [name for name, is_folder in seen if not is_folder]
+    skipped = Counter(extension(name) for name in files if not is_image_name(name))
+    if len(seen) < len(found):
+        skipped[HIDDEN] = len(found) - len(seen)
     return _Folder(
         relative,
         mtime,
-        sorted(name for name, is_folder in found if is_folder),
-        sorted(name for name, is_folder in found if not is_folder and is_image_name(name)),
+        sorted(name for name, is_folder in seen if is_folder),
+        sorted(name for name in files if is_image_name(name)),
+        skipped,
     )
-
-
-def is_image_name(name: str) -> bool:
-    """Whether torchvision takes a file of this name for an image."""
-    return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
 def _walk(root: str, relative: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[_Folder]:
@@ -108,7 +110,8 @@ def scan(root: str, has_classes: bool) -> Tree:
 
     That order is: class folders sorted by name; inside a class all folders, links followed, sorted by path;
     inside a folder the names sorted; the extension is compared without case. Without classes, `root` itself
-    is walked in the same way.
+    is walked in the same way. Unlike torchvision's, the order has no hidden files and folders and no
+    `__MACOSX`, and it has images of more formats (`IMAGE_EXTENSIONS`).
 
     Raises:
         UserError: No such folder, nothing in it, a class folder without images, a link to a parent folder.
@@ -152,16 +155,18 @@ def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, to
         [folder.mtime for folder in folders],
         files,
         labels.astype(np.int32),
+        dict(sum((folder.skipped for folder in folders), Counter())),
     )
 
 
 def _threaded(
-    of_chunk: Callable[[Sequence[str]], list[tuple[int, int]]],
+    of_chunk: Callable[[Sequence[str]], Sequence[tuple[int, ...]]],
+    columns: int,
     paths: Sequence[str],
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.int64]:
-    result = np.zeros((len(paths), 2), np.int64)
+    result = np.zeros((len(paths), columns), np.int64)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     done = 0
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -183,27 +188,27 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def stamps(paths: Sequence[str], threads: int) -> NDArray[np.int64]:
     """Time of change (nanoseconds) and length (bytes) of each file, [N, 2]; length -1 where it is no file."""
-    return _threaded(lambda chunk: [_stamp(path) for path in chunk], paths, threads)
+    return _threaded(lambda chunk: [_stamp(path) for path in chunk], 2, paths, threads)
 
 
-def _size(path: str, max_pixels: int) -> tuple[int, int]:
+def _header(path: str, max_pixels: int) -> Header:
     try:
         with open_regular(path) as file:
-            return image_size(file, max_pixels)
+            return image_header(file, max_pixels)
     except OSError:
-        return (0, 0)
+        return BROKEN
 
 
-def sizes(
+def headers(
     paths: Sequence[str], max_pixels: int, threads: int, progress: Callable[[int, int], None] | None = None
 ) -> NDArray[np.int32]:
-    """Width and height of each image as its header says, [N, 2], without regard to EXIF orientation.
+    """Width, height and EXIF orientation of each image as its header says, [N, 3]; sizes are as stored.
 
-    (0, 0) stands for a file that cannot be read, has no readable header or claims over `max_pixels` pixels.
+    `BROKEN` stands for a file that cannot be read, has no readable header or claims over `max_pixels` pixels.
     """
-    Image.preinit()
+    Image.init()
     with warnings.catch_warnings():  # set here, because the filter belongs to the process, not to a thread
         warnings.simplefilter("ignore")
         return _threaded(
-            lambda chunk: [_size(path, max_pixels) for path in chunk], paths, threads, progress
+            lambda chunk: [_header(path, max_pixels) for path in chunk], 3, paths, threads, progress
         ).astype(np.int32)

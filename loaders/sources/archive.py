@@ -6,7 +6,9 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from typing import Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
@@ -109,6 +111,19 @@ class ArchiveSource:
         """Width and height in pixels as the header says; (0, 0) if broken."""
         width, height = self.index.sizes[i]
         return int(width), int(height)
+
+    @property
+    def turns(self) -> NDArray[np.uint8] | None:
+        """[N] EXIF orientation by which engines turn each image; None where they turn none."""
+        return self.index.orientation if self.index.turned else None
+
+    def as_stored(self) -> Self:
+        """The same images, none of which is turned."""
+        return type(self)(self.index.turn(False))
+
+    def as_turned(self) -> Self:
+        """The same images, turned by their EXIF orientation."""
+        return type(self)(self.index.turn(True))
 
     def close(self) -> None:
         """Close all files. Nothing may be reading."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
@@ -43,7 +44,16 @@ class Source(Protocol):
         ...
 
     def size(self, i: int) -> tuple[int, int]:
-        """Width and height of image `i` in pixels, before any EXIF rotation; (0, 0) if broken."""
+        """Width and height of image `i` in pixels, turned where `turns` says so; (0, 0) if broken."""
+        ...
+
+    @property
+    def turns(self) -> NDArray[np.uint8] | None:
+        """[N] EXIF orientation by which engines turn each image; None where they turn none."""
+        ...
+
+    def as_stored(self) -> Source:
+        """The same images, none of which is turned."""
         ...
 
 

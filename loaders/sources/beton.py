@@ -81,7 +81,7 @@ def _scan(path: str, max_pixels: int) -> Found:
         names=beton.names or [f"{i:08}" for i in range(count)],
         offset=beton.images["data_ptr"].astype(np.int64).tolist(),
         length=beton.sizes.tolist(),
-        sizes=[(w, h) for w, h in sizes.tolist()],
+        sizes=[(w, h, 1) for w, h in sizes.tolist()],
         labels=[None] * count if beton.labels is None else beton.labels.tolist(),
         extra={"raw": (beton.images["mode"] == RAW_MODE).astype(np.int64).tolist()},
         classes=beton.classes,

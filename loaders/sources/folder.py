@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
@@ -65,3 +66,16 @@ class FolderSource:
         """Width and height in pixels as the header says; (0, 0) if broken."""
         width, height = self.index.sizes[i]
         return int(width), int(height)
+
+    @property
+    def turns(self) -> NDArray[np.uint8] | None:
+        """[N] EXIF orientation by which engines turn each image; None where they turn none."""
+        return self.index.orientation if self.index.turned else None
+
+    def as_stored(self) -> FolderSource:
+        """The same images, none of which is turned."""
+        return FolderSource(self.index.turn(False))
+
+    def as_turned(self) -> FolderSource:
+        """The same images, turned by their EXIF orientation."""
+        return FolderSource(self.index.turn(True))

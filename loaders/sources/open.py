@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.index.index import build_index
 from fastsemi.loaders.index.scan import require_folder
+from fastsemi.loaders.index.settings import Exif
 from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
@@ -19,6 +22,8 @@ from fastsemi.loaders.sources.parquet import ParquetSource
 from fastsemi.loaders.sources.tar import TarSource
 
 IndexedSource = FolderSource | ArchiveSource
+
+_log = logging.getLogger(__name__)
 
 _ARCHIVES: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource]] = {
     ".tar": TarSource,
@@ -37,8 +42,11 @@ def open_source(
     max_pixels: int,
     threads: int = 8,
     refresh: bool = False,
+    exif: Exif = "ignore",
 ) -> IndexedSource:
     """Open the images called `what`; the source's `index` says which they are.
+
+    What lies beside the images and is none is told in one line, and how many lie on their side in another.
 
     Args:
         root: Folder that `what` is relative to.
@@ -48,10 +56,26 @@ def open_source(
         max_pixels: Larger images count as broken.
         threads: Threads that index.
         refresh: Index anew, whatever is known.
+        exif: Whether images are turned by their EXIF orientation.
 
     Raises:
-        UserError: Nothing there, files of several kinds, or what the source raises.
+        UserError: Nothing there, files of several kinds, a `.beton` to be turned, or what the source raises.
     """
+    source = _open(root, what, has_classes, max_pixels, threads, refresh, exif)
+    index = source.index
+    if skipped := say_skipped(index.skipped):
+        _log.info("%s: %s", index.root, skipped)
+    if index.lying and exif == "apply":
+        _log.info("%s: %d of %d images are turned as EXIF says", index.root, index.lying, len(index))
+    elif index.lying:
+        text = "%s: %d of %d images lie on their side or mirrored, as EXIF says; data.exif apply turns them"
+        _log.info(text, index.root, index.lying, len(index))
+    return source.as_turned() if exif == "apply" else source
+
+
+def _open(
+    root: Path, what: str | Path, has_classes: bool, max_pixels: int, threads: int, refresh: bool, exif: Exif
+) -> IndexedSource:
     files = _files(Path(root), str(what))
     if not files:
         folder = Path(root) / what
@@ -64,6 +88,11 @@ def open_source(
         raise UserError(
             f"{os.path.join(root, what)} means files of the kinds {', '.join(sorted(kinds))}; "
             f"give files of one kind of {', '.join(_ARCHIVES)}"
+        )
+    if kinds == {".beton"} and exif == "apply":
+        raise UserError(
+            f"{files[0]} does not say how its images lie, which data.exif apply asks for; give folders, tar "
+            "shards or Parquet files, or set data.exif to ignore"
         )
     return _ARCHIVES[kinds.pop()].open(
         files, has_classes=has_classes, max_pixels=max_pixels, threads=threads, refresh=refresh

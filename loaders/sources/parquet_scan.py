@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.archive_index import Found
-from fastsemi.loaders.index.header import image_size
+from fastsemi.loaders.index.header import BROKEN, image_header
 from fastsemi.loaders.sources.parquet_codecs import CODECS
 from fastsemi.loaders.sources.parquet_pages import DICTIONARY_PAGE, Page, pages
 
@@ -51,7 +51,7 @@ def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_clas
         for value, name, own_label in zip(values, paths, labels, strict=True):
             found.names.append(f"{len(found.names)}/{os.path.basename(name or 'image')}")
             found.labels.append(own_label)
-            found.sizes.append(image_size(BytesIO(value), max_pixels) if value else (0, 0))
+            found.sizes.append(image_header(BytesIO(value), max_pixels) if value else BROKEN)
             place = places.find(value) if value else _Place(0, 0, 0, 0, 0, 0)
             found.offset.append(place.offset)
             found.length.append(place.length)

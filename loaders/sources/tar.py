@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.archive_index import Found, build_archive_index
+from fastsemi.loaders.index.formats import HIDDEN, extension, is_hidden, is_image_name
 from fastsemi.loaders.index.header import stored_size
-from fastsemi.loaders.index.scan import IMAGE_EXTENSIONS
 from fastsemi.loaders.sources.archive import ArchiveSource
 
 _LABEL_KEYS = ("cls", "label", "class", "target")  # of a sample's .json, the first that is there
@@ -23,6 +25,10 @@ class TarSource(ArchiveSource):
 
     A sample's class is its member `.cls` (a number or a name), else the field cls, label, class or target of
     its member `.json`. A file `classes.txt` beside the first shard names the classes, one a line, in order.
+
+    Names with several dots: an image `22.05.jpg` has the class of `22.05.cls`, else that of `22.cls`, its
+    sample. Beside an image `22.jpg` it is not one of its own, unless it has a class of its own. What is left
+    out is counted. A class that stands apart from its image counts for all images of its name in the shard.
     """
 
     @classmethod
@@ -63,7 +69,7 @@ def _scan(path: str, max_pixels: int, has_classes: bool) -> Found:
         return Found(classes=tuple(line.strip() for line in lines if line.strip()))
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            return _members(tar, file.fileno(), max_pixels, has_classes)
+            return _members(path, tar, file.fileno(), max_pixels, has_classes)
     except tarfile.TarError as error:
         raise UserError(
             f"{path} is no complete, uncompressed tar ({error}); decompress it (gunzip), or write it again"
@@ -72,34 +78,103 @@ def _scan(path: str, max_pixels: int, has_classes: bool) -> Found:
         raise UserError(f"cannot read {path}: {error.strerror or error}; make it readable") from error
 
 
-def _members(tar: tarfile.TarFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
-    found, key, has_image = Found(), None, False
-    label: int | str | None = None
-    label_of_json: int | str | None = None
+@dataclass
+class _Image:
+    name: str
+    stem: str  # the name up to the last dot
+    offset: int
+    length: int
+
+
+@dataclass
+class _Sample:
+    """Members in a row that share their name up to the first dot."""
+
+    key: str
+    images: list[_Image] = field(default_factory=list)
+    labels: dict[tuple[str, str], int | str] = field(default_factory=dict)  # by stem, and cls or json
+
+
+def _members(path: str, tar: tarfile.TarFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
+    skipped: Counter[str] = Counter()
+    samples = _samples(tar, fd, has_classes, skipped)
+    elsewhere = _labels(samples)
+    plain = {sample.key for sample in samples for image in sample.images if image.stem == sample.key}
+    found = Found(skipped=skipped)
+    for sample in samples:
+        first = True
+        for image in sample.images:
+            is_plain = image.stem == sample.key
+            own = _label(path, image, [image.stem], sample, elsewhere)
+            # beside x.jpg an x.seg.png is no image of its own, unless it has a class of its own
+            if (is_plain and not first) or (not is_plain and sample.key in plain and own is None):
+                skipped["further images of a sample"] += 1
+                continue
+            first = first and not is_plain
+            found.names.append(image.name)
+            found.offset.append(image.offset)
+            found.length.append(image.length)
+            found.sizes.append(stored_size(fd, image.offset, image.length, max_pixels))
+            found.labels.append(_label(path, image, [image.stem, sample.key], sample, elsewhere))
+    return found
+
+
+def _samples(tar: tarfile.TarFile, fd: int, has_classes: bool, skipped: Counter[str]) -> list[_Sample]:
+    samples: list[_Sample] = []
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member
         if not member.isreg():
             continue
         folder, base = os.path.split(member.name)
-        stem, _, extension = base.partition(".")
-        extension = extension.lower()
-        if os.path.join(folder, stem) != key:
-            if has_image:
-                found.labels.append(label if label is not None else label_of_json)
-            key, has_image, label, label_of_json = os.path.join(folder, stem), False, None, None
-        if f".{extension}" in IMAGE_EXTENSIONS and not has_image:
-            has_image = True
-            found.names.append(member.name)
-            found.offset.append(member.offset_data)
-            found.length.append(member.size)
-            found.sizes.append(stored_size(fd, member.offset_data, member.size, max_pixels))
-        elif has_classes and extension == "cls":
-            label = _parse(os.pread(fd, member.size, member.offset_data))
-        elif has_classes and extension == "json":
-            label_of_json = _from_json(os.pread(fd, member.size, member.offset_data))
-    if has_image:
-        found.labels.append(label if label is not None else label_of_json)
+        if any(is_hidden(part) and part not in (".", "..") for part in member.name.split("/")):
+            skipped[HIDDEN] += 1
+            continue
+        key, (stem, kind) = os.path.join(folder, base.partition(".")[0]), os.path.splitext(member.name)
+        if not samples or samples[-1].key != key:
+            samples.append(_Sample(key))
+        kind = kind.lower()
+        if is_image_name(base):
+            samples[-1].images.append(_Image(member.name, stem, member.offset_data, member.size))
+        elif kind not in (".cls", ".json"):
+            skipped[extension(base)] += 1
+        elif has_classes:
+            content = os.pread(fd, member.size, member.offset_data)
+            label = _parse(content) if kind == ".cls" else _from_json(content)
+            if label is not None:
+                samples[-1].labels[stem, kind] = label
+    return samples
+
+
+def _labels(samples: list[_Sample]) -> dict[tuple[str, str], set[int | str]]:
+    """All classes of a shard: those of members that do not stand beside their image."""
+    found: dict[tuple[str, str], set[int | str]] = defaultdict(set)
+    for sample in samples:
+        for name, label in sample.labels.items():
+            found[name].add(label)
     return found
+
+
+def _label(
+    path: str,
+    image: _Image,
+    stems: list[str],
+    sample: _Sample,
+    elsewhere: dict[tuple[str, str], set[int | str]],
+) -> int | str | None:
+    names = [(stem, kind) for stem in stems for kind in (".cls", ".json")]
+    for name in names:
+        if name in sample.labels:
+            return sample.labels[name]
+    for name in names:
+        labels = elsewhere.get(name, set())
+        if len(labels) > 1:
+            raise UserError(
+                f"image {image.name} in {path} has several classes ({', '.join(map(str, labels))}); put each "
+                "image beside its class, or give every sample a name of its own"
+            )
+        if labels:
+            return next(iter(labels))
+    return None
 
 
 def _parse(data: bytes) -> int | str | None:

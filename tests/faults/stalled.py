@@ -11,7 +11,7 @@ _CLASS_CONTENT, _CLOEXEC, _MARK_ADD, _OPEN, _ACCESS, _HERE = 0x4, 0x1, 0x1, 0x10
 
 @contextmanager
 def stalled(path):
-    """Linux asks a listener (fanotify), which never answers, before it lets a thread open or read the file."""
+    """Linux asks a listener (fanotify), which never answers, before a thread may open or read the file."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.fanotify_init(_CLASS_CONTENT | _CLOEXEC, os.O_RDONLY)
     if fd < 0:

@@ -13,6 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index import scan
+from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.index.index import build_index
 
 
@@ -42,13 +43,13 @@ def tree(tmp_path):
 def opened(monkeypatch):
     """The paths whose header has been read."""
     paths = []
-    real = scan._size
+    real = scan._header
 
     def size(path, max_pixels):
         paths.append(path)
         return real(path, max_pixels)
 
-    monkeypatch.setattr(scan, "_size", size)
+    monkeypatch.setattr(scan, "_header", size)
     return paths
 
 
@@ -75,12 +76,16 @@ def odd_tree(root, elsewhere):
 
 
 def test_order_classes_and_labels_are_those_of_torchvision(tmp_path, build):
+    """But for what is hidden."""
     odd_tree(tmp_path / "train", tmp_path / "elsewhere")
     theirs = ImageFolder(tmp_path / "train")
-    paths = [path for path, _ in theirs.samples]
+    seen = [(path, label) for path, label in theirs.samples if "/.hidden" not in path]
+    paths = [path for path, _ in seen]
+    assert len(paths) == len(theirs.samples) - 1
     for index in (build(), build()):  # built, then opened
         assert index.paths(range(len(index))) == paths
-        assert index.labels.tolist() == theirs.targets
+        assert index.labels.tolist() == [label for _, label in seen]
+        assert index.skipped == {".txt": 1, "without extension": 1, "hidden": 1}
         assert list(index.classes) == theirs.classes
         assert [os.fsdecode(path) for path in index.iter_relative()] == [
             os.path.relpath(path, tmp_path / "train") for path in paths
@@ -95,7 +100,7 @@ def test_without_classes_everything_below_is_taken(tmp_path, build):
         os.path.join(folder, name)
         for folder, _, names in sorted(os.walk(tmp_path / "train", followlinks=True))
         for name in sorted(names)
-        if name.lower().endswith(scan.IMAGE_EXTENSIONS)
+        if name.lower().endswith(scan.IMAGE_EXTENSIONS) and not name.startswith(".")
     ]
     assert index.paths(range(len(index))) == expected
     assert expected[0].endswith("stray.png")
@@ -115,6 +120,7 @@ def test_sizes_ignore_exif_and_broken_files_are_named(tmp_path, build):
     (folder / "6.JPEG").write_bytes((folder / "1.png").read_bytes())  # ImageNet holds such a file
     save(folder / "7.png", (200, 200))
     index = build(max_pixels=39_999)
+    assert index.orientation.tolist() == [6, 1, 1, 1, 1, 1, 1, 1] and index.lying == 1
     assert index.sizes.tolist() == [[40, 30], [7, 9], [0, 0], [0, 0], [0, 0], [0, 0], [7, 9], [0, 0]]
     assert index.broken.tolist() == [2, 3, 4, 5, 7]
     assert build().broken.tolist() == [2, 3, 4, 5]
@@ -222,7 +228,7 @@ def test_damaged_cache_is_built_again(build, tree, tmp_path, damage):
         (generation / "labels.npy").unlink()
     else:
         text = (folder / "current.json").read_text()
-        (folder / "current.json").write_text(text.replace('"format": 1', '"format": 0'))
+        (folder / "current.json").write_text(text.replace('"format": 2', '"format": 1'))
     assert build().sizes.tolist() == [[3, 2]] * 5
     assert len(list(folder.glob("generation-*"))) == 1
     assert not generation.exists()
@@ -324,3 +330,20 @@ def test_cache_that_cannot_be_written_is_named(tmp_path, tree):
     (tmp_path / "file").write_text("")
     with refused(tmp_path / "file", "FASTSEMI_CACHE"):
         build_index(tree, has_classes=True, cache_dir=tmp_path / "file")
+
+
+def test_hidden_files_and_folders_are_neither_data_nor_classes(tmp_path, build):
+    root = tmp_path / "train"
+    for name in ("a/1.png", "b/2.JFIF", "b/3.gif", "b/4.jpe", "b/5.jp2", "b/6.avif"):
+        save(root / name)
+    for name in (".ipynb_checkpoints/1.png", "__MACOSX/a/1.png", "a/.thumbs/1.png", "a/._1.png", ".DS_Store"):
+        save(root / f"{name}.png" if name == ".DS_Store" else root / name)
+    (root / "labels.csv").write_text("")
+    (root / "a" / "clip.MOV").write_text("")
+    (root / "a" / "more.mov").write_text("")
+    index = build()
+    assert index.classes == ("a", "b") and len(index) == 6 and len(index.broken) == 0
+    assert index.skipped == {".mov": 2, ".csv": 1, "hidden": 5}
+    text = "skipped 3 files that are no images: 2 .mov, 1 .csv; 5 hidden files or folders"
+    assert say_skipped(index.skipped) == text and say_skipped({}) == ""
+    assert say_skipped({"hidden": 1}) == "skipped 1 hidden file or folder"

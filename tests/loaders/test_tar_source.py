@@ -229,3 +229,41 @@ def test_a_file_of_no_known_kind_is_refused(tmp_path):
     (tmp_path / "train.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(UserError, match=r"train\.tar\.gz is neither a folder nor a file.*\.tar.*unpack it"):
         open_source(tmp_path, "train.tar.gz", has_classes=True, max_pixels=10**6)
+
+
+def classes_of(source):
+    return {os.path.basename(source.name(i)): int(source.index.labels[i]) for i in range(len(source))}
+
+
+def test_names_with_several_dots_are_images_of_their_own(tmp_path, photo):
+    picture = jpeg(photo(8, 8))
+    members = [
+        *(("22.05.jpg", picture), ("22.05.cls", b"1"), ("22.06.jpg", picture), ("22.06.cls", b"0")),
+        *(("x/a.left.png", picture), ("x/a.right.png", picture), ("x/a.cls", b"2")),
+        *(("b.jpg", picture), ("b.seg.png", picture), ("b.jpeg", picture), ("b.cls", b"1"), ("b.txt", b"")),
+        *(("c.jpg", picture), ("c.cls", b"0"), ("c.2.jpg", picture), ("c.2.cls", b"2"), ("./._c.jpg", b"?")),
+    ]
+    source = open_tar(write_tar(tmp_path / "a.tar", members))
+    wanted = {"22.05.jpg": 1, "22.06.jpg": 0, "a.left.png": 2, "a.right.png": 2}
+    assert classes_of(source) == wanted | {"b.jpg": 1, "c.jpg": 0, "c.2.jpg": 2}
+    assert source.index.skipped == {"further images of a sample": 2, ".txt": 1, "hidden": 1}
+
+
+def test_a_class_that_stands_apart_from_its_image_is_found(tmp_path, photo):
+    picture = jpeg(photo(8, 8))
+    images = [(f"{i}.jpg", picture) for i in range(3)]
+    labels = [("0.cls", b"2"), ("1.json", b'{"label": 1}'), ("2.cls", b"0")]
+    for members in ([*images, *labels], [*labels, *images]):
+        source = open_tar(write_tar(tmp_path / "a.tar", members))
+        assert classes_of(source) == {"0.jpg": 2, "1.jpg": 1, "2.jpg": 0}
+
+
+def test_names_that_come_twice_keep_the_class_beside_them_or_are_refused(tmp_path, photo):
+    picture = jpeg(photo(8, 8))
+    one, two = [("1.jpg", picture), ("1.cls", b"0")], [("1.jpg", picture), ("1.cls", b"1")]
+    between = [("z.json", b"{}")]
+    source = open_tar(write_tar(tmp_path / "a.tar", [*one, *between, *two]))
+    assert source.index.labels.tolist() == [0, 1]
+    apart = [*one, *between, *two, *between, ("1.png", picture)]
+    with pytest.raises(UserError, match=r"image 1\.png in .*b\.tar has several classes \(0, 1\)"):
+        open_tar(write_tar(tmp_path / "b.tar", apart))

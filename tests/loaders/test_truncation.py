@@ -38,6 +38,8 @@ COMPLETE = {
 class Contents:
     """A source of images in memory."""
 
+    turns = None
+
     def __init__(self, contents):
         self.contents = contents
 

@@ -119,3 +119,12 @@ def test_every_field_is_documented_in_the_help():
         after = text.split(f"--{key} ", 1)[1].split(" --", 1)[0]
         described = after.split("(type:")[0].split("}")[-1].strip()
         assert len(described.split()) > 3, f"{key}: {after}"
+
+
+def test_weights_depend_on_how_images_are_turned(tiny):
+    from fastsemi.run.fingerprint import fingerprint
+
+    prints = [fingerprint(tiny("--data.exif", value), "semi", ()) for value in ("ignore", "apply")]
+    assert [found["data.exif"] for found in prints] == ["ignore", "apply"]
+    with pytest.raises(UserError, match=r"data\.exif|exif"):
+        tiny("--data.exif", "turn")

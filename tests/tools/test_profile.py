@@ -69,6 +69,8 @@ def test_without_a_recorder_spans_do_nothing():
 class SlowDisk:
     """A source whose every read takes its time."""
 
+    turns = None
+
     def __init__(self, source, seconds):
         self._source, self._seconds, self.index = source, seconds, source.index
 

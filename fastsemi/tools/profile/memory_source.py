@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,6 +49,17 @@ class MemorySource:
     def size(self, i: int) -> tuple[int, int]:
         """Width and height in pixels."""
         return self._source.size(i)
+
+    @property
+    def turns(self) -> NDArray[np.uint8] | None:
+        """As the source turns them."""
+        return self._source.turns
+
+    def as_stored(self) -> MemorySource:
+        """The same images, none of which is turned."""
+        stored = copy.copy(self)
+        stored._source = self._source.as_stored()
+        return stored
 
     @property
     def is_raw(self) -> bool:

@@ -1,0 +1,5 @@
+"""The settings of what an index says of its images."""
+
+from typing import Literal
+
+Exif = Literal["ignore", "apply"]
