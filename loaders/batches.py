@@ -58,6 +58,7 @@ class Batches:
                 max_pixels=self.config.max_pixels,
                 options=self.loader.dali,
                 device=self._device or torch.device("cpu"),
+                max_memory=self.loader.max_memory,
             )
         return self._engines[key]
 

@@ -109,6 +109,10 @@ class LoaderConfig:
     """Batches under way ahead of the training step."""
     dali: DaliOptions = field(default_factory=DaliOptions)
     """Options of the dali engine."""
+    max_memory: float = 0.0
+    """GiB that an engine may need to decode images, as their sizes tell; those too large for a thread's share
+    wait for one another, and one that needs half of it alone is refused. 0: half of the memory that is
+    available at the start, shared among the processes of the machine."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the run stops."""
 
@@ -117,6 +121,7 @@ class LoaderConfig:
         for name, value, holds, rule in (
             ("threads", self.threads, self.threads >= 0, "be 0 (one per core) or more"),
             ("prefetch", self.prefetch, self.prefetch >= 1, "be at least 1"),
+            ("max_memory", self.max_memory, 0 <= self.max_memory < math.inf, "be 0 (automatic) or more"),
             ("timeout_s", self.timeout_s, 0 < self.timeout_s < math.inf, "be positive and finite"),
         ):
             if not holds:

@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,22 @@ def cpu_limit() -> float | None:
         return None if int(quota) < 0 else int(quota) / int(period)
     except (OSError, ValueError):
         return None
+
+
+def available_memory() -> int:
+    """Bytes that a process may still take: what the machine has left, or its container (cgroup v2 or v1)."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, AttributeError):
+        text = Path("/proc/meminfo").read_text()
+        found.append(1024 * int(re.search(r"MemAvailable:\s*(\d+) kB", text)[1]))  # type: ignore[index]
+    for folder, most, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # "max": no limit
+            limit, taken = (int((Path(folder) / name).read_text()) for name in (most, used))
+            found.append(max(0, limit - taken))
+    return min(found)
 
 
 @cache

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from typing import get_args
 
 import torch
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.hardware import available_memory
 from fastsemi.loaders.engines import dali, ffcv, native_operator
 from fastsemi.loaders.engines.base import Engine
+from fastsemi.loaders.engines.bounded import BoundedEngine
 from fastsemi.loaders.engines.dali import DaliEngine
 from fastsemi.loaders.engines.ffcv import FfcvEngine
 from fastsemi.loaders.engines.native import NativeEngine
@@ -40,6 +43,7 @@ def create_engine(
     max_pixels: int,
     options: DaliOptions | None = None,
     device: torch.device | None = None,
+    max_memory: float = 0.0,
 ) -> Engine:
     """Build the engine called `name` for a source.
 
@@ -52,22 +56,30 @@ def create_engine(
         options: Options of the `dali` engine.
         device: Where the batches are wanted; by default on the current CUDA device where there is one.
 
+        max_memory: GiB in which images are decoded; 0 for a fair share of half of what is available.
+
     Raises:
         UserError: Unknown name, or an engine that cannot run here or with this source.
     """
+    turned = source.turns is not None and name != "reference"  # which turns images itself
+    stored = source.as_stored() if turned else source
+    engine = _create(name, stored, image_size, threads, max_pixels, options, device)
+    share = available_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of each process here
+    bounded = BoundedEngine(engine, int(max_memory * 2**30) or share)
+    return TurningEngine(bounded, source) if turned else bounded
+
+
+def _create(
+    name: EngineName,
+    source: Source,
+    image_size: int,
+    threads: int,
+    max_pixels: int,
+    options: DaliOptions | None,
+    device: torch.device | None,
+) -> Engine:
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
-    if source.turns is not None and name != "reference":  # which turns images itself
-        inner = create_engine(
-            name,
-            source.as_stored(),
-            image_size=image_size,
-            threads=threads,
-            max_pixels=max_pixels,
-            options=options,
-            device=device,
-        )
-        return TurningEngine(inner, source)
     gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
     chosen, reason = resolve(name, gpu)
     if name == "auto":

@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.common.spans import record
-from fastsemi.loaders.engines.base import Engine, Pending, Reading
+from fastsemi.loaders.engines.base import JPEG_BYTES, PILLOW_BYTES, Engine, Pending, Reading
 from fastsemi.loaders.engines.native_operator import Operator, Ticket
 from fastsemi.loaders.engines.reference import Done
+from fastsemi.loaders.index.formats import is_jpeg_name
 from fastsemi.loaders.index.regular import regular_fd
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
-
-
-def _is_jpeg(path: str) -> bool:
-    return path.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
 
 
 class _Submitted:
@@ -68,7 +65,7 @@ class NativeEngine(Engine):
         lost: dict[int, BadImageError] = {}
         if isinstance(self.source, FolderSource):
             paths = [self.source.path(int(i)) for i in batch.ids]
-            if all(map(_is_jpeg, paths)):
+            if all(map(is_jpeg_name, paths)):
                 ticket = self.operator.submit_paths(
                     [os.fsencode(path) for path in paths], *self._arguments(batch, slot)
                 )
@@ -102,9 +99,15 @@ class NativeEngine(Engine):
 
     def reading(self, prefetch: int) -> Reading:
         """Plain files and pixels are read by the threads that decode, all else by readers, one a batch."""
-        if self.source.is_raw or (isinstance(self.source, FolderSource) and _is_jpeg(self.source.path(0))):
+        if self.source.is_raw or (
+            isinstance(self.source, FolderSource) and is_jpeg_name(self.source.path(0))
+        ):
             return Reading(self.threads)
         return Reading(min(self.readers, prefetch), apart=True)
+
+    def pixel_bytes(self, i: int) -> int:
+        """Fewer of a JPEG."""
+        return JPEG_BYTES if is_jpeg_name(self.source.name(i)) else PILLOW_BYTES
 
     def stage_seconds(self) -> dict[str, float]:
         """What the operator's threads have spent so far."""

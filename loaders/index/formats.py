@@ -45,6 +45,11 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
+def is_jpeg_name(name: str) -> bool:
+    """Whether a file of this name is a JPEG."""
+    return name.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name belongs to a system or a program: no data and no class."""
     return name.startswith(".") or name == "__MACOSX"

@@ -54,7 +54,7 @@ def test_a_turn_is_that_of_pillow_and_windows_lie_where_they_are_cut(number, pho
     ((left, top, width, height),) = stored_windows(
         box, np.array([turned.size], np.int32), np.array([number], np.uint8)
     ).tolist()
-    cut = np.asarray(stored)[top : top + height, left : left + width]
+    cut = np.array(stored)[top : top + height, left : left + width]
     np.testing.assert_array_equal(turn(torch.from_numpy(cut), number), np.asarray(turned)[11:41, 7:47])
 
 

@@ -1,0 +1,125 @@
+"""Bounds the memory in which images are decoded, for every engine: the largest ones come one at a time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.engines.base import PILLOW_BYTES, Engine, Pending, Reading
+from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
+
+_LONG = 1e6  # seconds: who waits for the batch gives up sooner
+
+
+class _Bounded:
+    """A batch on its way of which some images come one after the other, by themselves."""
+
+    def __init__(
+        self,
+        pending: Pending | None,
+        rest: torch.Tensor,
+        slot: torch.Tensor,
+        rows: NDArray[np.int64],
+        giants: dict[int, Future[BadImageError | None]],
+    ):
+        self._pending, self._rest, self._slot, self._rows, self._giants = pending, rest, slot, rows, giants
+
+    def result(self, timeout: float) -> list[BadImageError | None]:
+        """The errors of all images, in order."""
+        deadline = time.monotonic() + timeout
+        errors: list[BadImageError | None] = [None] * self._slot.shape[1]
+        if self._pending is not None:
+            found = self._pending.result(timeout)
+            self._slot[:, self._rows] = self._rest
+            for b, error in zip(self._rows.tolist(), found, strict=True):
+                errors[b] = error
+        for b, future in self._giants.items():
+            errors[b] = future.result(max(0.0, deadline - time.monotonic()))
+        return errors
+
+
+class BoundedEngine(Engine):
+    """An engine that never decodes in more memory than allowed, so far as sizes tell.
+
+    One half of it is for the images that its threads decode at the same time, the other for one that is
+    larger than a thread's share: such images wait for one another.
+
+    Args:
+        inner: Decodes; closed with this engine.
+        memory: Bytes.
+    """
+
+    def __init__(self, inner: Engine, memory: int):
+        super().__init__(inner.source, inner.image_size, inner.threads, inner.max_pixels)
+        self.inner, self.name, self.device = inner, inner.name, inner.device
+        self._most = memory // 2
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix="fastsemi-giant")
+
+    def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
+        """Start filling `slot`.
+
+        Raises:
+            UserError: An image that alone needs more memory.
+        """
+        sizes = np.array([self.source.size(int(i)) for i in batch.ids], np.int64).reshape(-1, 2)
+        pixels = np.where(sizes.prod(1) <= self.max_pixels, sizes.prod(1), 0)  # larger ones are not decoded
+        needed, share = pixels * PILLOW_BYTES, self._most // self.threads
+        for b in np.flatnonzero(needed > share).tolist():
+            needed[b] = pixels[b] * self.inner.pixel_bytes(int(batch.ids[b]))
+        giant = needed > share
+        if not giant.any():
+            return self.inner.submit(batch, slot)
+        worst = int(needed.argmax())
+        if needed[worst] > self._most:
+            width, height = sizes[worst]
+            need, most = (f"{amount / 2**30:.2g} GiB" for amount in (needed[worst], self._most))
+            raise UserError(
+                f"image {self.source.name(int(batch.ids[worst]))} of {width} x {height} pixels needs about "
+                f"{need} to decode, and one may take {most} (half of loader.max_memory); raise that, reduce the "
+                "image, or lower data.max_pixels"
+            )
+        rows, alone = np.flatnonzero(~giant), np.flatnonzero(giant)
+        rest = torch.empty((slot.shape[0], len(rows), *slot.shape[2:]), dtype=slot.dtype, device=slot.device)
+        pending = self.inner.submit(_part(batch, rows), rest) if len(rows) else None
+        giants = {b: self._alone.submit(self._one, batch, b, slot) for b in alone.tolist()}
+        return _Bounded(pending, rest, slot, rows, giants)
+
+    def _one(self, batch: PlannedBatch, b: int, slot: torch.Tensor) -> BadImageError | None:
+        pixels = torch.empty((slot.shape[0], 1, *slot.shape[2:]), dtype=slot.dtype, device=slot.device)
+        (error,) = self.inner.submit(_part(batch, np.array([b])), pixels).result(_LONG)
+        slot[:, b] = pixels[:, 0]
+        return error
+
+    def reading(self, prefetch: int) -> Reading:
+        """As the engine reads."""
+        return self.inner.reading(prefetch)
+
+    @property
+    def readers(self) -> int:
+        """As the engine has."""
+        return self.inner.readers
+
+    def pixel_bytes(self, i: int) -> int:
+        """As of the engine."""
+        return self.inner.pixel_bytes(i)
+
+    def stage_seconds(self) -> dict[str, float]:
+        """As the engine says."""
+        return self.inner.stage_seconds()
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._alone.shutdown(wait=True, cancel_futures=True)
+        self.inner.close()
+
+
+def _part(batch: PlannedBatch, rows: NDArray[np.int64]) -> PlannedBatch:
+    """Some images of a batch, as an engine needs them."""
+    views = tuple(ViewPlan(view.window[rows], view.flip[rows]) for view in batch.views)
+    return replace(batch, ids=batch.ids[rows], labels=batch.labels[rows], views=views, mix=None)

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Install the lower bounds of pyproject.toml into an environment of their own and run the quick tests there:
+#   bash scripts/oldest_dependencies.sh DIR [PYTHON]
+# PyTorch's CPU wheels are enough: TORCH_INDEX=https://download.pytorch.org/whl/cpu takes them where they can be had.
+set -eu
+dir=${1:?give the folder of the environment}
+python=${2:-python3.11}
+cd "$(dirname "$0")/.."
+test -x "$dir/bin/python" || "$python" -m venv "$dir"
+pip=("$dir/bin/python" -m pip install --quiet --disable-pip-version-check)
+extra=()
+test -z "${TORCH_INDEX:-}" || extra=(--extra-index-url "$TORCH_INDEX")
+
+# name>=X of the dependencies, and of the parquet extra, as name==X
+"$dir/bin/python" - >"$dir/oldest.txt" <<'PYTHON'
+import re
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+for line in [*project["dependencies"], *project["optional-dependencies"]["parquet"]]:
+    name, bound = re.match(r"([\w-]+)>=([\d.]+)", line).groups()
+    print(f"{name}=={bound}")
+PYTHON
+cat "$dir/oldest.txt"
+"${pip[@]}" "${extra[@]}" "setuptools>=77" "pybind11==2.13" -r "$dir/oldest.txt"
+"${pip[@]}" "pytest>=8" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "scikit-image>=0.24" -r "$dir/oldest.txt"
+"${pip[@]}" --no-deps --no-build-isolation --editable .
+make -o env test-quick VENV="$dir" JOBS="${JOBS:-$(nproc)}"
