@@ -81,8 +81,8 @@ class BoundedEngine(Engine):
             need, most = (f"{amount / 2**30:.2g} GiB" for amount in (needed[worst], self._most))
             raise UserError(
                 f"image {self.source.name(int(batch.ids[worst]))} of {width} x {height} pixels needs about "
-                f"{need} to decode, and one may take {most} (half of loader.max_memory); raise that, reduce the "
-                "image, or lower data.max_pixels"
+                f"{need} to decode, and one may take {most} (half of loader.max_memory); raise that, reduce "
+                "the image, or lower data.max_pixels"
             )
         rows, alone = np.flatnonzero(~giant), np.flatnonzero(giant)
         rest = torch.empty((slot.shape[0], len(rows), *slot.shape[2:]), dtype=slot.dtype, device=slot.device)
