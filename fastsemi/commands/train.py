@@ -55,18 +55,21 @@ def main(command: str, arguments: list[str]) -> int:
 
     budget = None if options.budget is None else Budget(options.budget, begun)
 
-    with processes.session(config.distributed, processes.local_device(config.device)):
-        is_main = processes.is_main()
-        console = QuietConsole(quiet=not is_main)
-        run = Run(config, Progress(console))
-        try:
-            summary = run.train(stages, budget)
-        except Interrupted as stop:
-            if is_main:
-                if budget:
+    try:
+        with processes.session(config.distributed, processes.local_device(config.device)):
+            is_main = processes.is_main()
+            console = QuietConsole(quiet=not is_main)
+            run = Run(config, Progress(console))
+            try:
+                summary = run.train(stages, budget)
+            except Interrupted as stop:
+                if budget and is_main:
                     budget.end(run.folder)
-                sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
-            return stop.exit_code
+                if stop.alone:
+                    raise  # the others are not waited for
+                return _stopped(stop, is_main)
+    except Interrupted as stop:
+        return _stopped(stop, True)
     console.print(summary_table(summary))
     if said := verdict(summary):
         console.print(said, highlight=False, markup=False, soft_wrap=True)
@@ -77,6 +80,12 @@ def main(command: str, arguments: list[str]) -> int:
         if budget:
             console.print(budget.end(run.folder), highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _stopped(stop: Interrupted, say: bool) -> int:
+    if say:
+        sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
+    return stop.exit_code
 
 
 def _report(config: Config, console: Console) -> None:

@@ -33,10 +33,11 @@ class Interrupted(BaseException):
     Args:
         where: What was reached.
         number: The signal.
+        alone: Whether other processes of the run may know nothing of it.
     """
 
-    def __init__(self, where: str, number: int = signal.SIGINT):
-        self.number = number
+    def __init__(self, where: str, number: int = signal.SIGINT, *, alone: bool = False):
+        self.number, self.alone = number, alone
         super().__init__(where)
 
     @property

@@ -60,7 +60,8 @@ class Stop:
         """
         if self.number and not self._held and not self._raised:
             self._raised = True
-            raise Interrupted(f"stopped by {signal.Signals(self.number).name}", self.number)
+            name = signal.Signals(self.number).name
+            raise Interrupted(f"stopped by {name}", self.number, alone=processes.world() > 1)
 
     @contextmanager
     def held(self) -> Iterator[None]:

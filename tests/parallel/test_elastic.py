@@ -244,3 +244,23 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(preset, processes
     assert "stopped at step 5 of 10 of semi; the same command resumes there" in said[0]
     assert not said[1]
     assert read_info(Checkpoints(folder / "checkpoints", "semi").latest())["step"] == 5
+
+
+def test_a_signal_to_one_process_before_the_first_step_ends_all(preset, processes, tmp_path):
+    _, words = preset("stopped", *OPTIONS)
+
+    def prepare(rank):
+        from fastsemi.run import run
+
+        check = run.check_stage
+
+        def stopped(*arguments):
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            check(*arguments)
+
+        run.check_stage = stopped
+
+    codes, said = processes.run(2, words, tmp_path / "stopped.log", prepare)
+    assert codes == [2, 143], said  # the one that was lost says why, the other one that it was left
+    assert "stopped by SIGTERM; the same command resumes there" in said[1]
