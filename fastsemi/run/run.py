@@ -39,7 +39,7 @@ class Lengths(Protocol):
     def kept(self, run: RunContext) -> Config:
         """The run with the lengths that its directory holds already."""
 
-    def choose(self, run: RunContext, todo: Sequence[StageName], stop: threading.Event) -> Config:
+    def choose(self, run: RunContext, todo: Sequence[StageName], stop: Stop) -> Config:
         """The run with lengths for all stages that are to be trained."""
 
     def chosen(self, run: RunContext) -> None:

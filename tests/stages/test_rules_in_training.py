@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from fastsemi.common.errors import Interrupted
 from fastsemi.common.progress import Progress
-from fastsemi.parallel.stop import Interrupted
 from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run

@@ -11,10 +11,9 @@ import torch
 from rich.console import Console
 
 from fastsemi.commands.cli import main
-from fastsemi.common.errors import UserError
+from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.common.progress import Progress
 from fastsemi.common.schedule import Duration
-from fastsemi.parallel.stop import Interrupted
 from fastsemi.run import config as configuration
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from dataclasses import replace
 from fastsemi.common.errors import UserError
 from fastsemi.common.seconds import duration, read_seconds
 from fastsemi.parallel import processes
+from fastsemi.parallel.stop import Stop
 from fastsemi.run.config import Config, load
 from fastsemi.run.context import RunContext
 from fastsemi.run.fingerprint import fingerprint
@@ -59,7 +59,7 @@ class Budget:
         self._held, config = processes.from_main(found)
         return config
 
-    def choose(self, run: RunContext, todo: Sequence[StageName], stop: threading.Event) -> Config:
+    def choose(self, run: RunContext, todo: Sequence[StageName], stop: Stop) -> Config:
         """The run with the lengths that its time allows; the same in all processes.
 
         Raises:
@@ -82,7 +82,7 @@ class Budget:
             self._clean(run)
             raise
 
-    def _choose(self, run: RunContext, todo: Sequence[StageName], stop: threading.Event) -> Config:
+    def _choose(self, run: RunContext, todo: Sequence[StageName], stop: Stop) -> Config:
         self._clean(run)
         run.say(f"--budget {self.text}: measuring what a step costs")
         seconds = min(_LONGEST, max(_LEAST, _SHARE * self.seconds))

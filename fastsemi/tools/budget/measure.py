@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -15,11 +14,12 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 
+from fastsemi.common.errors import Interrupted
 from fastsemi.common.progress import Progress
 from fastsemi.common.spans import Recorder, recording
 from fastsemi.parallel import processes
 from fastsemi.parallel.shards import whole_state
-from fastsemi.parallel.stop import Interrupted
+from fastsemi.parallel.stop import Stop
 from fastsemi.run.build import build_stage, build_trainer, starts_from_probe
 from fastsemi.run.context import RunContext
 from fastsemi.run.folder import RunFolder
@@ -45,9 +45,7 @@ _COPIES = 4  # of the weights in a checkpoint: the model's, two momenta, the tea
 _WRITTEN = 3  # times that a stage's weights are written at its end, with a margin
 
 
-def measure(
-    run: RunContext, name: StageName, stop: threading.Event, *, seconds: float, fresh: bool
-) -> StageCost:
+def measure(run: RunContext, name: StageName, stop: Stop, *, seconds: float, fresh: bool) -> StageCost:
     """Run some steps of a stage as the run will, evaluate and write its networks; nothing of it is kept.
 
     Every pseudo label is accepted, so that a step is the dearest that it can be. Labels that are spread for
@@ -68,10 +66,11 @@ def measure(
     apart = RunFolder(run.folder.trial / name)
     trial, bad = _trial(run, name, apart, fresh), set(run.data.bad.paths)
     try:
-        with closing(MetricLog(apart.metrics, apart.board)) as log:
+        with stop.held(), closing(MetricLog(apart.metrics, apart.board)) as log:
             return _measure(run, trial, name, log, apart, stop, seconds)
-    except Interrupted:
-        raise Interrupted(f"stopped while the steps of {name} were measured") from None
+    except Interrupted as stopped:
+        where = f"stopped while the steps of {name} were measured"
+        raise Interrupted(where, stopped.number) from None
     finally:
         run.data.bad.paths.intersection_update(bad)  # the run itself finds and tells the others
         _free(run)
@@ -100,7 +99,7 @@ def _measure(
     name: StageName,
     log: MetricLog,
     apart: RunFolder,
-    stop: threading.Event,
+    stop: Stop,
     seconds: float,
 ) -> StageCost:
     """Of the processes the slowest counts."""
