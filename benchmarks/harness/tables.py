@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import harness, loader_goals, result_tables
+from benchmarks.harness.paired_study import paired
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
@@ -167,6 +168,16 @@ def study(folder: str) -> str:
     return text[text.index("| ") :].strip()
 
 
+def mixing() -> str:
+    """Mixing of unlabelled images on each data set that the small network was tried on."""
+    studies = ROOT / "docs" / "studies"
+    files = {
+        name: studies / f"table3_small_cnn_{key}" / "seeds.csv"
+        for name, key in (("digits", "digits"), ("Fashion-MNIST", "fashion"))
+    }
+    return paired(files, "mixing", "none")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
@@ -181,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peaks": lambda: measured("peaks"),
     "index": lambda: measured("index"),
     **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
+    "mixing": mixing,
     "profile-overhead": lambda: measured("profile_overhead"),
     "adapt": lambda: measured("adapt"),
 }
