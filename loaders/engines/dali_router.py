@@ -1,7 +1,8 @@
 """Which files may go to DALI: whole JPEGs and PNGs of the size that the plan counts on.
 
 DALI 2.4 ends the whole process with a segmentation fault where several images of a batch have unreadable
-headers or are smaller than their windows. So each file is looked at once, before DALI sees it.
+headers or are smaller than their windows, and makes up pixels where the data of a JPEG is damaged. So each file
+is looked at once, before DALI sees it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.engines.damage import JPEG_MAGIC, damage
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.folder import FolderSource
@@ -19,8 +21,8 @@ from fastsemi.loaders.sources.folder import FolderSource
 SMALL = 16  # pixels: at smaller windows the pixels around them, which DALI's filter reads too, count too much
 
 _UNSEEN, _DALI, _PILLOW = range(3)
-_HEAD = 65_536  # bytes that hold the header of nearly every JPEG
-_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_HEAD = 65_536  # bytes that hold the header of a PNG
+_JPEG_END = b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
@@ -55,7 +57,9 @@ class Router:
                 given = self._source.read_one(i)
             except BadImageError:
                 return None  # Pillow's turn gives the error
-            self._route[i] = _DALI if safe_bytes(given, size) else _PILLOW
+            unseen = self._route[i] == _UNSEEN
+            safe = safe_bytes(given, size) and not (unseen and damage(given))
+            self._route[i] = _DALI if safe else _PILLOW
         return given if self._route[i] == _DALI else None
 
     def refuse(self, ids: NDArray[np.int64]) -> None:
@@ -72,11 +76,10 @@ def safe_file(path: str, size: tuple[int, int]) -> bool:
     try:
         length = os.fstat(fd).st_size
         head = os.pread(fd, _HEAD, 0)
-        tail = head[-12:] if length <= _HEAD else os.pread(fd, 12, length - 12)
-        if _safe(head, tail, size):
-            return True
-        # a thumbnail or colour profile may push a JPEG's size behind the head
-        return head.startswith(_JPEG) and length > _HEAD and safe_bytes(os.pread(fd, length, 0), size)
+        if head.startswith(JPEG_MAGIC):
+            data = head if length <= _HEAD else os.pread(fd, length, 0)
+            return safe_bytes(data, size) and damage(data) is None
+        return _safe(head, head[-12:] if length <= _HEAD else os.pread(fd, 12, length - 12), size)
     except OSError:
         return False
     finally:
@@ -89,16 +92,17 @@ def safe_bytes(data: bytes, size: tuple[int, int]) -> bool:
 
 
 def _safe(head: bytes, tail: bytes, size: tuple[int, int]) -> bool:
-    if head.startswith(_JPEG):
+    if head.startswith(JPEG_MAGIC):
         if not tail.endswith(_JPEG_END):
             return False
         import simplejpeg  # only DALI needs it here; the other engines run without
 
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(head)
+            height, width, kind, _ = simplejpeg.decode_jpeg_header(head)
         except ValueError:
             return False
-        return bool((width, height) == size)
+        # four colours without Adobe's marker are read as their negative
+        return bool((width, height) == size) and kind not in ("CMYK", "YCCK")
     if head.startswith(_PNG):
         header = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
         return header == size and _is_plain_png(head) and tail == _PNG_END

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.engines.base import Engine, Pending, Reading
+from fastsemi.loaders.engines.damage import damage
 from fastsemi.loaders.engines.rgb import to_rgb
 from fastsemi.loaders.index.formats import FORMATS
 from fastsemi.loaders.plan.types import PlannedBatch
@@ -31,7 +32,7 @@ def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """Decode an image of the formats of `loaders/index/formats.py` to RGB, as `to_rgb` does.
 
     Raises:
-        BadImageError: The bytes are no complete image, or a larger one than `max_pixels`.
+        BadImageError: The bytes are no complete and sound image, or a larger one than `max_pixels`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -39,7 +40,10 @@ def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:
                 raise BadImageError(
                     name, f"{image.width} x {image.height} pixels exceed data.max_pixels of {max_pixels}"
                 )
-            return to_rgb(image)
+            rgb = to_rgb(image)
+        if reason := damage(data):
+            raise BadImageError(name, reason)
+        return rgb
     except BadImageError:
         raise
     except Exception as error:  # Pillow's plugins raise many kinds on hostile files

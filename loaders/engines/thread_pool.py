@@ -12,21 +12,15 @@ from torch.nn.functional import interpolate
 from fastsemi.common.errors import BadImageError
 from fastsemi.common.spans import record
 from fastsemi.loaders.engines.base import JPEG_BYTES, PILLOW_BYTES, Engine, Pending
+from fastsemi.loaders.engines.damage import JPEG_MAGIC, simplejpeg
 from fastsemi.loaders.engines.reference import check_size, decode_rgb
 from fastsemi.loaders.index.formats import is_jpeg_name
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
 
-try:
-    import simplejpeg
-except ImportError:  # without it Pillow decodes everything, more slowly
-    simplejpeg = None
-
-JPEG_MAGIC = b"\xff\xd8\xff"
-
 
 def decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
-    """Decode to [H, W, 3] uint8: baseline RGB and grey JPEGs with libjpeg-turbo, all else with Pillow.
+    """Decode to [H, W, 3] uint8: RGB and grey JPEGs with libjpeg-turbo where it is there, all else with Pillow.
 
     Raises:
         BadImageError: As `decode_rgb`.

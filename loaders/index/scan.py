@@ -61,12 +61,20 @@ def folder_mtime(path: str) -> int:
     return mtime
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _list(root: str, relative: str) -> _Folder:
     path = os.path.join(root, relative)
     try:
         mtime = folder_mtime(path)
         with os.scandir(path) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries]
+            found = [(entry.name, is_folder(entry)) for entry in entries]
     except OSError as error:
         raise UserError(
             f"cannot list folder {path}: {error.strerror}; make it readable or remove it"

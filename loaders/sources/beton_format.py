@@ -58,7 +58,15 @@ def read_beton(path: str) -> Beton:
     """
     try:
         return _read(path)
-    except (ValueError, IndexError, KeyError, OSError, EOFError) as error:
+    except (
+        ArithmeticError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RecursionError,
+        ValueError,
+    ) as error:
         raise UserError(
             f"{path} is no complete .beton file ({error}); write it again with fastsemi data beton"
         ) from error
@@ -106,4 +114,8 @@ def _names(path: str, fields: NDArray[np.void], types: list[int]) -> tuple[tuple
         return (), None
     start, length = np.frombuffer(arguments, "<u8", 2, len(NAMES_MAGIC)).tolist()
     content = json.loads(np.fromfile(path, np.uint8, length, offset=start).tobytes())
-    return tuple(content["classes"]), list(content["names"])
+    classes, names = (content.get(key) if isinstance(content, dict) else None for key in ("classes", "names"))
+    for words in (classes, names):
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("its names are no names")
+    return tuple(classes), names

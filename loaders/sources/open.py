@@ -13,7 +13,7 @@ from pathlib import Path
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.index.index import build_index
-from fastsemi.loaders.index.scan import require_folder
+from fastsemi.loaders.index.scan import is_folder, require_folder
 from fastsemi.loaders.index.settings import Exif
 from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.beton import BetonSource
@@ -147,9 +147,9 @@ def _files(root: Path, what: str) -> list[str]:
     path = os.path.join(root, what)
     if os.path.isdir(path):
         with os.scandir(path) as entries:
-            found = [(entry.path, entry.is_dir()) for entry in entries]
+            found = [(entry.path, is_folder(entry)) for entry in entries]
         # class folders beside forgotten archives are a folder of images
-        if any(is_folder for _, is_folder in found):
+        if any(inside for _, inside in found):
             return []
         return sorted(file for file, _ in found if _suffix(file) in _ARCHIVES)
     if os.path.exists(path) or not any(c in what for c in "*?[{"):

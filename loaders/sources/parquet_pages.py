@@ -40,6 +40,8 @@ def pages(path: str, fd: int, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
     while at < len(data):
         header, at = _struct(data, at)
         kind, size, length = header[1], header[2], header[3]
+        if length < 0:
+            raise ValueError(f"a page of {length} bytes")
         content = data[at : at + length]
         if CODECS[codec] != "UNCOMPRESSED" and kind in (_DATA_PAGE, DICTIONARY_PAGE):
             content = pa.decompress(content, size, CODECS[codec].lower(), asbytes=True)

@@ -31,9 +31,12 @@ def scan(path: str, max_pixels: int, has_classes: bool) -> Found:
     try:
         with pq.ParquetFile(path) as parquet, open(path, "rb") as file:
             return _scan(path, parquet, file.fileno(), max_pixels, has_classes)
-    except (pa.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged pages lead to errors of many kinds
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else error
         raise UserError(
-            f"cannot read Parquet file {path}: {error}; correct the path or write it again"
+            f"cannot read Parquet file {path}: {reason}; correct the path or write it again"
         ) from error
 
 

@@ -14,9 +14,22 @@ constexpr int kMaxScans = 100;
 
 // Warnings after which pixels are made up. Other warnings (bytes between the data and the end marker, odd
 // version numbers) leave the pixels as they were written.
-bool is_damage(int code) {
+bool is_damage(const jpeg_error_mgr& error) {
+    const int code = error.msg_code, marker = error.msg_parm.i[1];
     return code == JWRN_JPEG_EOF || code == JWRN_HIT_MARKER || code == JWRN_HUFF_BAD_CODE ||
-           code == JWRN_ARITH_BAD_CODE || code == JWRN_MUST_RESYNC;
+           code == JWRN_ARITH_BAD_CODE || code == JWRN_MUST_RESYNC ||
+           (code == JWRN_EXTRANEOUS_DATA && marker >= JPEG_RST0 && marker <= JPEG_RST0 + 7);
+}
+
+// Whether a progressive image lacks scans. libjpeg then guesses a smooth picture, which is not done here.
+bool lacks_scans(const jpeg_decompress_struct& info) {
+    if (!info.progressive_mode || !info.coef_bits) return false;
+    for (int c = 0; c < info.num_components; ++c) {
+        for (int i = 0; i < DCTSIZE2; ++i) {
+            if (info.coef_bits[c][i] != 0) return true;  // -1: never sent; else bits that are still to come
+        }
+    }
+    return false;
 }
 
 // Pillow's rule for CMYK as Adobe writes it, inverted: 255 - c and 255 - k are what the file holds.
@@ -56,7 +69,7 @@ struct JpegDecoder::Step {
         std::longjmp(guard->jump, 1);
     }
     static void warn(j_common_ptr info, int level) {
-        if (level < 0 && is_damage(info->err->msg_code)) leave(info);
+        if (level < 0 && is_damage(*info->err)) leave(info);
     }
     static void count_scans(j_common_ptr info) {
         auto* decoder = reinterpret_cast<j_decompress_ptr>(info);
@@ -116,6 +129,7 @@ Status JpegDecoder::fail(std::string message) {
 Status JpegDecoder::decode(const uint8_t* data, size_t size, const Limits& limits, const Window* windows, int count,
                            int side) {
     resize_seconds_ = 0;
+    lacks_scans_ = false;
     if (size < 3 || data[0] != 0xff || data[1] != 0xd8 || data[2] != 0xff) return Status::not_jpeg;
     data_ = data;
     size_ = size;
@@ -137,7 +151,9 @@ Status JpegDecoder::decode(const uint8_t* data, size_t size, const Limits& limit
     if (info_.num_components != 1 && info_.num_components != 3 && !cmyk) {
         return fail("a JPEG with " + std::to_string(info_.num_components) + " components");
     }
-    if (!(cmyk ? decode_cmyk(windows, count, side) : decode_blocks(windows, count, side))) return fail(guard_.text);
+    if (!(cmyk ? decode_cmyk(windows, count, side) : decode_blocks(windows, count, side))) {
+        return lacks_scans_ ? Status::not_jpeg : fail(guard_.text);
+    }
     const auto decoded = std::chrono::steady_clock::now();
     views_.finish();
     resize_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - decoded).count();
@@ -182,7 +198,8 @@ bool JpegDecoder::decode_blocks(const Window* windows, int count, int side) {
         if (baseline_.decode(info_, info_.src->next_input_byte, info_.src->bytes_in_buffer, views_)) return true;
     }
     if (!Step::run(*this, [](JpegDecoder& d) { d.coefficients_ = jpeg_read_coefficients(&d.info_); })) return false;
-    if (!make_layout(true)) return false;
+    lacks_scans_ = lacks_scans(info_);
+    if (lacks_scans_ || !make_layout(true)) return false;
     views_.plan(layout_, color, windows, count, side, true);
     return Step::run(*this, Step::read_blocks);
 }

@@ -19,6 +19,7 @@ struct Limits {
     int64_t max_pixels;  // larger images are refused
 };
 
+// not_jpeg: left to Pillow, as is a progressive JPEG that lacks scans.
 enum class Status { ok, not_jpeg, failed };
 
 // Why windows cannot be cut from an image of this size; empty where they can.
@@ -63,6 +64,7 @@ private:
     std::vector<ComponentLayout> layout_;
     std::vector<uint8_t> row_;
     std::string message_;
+    bool lacks_scans_ = false;
     double resize_seconds_ = 0;
 };
 
