@@ -34,6 +34,7 @@ COMMANDS = {
     "study": ("study", "a table of the paper as a grid of runs over seeds"),
     "estimate": ("estimate", "steps, memory and hours of a run before it is started"),
     "views": ("views", "draw weak, strong and mixed views with pseudo labels"),
+    "replay": ("replay", "the images of a step, and their views: fastsemi replay RUN STEP"),
     "profile": ("profile", "where the time of a job goes, and what limits it"),
     "tune": ("tune", "find the fastest loader settings: fastsemi tune loader"),
     "doctor": ("doctor", "what works on this machine, and how to mend what does not"),

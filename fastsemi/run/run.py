@@ -22,6 +22,7 @@ from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.checks import check_folder, check_nodes, check_stage, stage_fingerprint
 from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
+from fastsemi.run.images_of_step import naming_images
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
 from fastsemi.run.selected import evaluated_on, held_out_lines, selected_on
@@ -149,7 +150,8 @@ class Run:
             self._say(f"{name}: {text}")
         trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
         with stop.held():
-            entry = trainer.run()
+            with naming_images(run, stage):
+                entry = trainer.run()
             state = {"model": trainer.result(), "fingerprint": fingerprint}
             if processes.is_main():
                 write_summary(self.folder.summary, self._summary(name, entry))

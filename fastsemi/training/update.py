@@ -11,6 +11,22 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
 from fastsemi.parallel.shards import local, whole
 
+
+class NotFiniteError(UserError):
+    """A loss or gradient that is not finite; the update was refused.
+
+    Args:
+        message: What, where and the cure.
+        step: Of the stage.
+        part: Which call of `Updater.backward` of that step had the first loss that was not finite; None where
+            all losses of this process were finite.
+    """
+
+    def __init__(self, message: str, step: int, part: int | None):
+        self.step, self.part = step, part
+        super().__init__(message)
+
+
 _LEAST_SCALE = 2.0**-14  # of the loss: it starts at 2**16 and is halved at each step that it refuses
 
 
@@ -52,8 +68,9 @@ class Updater:
         self.skipped: Tensor | None = None
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=precision.device)
         self._culprit = self._bad_step.clone()
-        self._losses: list[tuple[str, Tensor]] = []  # since the last step
-        self._suspects: list[str] = []  # what `_culprit` counts in
+        self._losses: list[tuple[str, int, Tensor]] = []  # since the last step, each with its micro-batch
+        self._suspects: list[tuple[str, int | None]] = []  # what `_culprit` counts in
+        self._parts = 0  # micro-batches since the last step
 
     def backward(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of a micro-batch.
@@ -63,7 +80,10 @@ class Updater:
             parts: Losses that it consists of, scalars by name: an error names the one that is not finite.
         """
         if not self.scaler.is_enabled():
-            self._losses += [(k, v.clone() if self._replayed else v) for k, v in (parts or {}).items()]
+            self._losses += [
+                (k, self._parts, v.clone() if self._replayed else v) for k, v in (parts or {}).items()
+            ]
+            self._parts += 1
         self.scaler.scale(loss).backward()
         if self._replayed and not self._moved:
             self._move_gradients()
@@ -88,8 +108,8 @@ class Updater:
             Norm of all gradients before clipping, a scalar on the device.
 
         Raises:
-            UserError: A gradient is not finite, on a CPU or with an optimizer that cannot skip a step on the
-                device; elsewhere `check` raises it.
+            NotFiniteError: A gradient is not finite, on a CPU or with an optimizer that cannot skip a step on
+                the device; elsewhere `check` raises it.
         """
         self.scaler.unscale_(self.optimizer)
         named = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
@@ -118,11 +138,13 @@ class Updater:
         Suspects are the losses, then the gradient of each parameter in the order of the network, then the
         norm of all: what is finite may add up to what is not, and another process may hold the bad shard.
         """
-        losses = [value.detach().float() for _, value in self._losses]
+        losses = [value.detach().float() for _, _, value in self._losses]
         suspects = torch.cat([*(loss[None] for loss in losses), norms, norm[None]])
-        self._suspects = [name for name, _ in self._losses] + [f"the gradient of {name}" for name in names]
-        self._suspects.append("the gradient's norm")
+        self._suspects = [(name, part) for name, part, _ in self._losses]
+        self._suspects += [(f"the gradient of {name}", None) for name in names]
+        self._suspects.append(("the gradient's norm", None))
         self._losses.clear()
+        self._parts = 0
         first = ~norm.isfinite() & (self._bad_step < 0)
         self._bad_step = torch.where(first, step, self._bad_step)
         self._culprit = torch.where(first, (~suspects.isfinite()).int().argmax(), self._culprit)
@@ -131,8 +153,8 @@ class Updater:
         """Raise if a step so far had a gradient that is not finite. Waits for the device.
 
         Raises:
-            UserError: Names the step, whose update was refused, and what was not finite; or loss scaling
-                refuses every step.
+            NotFiniteError: Names the step, whose update was refused, and what was not finite.
+            UserError: Loss scaling refuses every step.
         """
         if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
             raise UserError(
@@ -141,8 +163,10 @@ class Updater:
             )
         bad = int(self._bad_step)
         if bad >= 0:
-            culprit = self._suspects[int(self._culprit)]
-            raise UserError(
+            culprit, part = self._suspects[int(self._culprit)]
+            raise NotFiniteError(
                 f"{culprit} is not finite at step {bad}, whose update was refused; "
-                "lower base_lr, set clip_grad or use --precision fp32, then run the same command to resume"
+                "lower base_lr, set clip_grad or use --precision fp32, then run the same command to resume",
+                bad,
+                part,
             )
