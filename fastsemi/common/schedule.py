@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 
@@ -25,9 +26,9 @@ class Duration(str):
             raise ValueError(
                 f"{text!r} is no duration; write a number and a unit: '5 epochs' or '1000 steps'"
             )
-        value = float(match[1])
-        duration = super().__new__(cls, f"{value:.12g} {match[2]}s")
-        duration.value, duration.unit = value, "epochs" if match[2] == "epoch" else "steps"
+        number = f"{Decimal(f'{float(match[1]):.12g}'):f}"  # twelve digits, without an exponent
+        duration = super().__new__(cls, f"{number} {match[2]}s")
+        duration.value, duration.unit = float(number), "epochs" if match[2] == "epoch" else "steps"
         return duration
 
     def __getnewargs__(self) -> tuple[str]:
