@@ -70,7 +70,7 @@ def _scan(path: str, max_pixels: int, has_classes: bool) -> Found:
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             return _members(path, tar, file.fileno(), max_pixels, has_classes)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ArithmeticError, MemoryError, ValueError) as error:  # of sizes that none has
         raise UserError(
             f"{path} is no complete, uncompressed tar ({error}); decompress it (gunzip), or write it again"
         ) from error

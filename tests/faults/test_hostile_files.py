@@ -154,3 +154,71 @@ def test_a_class_number_that_is_none_is_refused_before_memory_is_taken_for_it(fo
         tar.add(folder / "cls", "1.cls")
     with pytest.raises(UserError, match=f"class {number} .* is too large"):
         open_source(folder, "train.tar", has_classes=True, max_pixels=LARGE)
+
+
+@pytest.mark.parametrize("size", [2**62, 2**70])
+@pytest.mark.parametrize("name", ["1.cls", "1.png"])
+def test_a_tar_whose_member_claims_a_size_that_none_has_is_refused(folder, size, name):
+    member = tarfile.TarInfo(name)
+    member.size = size
+    (folder / "train.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match=r"train\.tar"):
+        open_source(folder, "train.tar", has_classes=True, max_pixels=LARGE)
+
+
+def parquet(folder):
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'fastsemi[parquet]'")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images = pa.array(
+        [{"bytes": (folder / "train/a/1.png").read_bytes()}] * 2, pa.struct([("bytes", pa.binary())])
+    )
+    path = folder / "train.parquet"
+    pq.write_table(
+        pa.table({"image": images, "label": [0, 1]}), path, compression="none", use_dictionary=False
+    )
+    return path, pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
+
+
+# A page header in Thrift's compact protocol: fields 1 (kind), 2 and 3 (lengths) as zigzag numbers.
+@pytest.mark.parametrize("header", [b"\x00", b"\x15\x00\x15\x02\x15\x01\x00", b"\x1c" * 9, b"\x1f"])
+def test_a_parquet_file_with_damaged_pages_is_refused(folder, header, monkeypatch):
+    from fastsemi.loaders.sources import parquet_scan
+
+    path, at = parquet(folder)
+    content = bytearray(path.read_bytes())
+    content[at : at + len(header)] = header
+    whole = path.read_bytes()
+    read = parquet_scan.pages
+
+    def pages(name, fd, chunk):  # pyarrow, which reads the values, refuses most damage before
+        path.write_bytes(bytes(content))
+        yield from read(name, fd, chunk)
+
+    monkeypatch.setattr(parquet_scan, "pages", pages)
+    with pytest.raises(UserError, match=r"train\.parquet|Parquet page"):
+        open_source(folder, "train.parquet", has_classes=True, max_pixels=LARGE)
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1]", b'{"names": 1, "classes": []}', b'{"names": [1], "classes": ["a"]}', b"[" * 99_999]
+)
+def test_a_beton_whose_names_are_none_is_refused(folder, content):
+    from fastsemi.loaders.sources.beton_format import FIELD, HEADER, INT_FIELD, NAMES_MAGIC
+    from fastsemi.loaders.write_beton import Encoding, write_beton
+
+    for name in ("a/pipe.jpg", "b/zero.jpg"):
+        (folder / "train" / name).unlink()
+    source = open_source(folder, "train", has_classes=True, max_pixels=LARGE)
+    path = folder / "x.beton"
+    write_beton(path, source, source.index, encoding=Encoding("raw", max_side=0), max_pixels=LARGE)
+    data = bytearray(path.read_bytes())
+    fields = np.frombuffer(data, FIELD, 2, HEADER.itemsize).copy()
+    label = fields["type_id"].tolist().index(INT_FIELD)
+    place = NAMES_MAGIC + struct.pack("<QQ", len(data), len(content))
+    fields["arguments"][label, : len(place)] = np.frombuffer(place, np.uint8)
+    data[HEADER.itemsize : HEADER.itemsize + fields.nbytes] = fields.tobytes()
+    count = -len(content) % 24  # the table of allocations reaches to the end of the file
+    path.write_bytes(bytes(data) + content + bytes(count))
+    with pytest.raises(UserError, match=r"x\.beton is no complete \.beton file \((its names|maximum recursion)"):
+        open_source(folder, "x.beton", has_classes=True, max_pixels=LARGE)

@@ -56,7 +56,9 @@ def tar_seeds() -> list[bytes]:
                 member.size = len(data)
                 shard.addfile(member, io.BytesIO(data))
         found.append(buffer.getvalue())
-    return found
+    member = tarfile.TarInfo("0.cls")
+    member.size = 2**62
+    return [*found, member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)]
 
 
 def beton_seeds() -> list[bytes]:
