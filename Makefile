@@ -11,7 +11,7 @@ JOBS ?= $(shell expr $$(nproc) + 1)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: train test test-quick coverage lint format env optional digits fashion-mnist clean
+.PHONY: train test test-quick soak corpus coverage lint format env optional digits fashion-mnist clean
 
 train: env digits ## data, the three stages, the table
 	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
@@ -32,6 +32,12 @@ LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.
 test-quick: env ## a part of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' \
 	  $(addprefix --ignore=,$(LONG)) $(QUICK)
+
+soak: env optional ## runs that are killed twenty times with each engine: some ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/kills.py --kills 20
+
+corpus: env optional ## every engine on the images that Pillow is tested with, which pip fetches once
+	$(BIN)/python tests/loaders/pillow_images.py
 
 coverage: env optional ## the lines that the whole suite runs, those of its subprocesses left out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term

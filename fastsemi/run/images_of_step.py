@@ -1,4 +1,4 @@
-"""Which images a step of a stage has: all that is random about them is planned, so any step can be asked for."""
+"""Which images a step of a stage has: their order is planned, so any step can be asked for."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ from fastsemi.stages.names import StageName
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+Views = dict[str, NDArray[np.uint8]]  # of an image, by name; [S, S, 3]
+
 
 @dataclass(frozen=True)
 class Replayed:
@@ -27,8 +29,8 @@ class Replayed:
 
     images: list[StepImage]
     """All of its images, or those of one micro-batch."""
-    drawn: list[tuple[StepImage, dict[str, NDArray[np.uint8]]]]
-    """Some of them with their views by name, [S, S, 3] uint8, augmented as the step has them, not yet mixed."""
+    drawn: list[tuple[StepImage, Views]]
+    """Some of them with their views, augmented as the step has them and not yet mixed."""
 
 
 def replay(config: Config, name: StageName, step: int, *, micro: int | None, count: int) -> Replayed:
@@ -65,7 +67,7 @@ def replay(config: Config, name: StageName, step: int, *, micro: int | None, cou
 
 def _views(
     run: RunContext, stage: Stage, name: str, step: int, micro: int, count: int
-) -> list[tuple[StepImage, dict[str, NDArray[np.uint8]]]]:
+) -> list[tuple[StepImage, Views]]:
     role = stage.roles[name]
     with run.data.load(role.images, [role.stream.plan(step, micro)]) as loader:
         loaded = next(loader)

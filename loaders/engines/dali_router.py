@@ -1,8 +1,8 @@
 """Which files may go to DALI: whole JPEGs and PNGs of the size that the plan counts on.
 
 DALI 2.4 ends the whole process with a segmentation fault where several images of a batch have unreadable
-headers or are smaller than their windows, and makes up pixels where the data of a JPEG is damaged. So each file
-is looked at once, before DALI sees it.
+headers or are smaller than their windows, and makes up pixels where the data of a JPEG is damaged. So each
+file is looked at once, before DALI sees it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from fastsemi.loaders.sources.base import Source
 
 
 def decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
-    """Decode to [H, W, 3] uint8: RGB and grey JPEGs with libjpeg-turbo where it is there, all else with Pillow.
+    """Decode to [H, W, 3] uint8: RGB and grey JPEGs with libjpeg-turbo where it is, all else with Pillow.
 
     Raises:
         BadImageError: As `decode_rgb`.

@@ -114,8 +114,12 @@ def _names(path: str, fields: NDArray[np.void], types: list[int]) -> tuple[tuple
         return (), None
     start, length = np.frombuffer(arguments, "<u8", 2, len(NAMES_MAGIC)).tolist()
     content = json.loads(np.fromfile(path, np.uint8, length, offset=start).tobytes())
-    classes, names = (content.get(key) if isinstance(content, dict) else None for key in ("classes", "names"))
-    for words in (classes, names):
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError("its names are no names")
+    classes, names = (_words(content, key) for key in ("classes", "names"))
     return tuple(classes), names
+
+
+def _words(content: object, key: str) -> list[str]:
+    words = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("its names are no names")
+    return words

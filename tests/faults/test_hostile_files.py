@@ -220,5 +220,7 @@ def test_a_beton_whose_names_are_none_is_refused(folder, content):
     data[HEADER.itemsize : HEADER.itemsize + fields.nbytes] = fields.tobytes()
     count = -len(content) % 24  # the table of allocations reaches to the end of the file
     path.write_bytes(bytes(data) + content + bytes(count))
-    with pytest.raises(UserError, match=r"x\.beton is no complete \.beton file \((its names|maximum recursion)"):
+    with pytest.raises(
+        UserError, match=r"x\.beton is no complete \.beton file \((its names|maximum recursion)"
+    ):
         open_source(folder, "x.beton", has_classes=True, max_pixels=LARGE)

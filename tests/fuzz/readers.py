@@ -1,7 +1,7 @@
 """Fuzz what reads files that users bring: python tests/fuzz/readers.py --target tar.
 
-Needs atheris (pip install atheris). Whatever a file holds, it is read or refused with a `UserError`: every other
-exception, a hang and a large amount of memory end the run, and leave the input in the working folder as crash-*.
+Needs atheris (pip install atheris). Whatever a file holds, it is read or refused with a `UserError`: every
+other exception, a hang and a large amount of memory end the run, and leave the input in the working folder.
 """
 
 from __future__ import annotations

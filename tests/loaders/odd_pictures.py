@@ -19,16 +19,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from fastsemi.common.errors import BadImageError
+from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.engines.reference import decode_rgb
+from fastsemi.loaders.engines.settings import EngineName
 from fastsemi.loaders.index.index import MAX_PIXELS, build_index
+from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
+from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.folder import FolderSource
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- odd pictures: python tests/loaders/odd_pictures.py writes this -->\n", "<!-- end -->"
+BOUND = 1.5  # mean absolute difference of an image from the reference, of 255, as in the contract
 WIDTH, HEIGHT = 72, 56
 HUGE = 60_000  # pixels a side
 
@@ -192,6 +198,7 @@ def pictures() -> dict[str, bytes]:
         "lab.tif": save(picture("LAB"), "TIFF"),
         "one_by_one.png": save(picture(width=1, height=1), "PNG"),
         "one_by_one.jpg": save(picture(width=1, height=1), "JPEG"),
+        "five_by_three.jpg": save(picture(width=5, height=3), "JPEG"),
         "one_by_20000.png": save(picture(width=1, height=20_000), "PNG"),
         "20000_by_one.jpg": save(picture(width=20_000, height=1), "JPEG", quality=95),
         **huge(),
@@ -253,8 +260,29 @@ def write(folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
+def plans(source: Source) -> Iterator[PlannedBatch]:
+    """Each image alone, whole and its middle, mirrored."""
+    for i in range(len(source)):
+        width, height = (max(1, side) for side in source.size(i))
+        middle = (width // 4, height // 4, max(1, width // 2), max(1, height // 2))
+        windows = [np.array([window], np.int32) for window in ((0, 0, width, height), middle)]
+        views = tuple(ViewPlan(w, np.array([flip])) for w, flip in zip(windows, (False, True), strict=True))
+        yield PlannedBatch(np.array([i]), np.zeros(1, np.int64), views)
+
+
+def one_by_one(engine: EngineName, source: Source) -> tuple[list[BadImageError | None], torch.Tensor]:
+    """Errors and views [N, 2, S, S, 3], each image as a batch of its own: what fails spoils no other."""
+    running = create_engine(engine, source, image_size=48, threads=2, max_pixels=MAX_PIXELS)
+    slots = torch.zeros((len(source), 2, 1, 48, 48, 3), dtype=torch.uint8)
+    try:
+        pending = [running.submit(plan, slot) for plan, slot in zip(plans(source), slots, strict=True)]
+        return [waiting.result(60)[0] for waiting in pending], slots[:, :, 0].float()
+    finally:
+        running.close()
+
+
 def outcomes(source: FolderSource) -> Iterator[tuple[str, str]]:
-    """Each file of a folder of the pictures and what happens to it, told by Pillow, as which all engines are."""
+    """Each file of a folder of the pictures and what happens to it, told by Pillow."""
     for i in range(len(source)):
         path = Path(source.name(i))
         if source.size(i) == (0, 0):

@@ -1,20 +1,14 @@
-"""Odd pictures: every engine gives the same of each from any source, or refuses it in one line that names it."""
+"""Odd pictures: every engine gives the same of each from any source, or refuses it in one line."""
 
 import importlib.util
 import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from fastsemi.common.errors import BadImageError, UserError
-from fastsemi.loaders.engines.choose import create_engine
-from fastsemi.loaders.index.index import MAX_PIXELS
-from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
 
-BOUND = 1.5  # mean absolute difference of an image from the reference, of 255, as in the contract
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -38,8 +32,8 @@ def folder(odd, tmp_path_factory, contract):
 
 
 @pytest.fixture(scope="module")
-def packed(folder, tmp_path_factory, contract):
-    """The function `packed(kind)`: the pictures in a kind of source, made once; in a .beton those delivered."""
+def packed(odd, folder, tmp_path_factory, contract):
+    """The function `packed(kind)`: the pictures in a kind of source; in a .beton those that are delivered."""
     known = {}
 
     def get(kind):
@@ -48,7 +42,7 @@ def packed(folder, tmp_path_factory, contract):
             if kind.startswith("beton"):
                 sound = tmp_path_factory.mktemp("sound")
                 (sound / "a").mkdir()
-                for i, error in enumerate(one_by_one("reference", folder)[0]):
+                for i, error in enumerate(odd.one_by_one("reference", folder)[0]):
                     if error is None:
                         shutil.copy(folder.name(i), sound / "a")
                 given = contract.open_images(sound)
@@ -58,37 +52,16 @@ def packed(folder, tmp_path_factory, contract):
     return get
 
 
-def plans(source):
-    """Each image alone, whole and its middle, mirrored."""
-    for i in range(len(source)):
-        width, height = (max(1, side) for side in source.size(i))
-        middle = (width // 4, height // 4, max(1, width // 2), max(1, height // 2))
-        windows = [np.array([window], np.int32) for window in ((0, 0, width, height), middle)]
-        views = tuple(ViewPlan(w, np.array([flip])) for w, flip in zip(windows, (False, True), strict=True))
-        yield PlannedBatch(np.array([i]), np.zeros(1, np.int64), views)
-
-
-def one_by_one(engine, source):
-    """Errors and views [N, 2, S, S, 3], each image as a batch of its own: what fails spoils no other."""
-    running = create_engine(engine, source, image_size=48, threads=2, max_pixels=MAX_PIXELS)
-    slots = torch.zeros((len(source), 2, 1, 48, 48, 3), dtype=torch.uint8)
-    try:
-        pending = [running.submit(plan, slot) for plan, slot in zip(plans(source), slots, strict=True)]
-        return [waiting.result(60)[0] for waiting in pending], slots[:, :, 0].float()
-    finally:
-        running.close()
-
-
 @pytest.mark.sources("folder", "tar", "parquet", "beton")
-def test_delivered_alike_or_refused_by_name(engine, kind, packed):
+def test_delivered_alike_or_refused_by_name(engine, kind, odd, packed):
     source = packed(kind)
-    errors, views = one_by_one(engine, source)
-    same_errors, same_views = one_by_one("reference", source)
+    errors, views = odd.one_by_one(engine, source)
+    same_errors, same_views = odd.one_by_one("reference", source)
     for i, (error, same) in enumerate(zip(errors, same_errors, strict=True)):
         name = packed("folder").name(i) if kind != "beton" else source.name(i)
         assert (error is None) == (same is None), (name, error, same)
         if error is None:
-            assert (views[i] - same_views[i]).abs().mean() <= BOUND, name
+            assert (views[i] - same_views[i]).abs().mean() <= odd.BOUND, name
         else:
             assert isinstance(error, BadImageError) and error.path == source.name(i), name
             assert "\n" not in str(error), name
@@ -107,7 +80,7 @@ def test_names_of_any_bytes(engine, kind, odd, tmp_path, contract):
         Path(os.fsdecode(bytes(tmp_path / "set" / "a") + b"/" + name)).write_bytes(odd.jpeg())
     source = contract.pack(kind, contract.open_images(tmp_path / "set"), tmp_path)
     assert len(source) == len(odd.names())
-    assert one_by_one(engine, source)[0] == [None] * len(source)
+    assert odd.one_by_one(engine, source)[0] == [None] * len(source)
 
 
 def test_links_that_lead_nowhere_or_in_circles(odd, tmp_path, contract):

@@ -35,7 +35,7 @@ def index_of(sizes, reverse=False):
 
 @some.composite
 def streams(draw):
-    """A stream of some images of an index, as a function of the number of micro-batches, which it draws too."""
+    """A stream of some images of an index, as a function of its micro-batches, whose number is drawn too."""
     index = index_of([draw(some.integers(1, 40))])
     ids = np.array(sorted(draw(some.sets(some.integers(0, len(index) - 1), min_size=1))), np.int64)
     batch = draw(some.integers(1, len(ids)))

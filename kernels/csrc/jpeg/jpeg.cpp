@@ -147,6 +147,8 @@ Status JpegDecoder::decode(const uint8_t* data, size_t size, const Limits& limit
     const std::string wrong = check_image(static_cast<int>(info_.image_width), static_cast<int>(info_.image_height),
                                           limits, windows, count);
     if (!wrong.empty()) return fail(wrong);
+    // Blown up from so few pixels it shows that Pillow resizes RGB, and views_ luma and chroma.
+    if (std::min(info_.image_width, info_.image_height) < DCTSIZE) return Status::not_jpeg;
     const bool cmyk = info_.num_components == 4;
     if (info_.num_components != 1 && info_.num_components != 3 && !cmyk) {
         return fail("a JPEG with " + std::to_string(info_.num_components) + " components");

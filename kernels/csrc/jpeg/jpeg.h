@@ -19,7 +19,7 @@ struct Limits {
     int64_t max_pixels;  // larger images are refused
 };
 
-// not_jpeg: left to Pillow, as is a progressive JPEG that lacks scans.
+// not_jpeg: left to Pillow, as are a progressive JPEG that lacks scans and one that is smaller than a block.
 enum class Status { ok, not_jpeg, failed };
 
 // Why windows cannot be cut from an image of this size; empty where they can.
