@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from fastsemi.common.checksums import LIST, damage, write_checksums
 from fastsemi.common.schedule import Duration
 
-few = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+few = settings(max_examples=30, derandomize=True, deadline=None, database=None)
 numbers = some.decimals(0, 10**15, allow_nan=False, places=6) | some.integers(0, 10**15)
 names = some.text("abcxyz.-_ é", min_size=1, max_size=9).filter(lambda n: n.strip(". ") and n != LIST)
 

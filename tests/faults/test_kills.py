@@ -19,11 +19,12 @@ def kills():
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_kills_change_no_bit(kills, tmp_path):
     words = ["train", "--config", str(kills.preset(tmp_path, 6)), "--loader.engine", "reference"]
-    words += ["--stages", "[finetune, semi]", "--output"]
+    words += ["--stages", "[semi]", "--output"]
     kills.run_to_the_end([*words, str(tmp_path / "alone")], tmp_path / "alone.log", [])
-    moments = [kills.Kill(syncs=3), kills.Kill(seconds=0.8), kills.Kill(syncs=20)]
+    # inside of the first checkpoint, inside of the second one, anywhere
+    moments = [kills.Kill(syncs=7), kills.Kill(syncs=14), kills.Kill(seconds=0.5)]
     ended = kills.run_to_the_end([*words, str(tmp_path / "killed")], tmp_path / "killed.log", moments)
     assert ended.in_writing == 2 and ended.kills in (2, 3)
-    assert len(kills.weights(tmp_path / "alone")) > 40
+    assert len(kills.weights(tmp_path / "alone")) > 20
     assert not kills.differing(kills.weights(tmp_path / "killed"), kills.weights(tmp_path / "alone"))
     assert "resumes at step" in (tmp_path / "killed.log").read_text()

@@ -14,7 +14,7 @@ from fastsemi.loaders.index.labels import select_labelled, unlabelled_ids
 from fastsemi.loaders.plan.draws import AugmentConfig, View
 from fastsemi.loaders.stream import Stream, _cached_order
 
-few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+few = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 seeds = some.integers(0, 2**63 - 1)
 class_sizes = some.lists(some.integers(1, 25), min_size=1, max_size=5)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from fastsemi.run.config import load, to_yaml
 
-few = settings(max_examples=6, derandomize=True, deadline=None, database=None)
+few = settings(max_examples=4, derandomize=True, deadline=None, database=None)
 lengths = some.builds("{} {}".format, some.integers(1, 10**13), some.sampled_from(["epochs", "steps"]))
 folders = some.text("abc :#'\"{}[]&*!|>%@`,-éß\\", min_size=1, max_size=12).map(lambda name: f"/data/{name}x")
 positive = some.floats(1e-12, 1e6)
