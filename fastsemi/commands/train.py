@@ -29,14 +29,15 @@ def main(command: str, arguments: list[str]) -> int:
 
     parser = command_parser(command, what)
     parser.add_argument("--dry_run", action="store_true", help="build all on the meta device, train nothing")
-    parser.add_argument("--budget", help="how long the command may take: '90 s', '10 minutes', '1 h 30 min'")
+    parser.add_argument(
+        "--budget", type=_time, help="how long the command may take: '90 s', '10 minutes', '1 h 30 min'"
+    )
     add_size_options(parser)
     with one_report():
         options, config = configure(parser, arguments)
         if config is None:
             return 0
         if options.budget is not None:
-            read_seconds(options.budget)
             if options.dry_run:
                 raise UserError(
                     "--dry_run trains nothing, and --budget is for training; leave one of them out"
@@ -50,7 +51,7 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.common.progress import Progress, QuietConsole
     from fastsemi.parallel import processes
     from fastsemi.run.run import Run
-    from fastsemi.run.summary import summary_table, verdict
+    from fastsemi.run.summary import WIDE, summary_table, verdict
     from fastsemi.tools.budget.budget import Budget
 
     budget = None if options.budget is None else Budget(options.budget, begun)
@@ -70,7 +71,7 @@ def main(command: str, arguments: list[str]) -> int:
                 return _stopped(stop, is_main)
     except Interrupted as stop:
         return _stopped(stop, True)
-    console.print(summary_table(summary))
+    console.print(summary_table(summary, wide=console.width >= WIDE))
     if said := verdict(summary):
         console.print(said, highlight=False, markup=False, soft_wrap=True)
     for path in summary.get("skipped_images", []):
@@ -86,6 +87,12 @@ def _stopped(stop: Interrupted, say: bool) -> int:
     if say:
         sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
     return stop.exit_code
+
+
+def _time(text: str) -> str:
+    """A time, refused here if it is none: words behind it, without quotes, would be named first."""
+    read_seconds(text)
+    return text
 
 
 def _report(config: Config, console: Console) -> None:

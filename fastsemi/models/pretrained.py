@@ -159,8 +159,8 @@ def _require_connection(address: str) -> None:
     Raises:
         OSError: It is not.
     """
-    if getproxies():
-        return  # which reaches hosts that this machine does not
     host = urlsplit(address)
+    if {host.scheme, "all"} & getproxies().keys():
+        return  # which reaches hosts that this machine does not
     port = host.port or (80 if host.scheme == "http" else 443)
     socket.create_connection((host.hostname or "", port), timeout=_PATIENCE).close()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.image_set import digest
 from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.parallel import processes
 from fastsemi.probe.probe import MOST_CLASSES, MOST_LABELLED, Baseline
@@ -36,6 +38,11 @@ def frozen_network(run: RunContext) -> nn.Module:
     load_weights(run, model, quiet=True)
     use_fused_attention(model, run.precision.fused_attention)
     return model.to(run.device).eval().requires_grad_(False)
+
+
+def baselines_digest(data: Data) -> str:
+    """A fingerprint of what simple classifiers learn from and are judged on."""
+    return digest([data.labelled, data.val], labels=True)
 
 
 def wants_baselines(run: RunContext) -> bool:

@@ -9,13 +9,20 @@ from fastsemi.common.errors import UserError
 from fastsemi.parallel import processes
 from fastsemi.parallel.rendezvous import require_split
 from fastsemi.run.context import RunContext
-from fastsemi.run.fingerprint import changes, fingerprint, node_settings, refuse_changes, refuse_differences
-from fastsemi.run.order import STAGE_CLASSES, earlier, images_digest, settings
-from fastsemi.run.start_weights import check_network
+from fastsemi.run.fingerprint import (
+    changes,
+    fingerprint,
+    node_settings,
+    refuse_changes,
+    refuse_differences,
+)
+from fastsemi.run.order import STAGE_CLASSES, earlier, evaluation_digest, images_digest, settings
+from fastsemi.run.start_weights import check_network, start_weights
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName, has_classifier
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.checkpoint.folder import Checkpoints, read_info
+from fastsemi.training.selection import EVALUATED
 
 
 def check_stage(run: RunContext, name: StageName) -> None:
@@ -30,8 +37,9 @@ def check_stage(run: RunContext, name: StageName) -> None:
     require_split(name, config.micro_batches, config.batch, processes.world())
     if has_classifier(name) and not len(run.data.val.ids):
         raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")
-    if has_classifier(name) and run.config.model.adapt != "full":
-        check_network(run.config, name, len(run.data.classes))
+    start = None if earlier(run.config, name) else start_weights(run.config.model)
+    if start or (has_classifier(name) and run.config.model.adapt != "full"):
+        check_network(run.config, name, len(run.data.classes), start)
 
 
 def check_nodes(run: RunContext, stages: Sequence[StageName]) -> None:
@@ -79,8 +87,7 @@ def check_folder(run: RunContext, name: StageName, wanted: Sequence[StageName]) 
 def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:
     """All that the weights of a stage depend on."""
     kept = fingerprint(run.config, name, earlier(run.config, name))
-    return {
-        **kept,
-        "precision": run.precision.label,
-        "images": images_digest(run.config, run.data, name),
-    }
+    kept |= {"precision": run.precision.label, "images": images_digest(run.config, run.data, name)}
+    if has_classifier(name):
+        kept[EVALUATED] = evaluation_digest(run.data)
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import types
 import typing
@@ -37,7 +38,8 @@ def explain(error: BaseException, hint_of: Callable[[str], Any]) -> str:
     """
     text = str(error)
     lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
-    found, value = _KEY.search(text), _VALUE.search(text)
+    found = next(iter(reversed([*_KEY.finditer(text)])), None)  # the innermost of sections
+    value = next(iter(reversed([*_VALUE.finditer(text)])), None)
     try:
         hint = hint_of(found["key"]) if found else None
     except KeyError:
@@ -60,4 +62,6 @@ def _wanted(hint: Any) -> str | None:
         one = _wanted(arguments[0])
         count = "" if Ellipsis in arguments else f" of {len(arguments)}"
         return one and f"a list{count}, each {one}"
+    if dataclasses.is_dataclass(hint):
+        return _KINDS[dict]
     return _KINDS.get(origin or hint)

@@ -10,6 +10,7 @@ from typing import Any
 from fastsemi.common.errors import UserError
 from fastsemi.run.config import Config, plain
 from fastsemi.stages.names import STAGES, StageName, has_classifier
+from fastsemi.training.selection import EVALUATED
 
 # What may change between two calls of the same run: where it runs and what it reports, not what it learns.
 # (Another device, kernel or engine rounds differently.)
@@ -31,14 +32,14 @@ FREE_KEYS = (
     "eval_batch",
     "loader",
     "data.root",  # a copy on another disk will do: names and labels of the images are compared
-    "data.val",
-    "data.eval_crop",
+    "data.val",  # the images count, wherever they lie
     "data.max_bad",
     "data.max_pixels",
     "data.reindex",
 )
 # The pretraining stage sees neither labels nor a head.
 FREE_PRETRAIN_KEYS = (
+    "data.eval_crop",
     "data.labels",
     "data.unlabelled_includes_labelled",
     "model.head_init_scale",
@@ -91,9 +92,11 @@ def refuse_differences(first: dict[str, Any], mine: dict[str, Any]) -> None:
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between the settings that a stage was begun with and those of now, one text a key.
 
-    A key that was not there then, since this version brought it, had what is its default now.
+    A key that was not there then, since this version brought it, had what is its default now; which images
+    were evaluated on is not known then.
     """
-    before = {**{key: value for key, value in _flatten(plain(Config())).items() if key in now}, **then}
+    defaults = {**_flatten(plain(Config())), EVALUATED: now.get(EVALUATED)}
+    before = {**{key: value for key, value in defaults.items() if key in now}, **then}
     return [
         f"{key}: {before.get(key)}, now {now.get(key)}"
         for key in {**before, **now}

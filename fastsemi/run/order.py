@@ -22,6 +22,11 @@ def images_digest(config: Config, data: Data, name: StageName) -> str:
     return digest([role.images for role in roles.values()], labels=has_classifier(name))
 
 
+def evaluation_digest(data: Data) -> str:
+    """A fingerprint of the images that a run is evaluated on and those that choose its network."""
+    return digest([data.val, data.selection], labels=True)
+
+
 def earlier(config: Config, name: StageName) -> list[StageName]:
     """The stages of a run that come before `name`; it starts from the last one."""
     return [s for s in config.stages if STAGES.index(s) < STAGES.index(name)]

@@ -17,7 +17,7 @@ from fastsemi.common.progress import Progress
 from fastsemi.parallel import processes
 from fastsemi.parallel.stop import Stop, StopVote, stop_signals
 from fastsemi.probe.probe import best, to_json
-from fastsemi.run.baseline import judge_baselines, wants_baselines
+from fastsemi.run.baseline import baselines_digest, judge_baselines, wants_baselines
 from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.checks import check_folder, check_nodes, check_stage, stage_fingerprint
 from fastsemi.run.config import Config, to_yaml
@@ -123,13 +123,16 @@ class Run:
         self.config = self.context.config = config
 
     def _judge_baselines(self, stages: Sequence[StageName]) -> None:
-        """What the labels are worth without training, found once in the life of a run."""
+        """What the labels are worth without training, found once for the same labels and images."""
         summary = read_summary(self.folder.summary)
         supervised = any(has_classifier(name) for name in stages)
-        if "baselines" in summary or not supervised or not wants_baselines(self.context):
+        if not supervised or not wants_baselines(self.context):
+            return
+        of = baselines_digest(self.context.data)
+        if "baselines" in summary and summary.get("baselines_of", of) == of:
             return
         found = judge_baselines(self.context)
-        write_summary(self.folder.summary, {**summary, "baselines": to_json(found)})
+        write_summary(self.folder.summary, {**summary, "baselines": to_json(found), "baselines_of": of})
         top = best(found)
         self._say(f"without training: {top.classifier} on {top.features} {top.top1:.1f} %")
 

@@ -13,6 +13,8 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
 from fastsemi.run.selected import honest, selection_notes
 
+WIDE = 96  # columns of a terminal on which the table has images per second
+
 
 def read_summary(path: Path) -> dict[str, Any]:
     """The figures of a run; `{"stages": {}}` where no stage has finished.
@@ -62,25 +64,30 @@ def best_baselines(summary: dict[str, Any]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def summary_table(summary: dict[str, Any]) -> Table:
-    """What a finished run prints: simple classifiers by their features, then the networks by their stage."""
+def summary_table(summary: dict[str, Any], *, wide: bool = True) -> Table:
+    """What a finished run prints: simple classifiers by their features, then the networks by their stage.
+
+    Args:
+        summary: Of the run.
+        wide: Whether there are WIDE columns for it; else images per second are left out.
+    """
     table = Table(title=f"{summary.get('labelled', '?')} labels, {summary.get('classes', '?')} classes")
-    for column in ("stage", "network", "top-1 %", "balanced %", "top-5 %", "images/s", "time"):
+    names = ("stage", "network", "top-1 %", "bal. %", "top-5 %", *(["images/s"] if wide else []), "time")
+    for column in names:
         named = column in ("stage", "network")
-        table.add_column(column, justify="left" if named else "right", no_wrap=named)
+        table.add_column(column, justify="left" if named else "right", no_wrap=True)
     for row in best_baselines(summary):
-        table.add_row(
-            row["features"], row["classifier"], f"{row['top1']:.1f}", f"{row['balanced']:.1f}", "-", "-", "-"
-        )
+        accuracies = f"{row['top1']:.1f}", f"{row['balanced']:.1f}", "-"
+        table.add_row(row["features"], row["classifier"], *accuracies, *["-"] * wide, "-")
     for stage, entry in summary["stages"].items():
-        speed, time = f"{entry['images_per_s']:,.0f}", f"{entry['seconds']:.0f} s"
-        names = networks(entry)
-        if not names:
-            table.add_row(stage, "encoder", "-", "-", "-", speed, time)
-        for network in names:
-            table.add_row(stage, network or "model", *_shown(entry, network), speed, time)
+        speed = [f"{entry['images_per_s']:,.0f}"] * wide
+        time = f"{entry['seconds']:.0f} s"
+        for network in networks(entry):
+            table.add_row(stage, network or "model", *_shown(entry, network), *speed, time)
+        if not networks(entry):
+            table.add_row(stage, "encoder", "-", "-", "-", *speed, time)
         if chosen := entry.get("chosen"):
-            table.add_row(stage, f"chosen: {chosen['network']}", *_shown(chosen, ""), "", "")
+            table.add_row(stage, f"chosen: {chosen['network']}", *_shown(chosen, ""))
     table.caption = "\n".join(selection_notes(summary)) or None
     return table
 
@@ -99,19 +106,20 @@ def verdict(summary: dict[str, Any]) -> str | None:
     """
     if short := shortfall(summary):
         return short
-    scored, simple = _scored(summary), best_baseline(summary)
+    scored, simple = results(summary), best_baseline(summary)
     if not scored or not simple:
         return None
     last, score = list(scored.items())[-1]
     return (
         f"{_ends(summary, last)} {score - simple['top1']:.1f} points above the best simple classifier "
         f"({simple['classifier']} on {simple['features']}, {simple['top1']:.1f} %)"
+        f"{_in_images(summary, score - simple['top1'])}"
     )
 
 
 def shortfall(summary: dict[str, Any]) -> str | None:
     """In one line, what the last stage is worse than, and what to try; None where it is not."""
-    scored, simple = _scored(summary), best_baseline(summary)
+    scored, simple = results(summary), best_baseline(summary)
     if not scored:
         return None
     last, score = list(scored.items())[-1]
@@ -119,12 +127,14 @@ def shortfall(summary: dict[str, Any]) -> str | None:
     if simple and score < simple["top1"]:
         return (
             f"below a simple classifier: {ends} at {score:.1f} %, {simple['classifier']} on "
-            f"{simple['features']} has {simple['top1']:.1f} % on the same labels; {_cure(summary, simple)}"
+            f"{simple['features']} has {simple['top1']:.1f} % on the same labels"
+            f"{_in_images(summary, simple['top1'] - score)}; {_cure(summary, simple)}"
         )
     if last == "semi" and "finetune" in scored and score < scored["finetune"]:
         return (
             f"the semi stage did not help: it ends at {score:.1f} %, finetune at "
-            f"{scored['finetune']:.1f} %; try a higher semi.threshold, a shorter semi.length or more labels"
+            f"{scored['finetune']:.1f} %{_in_images(summary, scored['finetune'] - score)}; try a higher "
+            "semi.threshold, a shorter semi.length or more labels"
         )
     return None
 
@@ -134,12 +144,18 @@ def best_baseline(summary: dict[str, Any]) -> dict[str, Any] | None:
     return max(summary.get("baselines", []), key=lambda row: row["top1"], default=None)
 
 
+def _in_images(summary: dict[str, Any], points: float) -> str:
+    """What a difference of some points is in images, by which a reader sees whether it says anything."""
+    count = summary.get("evaluation")
+    return f", {round(points * count / 100):,} of {count:,} images" if count else ""
+
+
 def _ends(summary: dict[str, Any], stage: str) -> str:
     return f"{stage} (chosen on held-out labels) ends" if honest(summary) else f"{stage} ends"
 
 
-def _scored(summary: dict[str, Any]) -> dict[str, float]:
-    """Top-1 of each stage that has one, in the order in which they ran."""
+def results(summary: dict[str, Any]) -> dict[str, float]:
+    """Top-1 of what each stage with a classifier leaves, in the order in which they ran."""
     entries = summary["stages"].items()
     return {stage: _top1(entry, honest(summary)) for stage, entry in entries if networks(entry)}
 
@@ -157,8 +173,13 @@ def _top1(entry: dict[str, Any], chosen: bool) -> float:
 
 
 def _cure(summary: dict[str, Any], simple: dict[str, Any]) -> str:
+    chosen = [entry["chosen"] for entry in summary["stages"].values() if "chosen" in entry]
+    if chosen and chosen[-1]["top1"] >= simple["top1"] and not honest(summary):
+        return (
+            f"model/ holds the network that was chosen, {chosen[-1]['top1']:.1f} %, chosen on the same images"
+        )
     if simple["features"] != "pixels" and "finetune" not in summary["stages"]:
-        return "with train.select best the network that it started from stays where that is better"
+        return "try a lower semi.base_lr, a shorter semi.length, a higher semi.threshold or more labels"
     if simple["features"] != "pixels":
         return "try finetune.head probe, a lower finetune.base_lr or model.adapt head"
     return "try a network with published weights (model.pretrained true), a longer semi stage or more labels"

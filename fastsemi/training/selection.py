@@ -15,6 +15,8 @@ from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.evaluate import Accuracy
 from fastsemi.training.plain_state import plain_state
 
+EVALUATED = "evaluation images"  # what a fingerprint calls them: choices of other images are not compared
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -25,8 +27,8 @@ class Choice:
     step: int
     top1: float
     """Of the evaluation images, in percent, as the next two."""
-    top5: float
-    balanced: float
+    top5: float | None
+    balanced: float | None
     selection_top1: float
     """Of the images that it was chosen on, in percent; the evaluation images where no others are held out."""
     selection_loss: float
@@ -97,8 +99,12 @@ class Selection:
         return asdict(self.choice) if self.choice else None
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Take back what `state` gave."""
-        self.choice = Choice(**state) if state else None
+        """Take back what `state` gave, also that of a version that noted the top-1 alone."""
+        if state is None:
+            self.choice = None
+            return
+        before = {"top5": None, "balanced": None, "selection_loss": math.inf}
+        self.choice = Choice(**{**before, "selection_top1": state["top1"], **state})
 
     def _path(self, choice: Choice) -> Path:
         return self._folder / f"{self._stage}_best-{choice.step:09d}.pt"

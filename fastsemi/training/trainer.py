@@ -36,7 +36,7 @@ from fastsemi.training.meter import Meter, Speed
 from fastsemi.training.metrics import Accumulator, MetricLog, Ratio
 from fastsemi.training.optim import create_optimizer, set_lr
 from fastsemi.training.plain_state import plain_state
-from fastsemi.training.selection import Selection
+from fastsemi.training.selection import EVALUATED, Selection
 from fastsemi.training.settings import CompileConfig, OptimizerBackend
 from fastsemi.training.strategy import Parallel
 from fastsemi.training.update import Updater
@@ -132,7 +132,7 @@ class Trainer:
         self.scores: dict[str, float] = {}
         self._signals, self._stop = stop, StopVote(stop)
         self._watchdog, self._owes_evaluation = watchdog, False
-        self._before_step = before_step
+        self.before_step = before_step
         self._alarm = AcceptanceAlarm()
 
     def run(self, load: Load | None = None) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Trainer:
         models = self.stage.eval_models()
         if self.selection is None or chosen is None:
             return plain_state(self.stage.result())
-        if chosen.step == self.total:  # it is at hand
+        if chosen.step == self.step:  # it is at hand
             return plain_state(models[chosen.network])
         return self.selection.tensors()
 
@@ -186,14 +186,16 @@ class Trainer:
         while self.step < self.total:
             lr = self.schedule.lr(self.step)
             set_lr(self.optimizer, lr)
-            if self._before_step:
-                self._before_step(self.step)
+            if self.before_step:
+                self.before_step(self.step)
             try:
                 with record("step"):
                     self._update(batches)
             except Interrupted as stopped:  # before the step has changed anything
-                if self.step:
-                    self._save()
+                with meter.paused():
+                    self.seconds = before + meter.total
+                    if self.step:
+                        self._save()
                 raise self._stopped(stopped.number) from None
             self.step += 1
             self._watchdog.beat()
@@ -346,6 +348,11 @@ class Trainer:
         if folder is None:
             return
         info, state = read_info(folder), self._state()
+        if info["step"] > self.total:
+            raise UserError(
+                f"{folder} is at step {info['step']}, and {self.stage.name} now ends at step {self.total}; "
+                "give it more steps, or another --output"
+            )
         try:
             state.prepare(shapes(folder))
             read_tensors(folder, state.tensors())
@@ -353,9 +360,10 @@ class Trainer:
             self.step, self.seconds, self.scores = info["step"], info["seconds"], info["scores"]
             self._owes_evaluation = info.get("owes_evaluation", False)
             self.data.bad.paths.update(info["bad"])
-            if self.selection:
+            seen = info["fingerprint"].get(EVALUATED, self.fingerprint.get(EVALUATED))
+            if self.selection and seen == self.fingerprint.get(EVALUATED):
                 self.selection.restore(info["best"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"checkpoint {folder} does not fit this configuration ({str(error).splitlines()[0]}); "
                 "use another --output or delete it"

@@ -4,9 +4,11 @@ import io
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
 from fastsemi.commands.cli import main
+from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.data import Data
 from fastsemi.run.context import RunContext
@@ -146,3 +148,49 @@ def test_what_cannot_be_held_out_is_refused(tiny, tmp_path, capsys, options, wor
     assert main(["train", "--config", str(tmp_path / "tiny.yaml"), *options]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_figures_of_different_images_do_not_stand_in_one_table(tiny):
+    """A stage that was evaluated on held-out labels is not followed by one on other images."""
+    first = tiny("--stages", "[finetune]", *HELD, *NO_VAL, "--finetune.batch", "9")
+    Run(first, Progress(Console(quiet=True))).train(first.stages)
+    batches = ("--finetune.batch", "9", "--semi.batch", "8")
+    other = tiny("--stages", "[finetune, semi]", *HELD, *batches)
+    with pytest.raises(UserError, match="holds stage finetune with other settings"):
+        Run(other, Progress(Console(quiet=True))).train(other.stages)
+
+
+def test_simple_classifiers_are_judged_again_on_other_labels(tiny):
+    few = tiny("--stages", "[finetune]", "--train.baseline", "auto", "--data.labels.per_class", "1")
+    few.output.mkdir()
+    run = Run(few, Progress(Console(quiet=True)))
+    run._judge_baselines(few.stages)
+    before = json.loads((few.output / "summary.json").read_text())
+    run._judge_baselines(few.stages)
+    assert json.loads((few.output / "summary.json").read_text()) == before
+    run.context.close()
+    more = tiny("--stages", "[finetune]", "--train.baseline", "auto", "--data.labels.per_class", "30")
+    run = Run(more, Progress(Console(quiet=True)))
+    run._judge_baselines(more.stages)
+    run.context.close()
+    after = json.loads((few.output / "summary.json").read_text())
+    assert after["baselines_of"] != before["baselines_of"]
+    assert max(row["top1"] for row in after["baselines"]) > max(row["top1"] for row in before["baselines"])
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(tiny, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"layer.weight": torch.zeros(3)}, path)
+    config = tiny("--stages", "[finetune]", "--model.weights", str(path), "--train.baseline", "auto")
+    with pytest.raises(UserError, match=r"weights\.pt"):
+        Run(config, Progress(Console(quiet=True))).train(config.stages)
+    assert not (config.output / "config.yaml").exists() and not (config.output / "summary.json").exists()
+
+
+def test_a_difference_is_told_in_images_too():
+    held, own = "held-out labelled images", "evaluation images"
+    assert verdict(_summary(selected_on=held, evaluated_on=own)).endswith(", 2 of 30 images")
+    below = verdict(_summary(selected_on=None, evaluated_on=own))
+    assert "75.0 % on the same labels, 2 of 30 images; " in below
+    flattered = verdict(_summary(selected_on=own, evaluated_on=own))
+    assert flattered.endswith("model/ holds the network that was chosen, 80.0 %, chosen on the same images")

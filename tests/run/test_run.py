@@ -427,3 +427,20 @@ def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tiny, monkey
 def test_the_time_to_stop_must_be_one(tiny, value):
     with pytest.raises(UserError, match=r"train\.grace_s is .* must be positive and finite"):
         tiny("--train.grace_s", value)
+
+
+def test_a_checkpoint_behind_the_new_end_of_a_stage_is_refused(tiny):
+    config = tiny("--stages", "[finetune]")
+    _run(config)
+    (config.output / "checkpoints" / "finetune_result.pt").unlink()
+    (config.output / "summary.json").unlink()
+    shorter = (
+        "--finetune.length",
+        "3 steps",
+        "--finetune.warmup",
+        "1 steps",
+        "--train.allow_changed",
+        "true",
+    )
+    with pytest.raises(UserError, match=r"is at step 8, and finetune now ends at step 3"):
+        _run(tiny("--stages", "[finetune]", *shorter))

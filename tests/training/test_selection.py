@@ -37,6 +37,16 @@ def test_the_best_is_kept_and_ties_go_to_the_earlier_one_and_to_the_result(tmp_p
     assert (selection.choice.network, selection.tensors()["weight"].item()) == ("student", 1.0)
 
 
+def test_a_choice_that_an_older_version_noted_is_taken_back(tmp_path):
+    selection = Selection(tmp_path, "semi")
+    selection.restore({"network": "teacher", "step": 5, "top1": 40.0})
+    models = {"teacher": network(2.0)}
+    selection.offer(10, scores(teacher=39.0), models, models["teacher"])
+    assert selection.choice.step == 5 and selection.choice.balanced is None
+    selection.offer(20, scores(teacher=40.0), models, models["teacher"])  # a loss, where none was known
+    assert selection.choice.step == 20
+
+
 def test_of_networks_with_as_many_hits_the_one_of_lower_loss_is_kept(tmp_path):
     selection, model = Selection(tmp_path, "semi"), network(1.0)
     for step, loss in ((1, float("nan")), (2, 0.9), (3, 0.4), (4, 0.4), (5, 0.5)):

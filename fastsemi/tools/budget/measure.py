@@ -115,6 +115,7 @@ def _measure(
     trainer.step = 1  # before the first step labels may be spread
     step, first = _timed(lambda: _steps(trainer, _FIRST, _WARMUP, run.device))
     once = built + made + max(0.0, first - (_WARMUP + _FIRST) * step)
+    trainer.before_step = None  # spreading is timed apart
     count = min(_MOST, max(_FEWEST, round(processes.largest(seconds / step))))
     step = _steps(trainer, count, run.data.loader.prefetch + 1, run.device)
 
@@ -170,13 +171,17 @@ def _evaluation(run: RunContext, stage: Stage) -> float:
     models = stage.eval_models()
     if not models:
         return 0.0
-    data, batch = copy.copy(run.data), run.config.eval_batch
-    ids = data.val.ids
-    part = ids[: _EVALUATED * batch * processes.world()]
-    data.val = replace(data.val, ids=part)
-    evaluate(models, data, run.views, run.precision, batch=batch)  # its first batches take longer
-    seconds = _timed(lambda: evaluate(models, data, run.views, run.precision, batch=batch))[1]
-    return seconds * len(ids) / len(part)
+    data, batch = run.data, run.config.eval_batch
+    count = len(data.val.ids)
+    if run.config.train.select == "best" and data.selection is not data.val:
+        count += len(data.selection.ids)
+    part = replace(data.val, ids=data.val.ids[: _EVALUATED * batch * processes.world()])
+
+    def look() -> None:
+        evaluate(models, data, run.views, run.precision, batch=batch, images=part)
+
+    look()  # its first batches take longer
+    return _timed(look)[1] * count / len(part.ids)
 
 
 def _free(run: RunContext) -> None:

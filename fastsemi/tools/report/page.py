@@ -23,7 +23,7 @@ from fastsemi.loaders.data import Data
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.selected import EVALUATION, HELD_OUT, evaluated_on, honest, selection_notes
-from fastsemi.run.summary import best_baseline
+from fastsemi.run.summary import best_baseline, results
 from fastsemi.run.trained import trained_run
 from fastsemi.stages.names import STAGES
 from fastsemi.tools.report.classes import Classes, describe
@@ -158,9 +158,9 @@ def _figures(files: RunFiles, counts: dict[str, int]) -> list[tuple[str, str]]:
             figures.append((f"{teacher - finetuned:+.1f}", "points over fine-tuning alone"))
     elif finetuned is not None:
         figures.append((f"{finetuned:.1f} %", "top-1, fine-tuned"))
-    result = finetuned if teacher is None else teacher
-    if simple and result is not None:
-        figures.append((f"{result - simple['top1']:+.1f}", "points over the best simple classifier"))
+    if simple and (found := results(files.summary)):
+        above = list(found.values())[-1] - simple["top1"]
+        figures.append((f"{above:+.1f}", "points over the best simple classifier"))
     what = {
         "labelled": "labelled images",
         "unlabelled": "unlabelled images",
