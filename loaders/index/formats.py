@@ -68,8 +68,20 @@ def say_skipped(skipped: Mapping[str, int]) -> str:
     if count:
         named = ", ".join(f"{n:,} {kind}" for n, kind in kinds[:8])
         rest = f", {sum(n for n, _ in kinds[8:]):,} others" if len(kinds) > 8 else ""
-        parts.append(f"skipped {count:,} file{'s' * (count > 1)} that are no images: {named}{rest}")
+        noun = "files that are no images" if count > 1 else "file that is no image"
+        parts.append(f"skipped {count:,} {noun}: {named}{rest}")
     if hidden:
         noun = "files or folders" if hidden > 1 else "file or folder"
         parts.append(f"{'' if parts else 'skipped '}{hidden:,} hidden {noun}")
-    return "; ".join(parts)
+    return "; ".join(parts) + _heif_cure(skipped)
+
+
+def say_no_images(skipped: Mapping[str, int]) -> str:
+    """What a folder without images lacks, and what it holds in their place, in words."""
+    found = f"; {say_skipped(skipped)}" if skipped else ""
+    return f"holds no images ({', '.join(IMAGE_EXTENSIONS)}){found}"
+
+
+def _heif_cure(skipped: Mapping[str, int]) -> str:
+    """How to read the photographs of telephones, where they were skipped for want of a package."""
+    return "; pip install pillow-heif reads .heic and .heif" if {".heic", ".heif"} & skipped.keys() else ""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.formats import HIDDEN, IMAGE_EXTENSIONS, extension, is_hidden, is_image_name
+from fastsemi.loaders.index.formats import HIDDEN, extension, is_hidden, is_image_name, say_no_images
 from fastsemi.loaders.index.header import BROKEN, Header, image_header
 from fastsemi.loaders.index.regular import open_regular
 
@@ -151,11 +151,11 @@ def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, to
         counts.append(len(files) - before)
         if counts[-1] == 0 and classes:
             raise UserError(
-                f"class folder {os.path.join(root, classes[label])} holds no images "
-                f"({', '.join(IMAGE_EXTENSIONS)}); add some or remove the folder"
+                f"class folder {os.path.join(root, classes[label])} {say_no_images(_skipped(group))}; "
+                "add some or remove the folder"
             )
     if not files:
-        raise UserError(f"folder {root} holds no images ({', '.join(IMAGE_EXTENSIONS)}); correct the path")
+        raise UserError(f"folder {root} {say_no_images(_skipped(folders))}; correct the path")
     labels = np.repeat(np.arange(len(groups), dtype=np.int32), counts) if classes else np.full(len(files), -1)
     return Tree(
         classes,
@@ -163,8 +163,12 @@ def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, to
         [folder.mtime for folder in folders],
         files,
         labels.astype(np.int32),
-        dict(sum((folder.skipped for folder in folders), Counter())),
+        _skipped(folders),
     )
+
+
+def _skipped(folders: Sequence[_Folder]) -> dict[str, int]:
+    return dict(sum((folder.skipped for folder in folders), Counter()))
 
 
 def _threaded(

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index import scan
-from fastsemi.loaders.index.formats import say_skipped
+from fastsemi.loaders.index.formats import IMAGE_EXTENSIONS, say_skipped
 from fastsemi.loaders.index.index import build_index
 
 
@@ -100,7 +100,7 @@ def test_without_classes_everything_below_is_taken(tmp_path, build):
         os.path.join(folder, name)
         for folder, _, names in sorted(os.walk(tmp_path / "train", followlinks=True))
         for name in sorted(names)
-        if name.lower().endswith(scan.IMAGE_EXTENSIONS) and not name.startswith(".")
+        if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
     ]
     assert index.paths(range(len(index))) == expected
     assert expected[0].endswith("stray.png")
@@ -347,3 +347,5 @@ def test_hidden_files_and_folders_are_neither_data_nor_classes(tmp_path, build):
     text = "skipped 3 files that are no images: 2 .mov, 1 .csv; 5 hidden files or folders"
     assert say_skipped(index.skipped) == text and say_skipped({}) == ""
     assert say_skipped({"hidden": 1}) == "skipped 1 hidden file or folder"
+    cure = "pip install pillow-heif reads .heic and .heif"
+    assert say_skipped({".heif": 2}) == f"skipped 2 files that are no images: 2 .heif; {cure}"

@@ -15,6 +15,8 @@ from rich.console import Console
 from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.settings import DataConfig, LabelsConfig
+from fastsemi.loaders.sources.open import open_source
+from fastsemi.loaders.write_beton import Encoding, write_beton
 from fastsemi.run import config as configuration
 from fastsemi.run.checks import check_stage
 from fastsemi.run.context import RunContext
@@ -180,6 +182,40 @@ def test_broken_images_are_told(capsys):
     )
 
 
+def test_photographs_of_telephones_are_told_and_turned(capsys):
+    paint(Path("photos/train"), {"cat": 5, "dog": 5}, size=(30, 20))
+    paint(Path("photos/val"), {"cat": 1, "dog": 1}, size=(30, 20))
+    config, said = made(capsys, "photos")
+    assert config.data.exif == "ignore" and "skipped" not in said and "EXIF" not in said
+    for i in range(40):
+        Path(f"photos/train/dog/{i}.HEIC").touch()
+    Path("photos/val/notes.txt").touch()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    for name in ("train/cat/x.jpg", "train/cat/y.jpg", "val/dog/x.jpg"):
+        Image.new("RGB", (30, 20)).save(Path("photos") / name, exif=exif)
+    config, said = made(capsys, "photos", "--force")
+    here = Path("photos").absolute()
+    assert (
+        f"{here}/train: skipped 40 files that are no images: 40 .heic; pip install pillow-heif reads" in said
+    )
+    assert f"{here}/val: skipped 1 file that is no image: 1 .txt\n" in said
+    assert "on their side or mirrored, as EXIF says: 3; data.exif apply turns them" in said
+    assert config.data.exif == "apply"
+    assert "  # Images that lie on their side or mirrored: 3." in Path("photos.yaml").read_text()
+
+
+def test_a_beton_cannot_be_turned(shapes, tmp_path, capsys):
+    source = open_source(shapes, "val", has_classes=True, max_pixels=10**6)
+    write_beton(tmp_path / "u.beton", source, source.index, encoding=Encoding("raw"), max_pixels=10**6)
+    shutil.copytree(shapes / "train", "photos/train")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (16, 16)).save("photos/train/bar/x.png", exif=exif)
+    config, said = made(capsys, "photos", "--unlabeled", "u.beton")
+    assert config.data.exif == "ignore" and "as EXIF says: 1; they stay so: a .beton cannot" in said
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -187,6 +223,7 @@ def test_broken_images_are_told(capsys):
         ([], "folder"),
         (["flat"], "no class folders"),
         (["one"], "one class cat"),
+        (["heic"], "1 .heic; pip install pillow-heif reads .heic and .heif; add some or remove the folder"),
         (["mixed"], "mixed/val lies among the class folders"),
         (["inner"], "inner/train/unlabeled lies among the class folders"),
         (["single"], "no class has a second label to evaluate on"),
@@ -205,6 +242,8 @@ def test_broken_images_are_told(capsys):
 def test_wrong_input_is_one_line_and_nothing_is_written(words, error, capsys):
     paint(Path("flat"), {".": 2})
     paint(Path("one"), {"cat": 2})
+    paint(Path("heic"), {"cat": 2, "dog": 0})
+    Path("heic/dog/1.heic").touch()
     paint(Path("mixed"), {"cat": 2, "dog": 1, "val": 1})
     paint(Path("inner/train"), {"cat": 2, "dog": 1, "unlabeled": 1})
     paint(Path("single"), {"cat": 1, "dog": 1})

@@ -129,6 +129,9 @@ def _set_data(draft: Draft, survey: Survey, labels: LabelsConfig) -> None:
     for name, value in recipe.items():
         if name != "labels":
             draft.set(f"data.{name}", value)
+    if survey.lying and survey.turnable:
+        why = f"Images that lie on their side or mirrored: {survey.lying:,}. Turned as viewers show them."
+        draft.set("data.exif", "apply", why)
 
 
 def _set_inputs(draft: Draft, survey: Survey, published: Preprocessing | None) -> None:

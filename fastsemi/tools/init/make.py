@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.settings import DataConfig, LabelsConfig
 from fastsemi.tools.init.draft import Draft
 from fastsemi.tools.init.fit import RECIPES, choose_recipe, fit, hold_out_fraction, recipe_names
@@ -83,6 +84,7 @@ def _set_colours(draft: Draft, layout: Layout, labels: LabelsConfig) -> None:
         labels=labels,
         image_size=draft.get("data.image_size"),
         eval_crop=draft.get("data.eval_crop"),
+        exif=draft.get("data.exif") or "ignore",
         max_bad=MOST,
     )
     mean, std = channel_statistics(config)
@@ -121,6 +123,16 @@ def _found(survey: Survey) -> Iterator[str]:
             f"images that cannot be read: {count:,}, the first: {survey.broken[0]}; remove them, or set "
             f"data.max_bad to {count}: training stops at them"
         )
+    yield from _odd(survey)
+
+
+def _odd(survey: Survey) -> Iterator[str]:
+    """What is no image, and images that are not stored as viewers show them."""
+    for folder, skipped in survey.skipped:
+        yield f"{folder}: {say_skipped(skipped)}"
+    if survey.lying:
+        done = "data.exif apply turns them" if survey.turnable else "they stay so: a .beton cannot be turned"
+        yield f"images that lie on their side or mirrored, as EXIF says: {survey.lying:,}; {done}"
 
 
 def _fitted(draft: Draft) -> Iterator[str]:

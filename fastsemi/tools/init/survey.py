@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fastsemi.loaders.index.index import MAX_PIXELS, Index
 from fastsemi.loaders.index.labels import select_labelled
 from fastsemi.loaders.index.same_classes import require_same_classes
 from fastsemi.loaders.settings import LabelsConfig
+from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.open import IndexedSource, open_source
 from fastsemi.tools.init.layout import Layout
 
@@ -35,6 +37,12 @@ class Survey:
     sides: NDArray[np.int32]  # [N] longer side of each readable image to train on, in pixels
     broken: tuple[str, ...]
     """Paths of images that cannot be read."""
+    skipped: tuple[tuple[Path, Mapping[str, int]], ...]
+    """Files that are no images, by extension, of each folder."""
+    lying: int
+    """Images that their EXIF orientation would turn or mirror, those to evaluate on included."""
+    turnable: bool
+    """Whether `data.exif` can turn them."""
 
     @property
     def side(self) -> int:
@@ -80,11 +88,10 @@ def look(layout: Layout, labels: LabelsConfig) -> Survey:
     sources = [train]
     if layout.unlabelled is not None:
         sources.append(_open(layout.unlabelled, False))
-    evaluated = 0
+    opened = [*sources]
     if layout.val is not None:
-        val = _open(layout.root / layout.val, True)
-        require_same_classes(index, val.index)
-        evaluated = len(val)
+        opened.append(_open(layout.root / layout.val, True))
+        require_same_classes(index, opened[-1].index)
     sides = np.concatenate([np.asarray(source.index.sizes).max(axis=1) for source in sources])
     if not sides.any():
         raise UserError(f"none of the {len(sides)} images of {index.root} can be read; check the files")
@@ -94,9 +101,12 @@ def look(layout: Layout, labels: LabelsConfig) -> Survey:
         _by_class(index, np.arange(len(index))),
         _by_class(index, ids),
         len(sources[1]) if len(sources) > 1 else 0,
-        evaluated,
+        len(opened[-1]) if layout.val is not None else 0,
         sides[sides > 0],
         tuple(source.name(int(i)) for source in sources for i in source.index.broken),
+        tuple((source.index.root, source.index.skipped) for source in opened if source.index.skipped),
+        sum(source.index.lying for source in opened),
+        not any(isinstance(source, BetonSource) for source in opened),
     )
 
 
