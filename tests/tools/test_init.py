@@ -110,10 +110,24 @@ def test_evaluation_and_unlabelled_folders_are_found_by_their_names(root, shapes
     assert config.semi.align == "none", "nobody knows how frequent the classes are there"
 
 
+def test_images_of_class_folders_that_nothing_uses_are_told(capsys):
+    paint(Path("photos/train"), {"cat": 5, "dog": 8}, size=(20, 20))
+    paint(Path("photos/unlabeled"), {"x": 9}, size=(20, 20))
+    config, said = made(capsys, "photos", "--per_class", "3")
+    assert "labelled: 6 images; unlabelled: 9 in photos/unlabeled" in said
+    cure = "copy them into photos/unlabeled to train on them too"
+    assert f"not used: 7 images of photos/train that do not count as labelled; {cure}" in said
+    assert "Not used: the 7 images of the class folders" in Path("photos.yaml").read_text()
+    assert config.data.unlabeled == Path("photos/unlabeled")
+    assert "not used" not in made(capsys, "photos", "--force")[1].lower()
+
+
 def test_class_folders_alone_are_fine_tuned_on_and_judged_by_a_part_of_themselves(capsys):
     paint(Path("photos"), {"cat": 5, "dog": 7})
+    paint(Path("unlabeled"), {"of something else": 3})
     config, said = made(capsys, "photos", "--recipe", "pretrained_cnn")
     assert (config.data.train, config.data.val, config.stages) == (".", None, ("finetune",))
+    assert config.data.unlabeled is None
     assert "there is no semi stage" in said and "a part of the labelled images is held out" in said
     assert "without unlabelled images" in said
     assert config.data.labels == LabelsConfig(fraction=1.0, validation=0.2)

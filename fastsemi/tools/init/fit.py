@@ -68,7 +68,7 @@ def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocess
     draft.set("output", f"runs/{survey.layout.name}", "The run directory.")
     held = held_counts(survey.labelled, labels.validation)
     trained = int((survey.labelled - held).sum())
-    others = survey.further or int((survey.images - survey.labelled).sum())
+    others = survey.further or survey.without_label
     _set_data(draft, survey, labels)
     _set_inputs(draft, survey, published)
     _set_stages(draft, others, trained, from_scratch=published is None)
@@ -116,7 +116,10 @@ def _set_data(draft: Draft, survey: Survey, labels: LabelsConfig) -> None:
     draft.set("data.train", layout.train)
     draft.set("data.val", layout.val)
     if layout.unlabelled is not None:
-        draft.set("data.unlabeled", str(layout.unlabelled), "Images without classes.")
+        why = "Images without classes."
+        if survey.without_label:
+            why += f" Not used: the {survey.without_label:,} images of the class folders that have no label."
+        draft.set("data.unlabeled", str(layout.unlabelled), why)
     default = LabelsConfig()
     given = {
         field.name: getattr(labels, field.name)

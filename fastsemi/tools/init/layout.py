@@ -36,7 +36,7 @@ class Layout:
 def find_layout(folder: Path, unlabelled: Path | None = None) -> Layout:
     """Recognise `FOLDER/train/CLASS/IMAGE` with an evaluation folder beside `train`, or `FOLDER/CLASS/IMAGE`.
 
-    A folder of images without classes is looked for beside the one that holds the classes.
+    A folder of images without classes is looked for beside `train`; what lies beside FOLDER is not FOLDER's.
 
     Args:
         folder: What the user names; the folder `train` stands for the one above it.
@@ -49,7 +49,6 @@ def find_layout(folder: Path, unlabelled: Path | None = None) -> Layout:
     if folder.name == "train":
         folder = folder.parent
     inside = (folder / "train").is_dir()
-    beside = folder if inside else folder.parent
     for name in (*(() if inside else EVALUATION_FOLDERS), *UNLABELLED_FOLDERS):
         odd = folder / "train" / name if inside else folder / name
         if odd.is_dir():
@@ -58,7 +57,7 @@ def find_layout(folder: Path, unlabelled: Path | None = None) -> Layout:
     if unlabelled is not None:
         require_images(Path(), unlabelled)
     else:
-        there = [beside / name for name in UNLABELLED_FOLDERS if (beside / name).is_dir()]
+        there = [folder / name for name in UNLABELLED_FOLDERS if inside and (folder / name).is_dir()]
         unlabelled = there[0] if there else None
     evaluation = [name for name in EVALUATION_FOLDERS if inside and (folder / name).is_dir()]
     return Layout(

@@ -101,9 +101,14 @@ def _found(survey: Survey) -> Iterator[str]:
     yield f"{folder}: {images.sum():,} images of {len(survey.classes):,} classes, {spread}"
     if survey.uneven:
         yield f"classes are of different size, by a factor of {survey.unevenness:.1f}"
-    rest = survey.further or int((images - survey.labelled).sum())
+    rest = survey.further or survey.without_label
     where = f" in {layout.unlabelled}" if survey.further else ""
     yield f"labelled: {survey.labelled.sum():,} images; unlabelled: {rest:,}{where}"
+    if survey.further and survey.without_label:
+        yield (
+            f"not used: {survey.without_label:,} images of {folder} that do not count as labelled; copy them into "
+            f"{layout.unlabelled} to train on them too"
+        )
     if not rest:
         yield (
             "without unlabelled images there is no semi stage, only fine-tuning; give a folder of them with "

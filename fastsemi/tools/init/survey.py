@@ -45,6 +45,11 @@ class Survey:
     """Whether `data.exif` can turn them."""
 
     @property
+    def without_label(self) -> int:
+        """Images in class folders that do not count as labelled."""
+        return int((self.images - self.labelled).sum())
+
+    @property
     def side(self) -> int:
         """Half of the images have no longer side than this, in pixels."""
         return int(np.median(self.sides))
