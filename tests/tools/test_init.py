@@ -1,5 +1,6 @@
 """A configuration for a folder of pictures: what is found there, what it becomes, what is refused."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -22,8 +23,10 @@ from fastsemi.run.checks import check_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run
 from fastsemi.tools.init.draft import Draft
-from fastsemi.tools.init.fit import RECIPES, recipe_names
+from fastsemi.tools.init.fit import RECIPES, hold_out_fraction, recipe_names, say_held_out
+from fastsemi.tools.init.layout import Layout
 from fastsemi.tools.init.measure import channel_statistics
+from fastsemi.tools.init.survey import Survey
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +92,10 @@ def test_batches_and_alignment_fit_few_images_of_classes_of_different_size(capsy
     paint(Path("few/train"), {"a": 12, "b": 4}, size=(20, 20))
     config, said = made(capsys, "few", "--per_class", "3")
     assert "by a factor of 3.0" in said and config.semi.align == "none"
+    assert "held out (data.labels.validation), training nothing: 2 of 6 labels" in said.splitlines()
+    comment = " ".join(line.strip().lstrip("# ") for line in Path("few.yaml").read_text().splitlines())
+    assert "There is no evaluation set. The part `validation` of each class" in comment
+    assert "trains nothing: 2 of 6 labels. All accuracies are of these" in comment
     # 6 labels, of which 2 are held out, as there is no evaluation set; the 10 others have no label
     assert config.data.val is None and config.data.labels == LabelsConfig(per_class=3, validation=0.2)
     assert (config.finetune.batch, config.semi.batch, config.semi.unlabelled_ratio) == (4, 4, 2)
@@ -110,12 +117,31 @@ def test_evaluation_and_unlabelled_folders_are_found_by_their_names(root, shapes
     assert config.semi.align == "none", "nobody knows how frequent the classes are there"
 
 
+@pytest.mark.parametrize(
+    ("labelled", "fraction", "said"),
+    [
+        ([8] * 8, 0.2, "16 of 64 labels"),
+        ([1] * 6 + [100] * 5, 0.2, "100 of 506 labels, of these classes none: 0, 1, 2, 3, 4 and 1 more"),
+        ([3, 2], 0.2, "1 of 5 labels, of these classes none: 1"),
+        ([2, 2, 1], 0.5, "2 of 5 labels, of these classes none: 2"),
+        ([2, 0], 0.5, "1 of 2 labels, of these classes none: 1"),
+    ],
+)
+def test_half_of_the_labels_is_held_out_only_where_a_fifth_is_nothing(labelled, fraction, said):
+    counts = np.array(labelled)
+    layout = Layout(Path("photos"), ".", None, None)
+    classes = tuple(str(i) for i in range(len(labelled)))
+    survey = Survey(layout, classes, counts, counts, 0, 0, counts, (), (), 0, True)
+    assert hold_out_fraction(survey) == fraction and say_held_out(survey, fraction) == said
+    assert hold_out_fraction(dataclasses.replace(survey, layout=Layout(layout.root, ".", "val", None))) == 0
+
+
 def test_images_of_class_folders_that_nothing_uses_are_told(capsys):
     paint(Path("photos/train"), {"cat": 5, "dog": 8}, size=(20, 20))
     paint(Path("photos/unlabeled"), {"x": 9}, size=(20, 20))
     config, said = made(capsys, "photos", "--per_class", "3")
     assert "labelled: 6 images; unlabelled: 9 in photos/unlabeled" in said
-    cure = "copy them into photos/unlabeled to train on them too"
+    cure = "add copies of them to photos/unlabeled to train on them too"
     assert f"not used: 7 images of photos/train that do not count as labelled; {cure}" in said
     assert "Not used: the 7 images of the class folders" in Path("photos.yaml").read_text()
     assert config.data.unlabeled == Path("photos/unlabeled")

@@ -28,7 +28,7 @@ SMALL = 64  # pixels of the longer side up to which pictures are small
 ENOUGH = (
     25  # labels of a class from where on some are held out to choose on; where that pays was not measured
 )
-HELD_OUT = 0.2  # of the labels
+HELD_OUT, MORE = 0.2, 0.5  # of the labels of each class; more where that holds none out
 PASSES = {True: 30, False: 5}  # over the labels where there is nothing else, from scratch or not
 LONGEST = 10_000  # steps of such a training
 LEAST_SIDE, STEP = 128, 32  # input sizes of pretrained convolutional networks, in pixels
@@ -81,29 +81,41 @@ def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocess
 def hold_out_fraction(survey: Survey) -> float:
     """`data.labels.validation`: of many labels a fifth, of few none unless there is no evaluation set.
 
+    Without an evaluation set half of them, where a fifth is less than half an image of every class.
+
     Raises:
         UserError: Too few labels to train and to evaluate on.
     """
-    usual = float(np.median(survey.labelled[survey.labelled > 0]))
     if survey.layout.val is not None:
+        usual = float(np.median(survey.labelled[survey.labelled > 0]))
         return 0.0 if usual < ENOUGH else HELD_OUT
-    fraction = HELD_OUT if usual >= 3 else 0.5
-    if not held_counts(survey.labelled, fraction).any():
-        raise UserError(
-            f"{survey.layout.root} has no evaluation images, and no class has a second label to evaluate on; "
-            f"label more, or add {survey.layout.root / 'val'}"
-        )
-    return fraction
+    for fraction in (HELD_OUT, MORE):
+        if held_counts(survey.labelled, fraction).any():
+            return fraction
+    raise UserError(
+        f"{survey.layout.root} has no evaluation images, and no class has a second label to evaluate on; "
+        f"label more, or add {survey.layout.root / 'val'}"
+    )
+
+
+def say_held_out(survey: Survey, fraction: float) -> str:
+    """How many labels train nothing, and which classes have none of them, in words."""
+    held = held_counts(survey.labelled, fraction)
+    without = [name for name, count in zip(survey.classes, held, strict=True) if not count]
+    more = f" and {len(without) - 5:,} more" if len(without) > 5 else ""
+    none = f", of these classes none: {', '.join(without[:5])}{more}" if without else ""
+    return f"{held.sum():,} of {survey.labelled.sum():,} labels{none}"
 
 
 def _why_held_out(survey: Survey, fraction: float) -> str:
+    held = f"The part `validation` of each class trains nothing: {say_held_out(survey, fraction)}"
     if survey.layout.val is None:
         return (
-            "There is no evaluation set: the part `validation` of them trains nothing, all accuracies are of "
-            "it and the best network is chosen on it."
+            f"There is no evaluation set. {held}. All accuracies are of these labels, and the best network is "
+            "chosen on them."
         )
     if fraction:
-        return "The part `validation` of them trains nothing: the best network is chosen on it."
+        return f"{held}. The best network is chosen on these labels."
     return (
         "All of them train. The best network is then chosen on the evaluation images, which flatters it; "
         f"`validation: {HELD_OUT}` holds a part of the labels back for that."

@@ -10,7 +10,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.settings import DataConfig, LabelsConfig
 from fastsemi.tools.init.draft import Draft
-from fastsemi.tools.init.fit import RECIPES, choose_recipe, fit, hold_out_fraction, recipe_names
+from fastsemi.tools.init.fit import RECIPES, choose_recipe, fit, hold_out_fraction, recipe_names, say_held_out
 from fastsemi.tools.init.layout import Layout
 from fastsemi.tools.init.survey import Survey, look
 
@@ -58,7 +58,7 @@ def make(layout: Layout, labels: LabelsConfig, recipe: str | None = None) -> Mad
     draft = fit(survey, labels, recipe, published)
     if published is None:
         _set_colours(draft, layout, labels)
-    return Made(draft.text(), (*_found(survey), f"recipe: {recipe} ({why})", *_fitted(draft)))
+    return Made(draft.text(), (*_found(survey), f"recipe: {recipe} ({why})", *_fitted(draft, survey)))
 
 
 def _published(recipe: str) -> Preprocessing | None:
@@ -106,8 +106,8 @@ def _found(survey: Survey) -> Iterator[str]:
     yield f"labelled: {survey.labelled.sum():,} images; unlabelled: {rest:,}{where}"
     if survey.further and survey.without_label:
         yield (
-            f"not used: {survey.without_label:,} images of {folder} that do not count as labelled; copy them into "
-            f"{layout.unlabelled} to train on them too"
+            f"not used: {survey.without_label:,} images of {folder} that do not count as labelled; add "
+            f"copies of them to {layout.unlabelled} to train on them too"
         )
     if not rest:
         yield (
@@ -140,10 +140,10 @@ def _odd(survey: Survey) -> Iterator[str]:
         yield f"images that lie on their side or mirrored, as EXIF says: {survey.lying:,}; {done}"
 
 
-def _fitted(draft: Draft) -> Iterator[str]:
+def _fitted(draft: Draft, survey: Survey) -> Iterator[str]:
     """What the configuration makes of it."""
     sizes = f"{draft.get('data.image_size')} pixels"
     batches = [f"{name} {draft.get(f'{name}.batch')}" for name in draft.get("stages")]
     yield f"stages: {', '.join(draft.get('stages'))}; input {sizes}; labelled batch: {', '.join(batches)}"
     if validation := draft.get("data.labels.validation"):
-        yield f"held out: {validation:.0%} of the labels train nothing (data.labels.validation)"
+        yield f"held out (data.labels.validation), training nothing: {say_held_out(survey, validation)}"
