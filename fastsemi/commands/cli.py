@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from fastsemi import __version__
 from fastsemi.common.errors import UserError
-from fastsemi.common.leaving import leave
+from fastsemi.common.leaving import READER_LEFT, leave, reader_left
 
 # Threads of PyTorch that spin while they wait take the cores from the decoding threads: on 2 cores the small
 # ViT of the demo trained 1.2 times as fast with waiting threads asleep. Read when PyTorch is first imported.
@@ -63,24 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        Exit code: 0, 2 for wrong input or a failure, 128 and a signal's number when it interrupted.
+        Exit code: 0, 2 for wrong input or a failure, 128 and a signal's number when it interrupted, that of
+        SIGPIPE where nobody reads what is printed any more.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="fastsemi: %(message)s", level=logging.WARNING)
     logging.getLogger("fastsemi.loaders").setLevel(logging.INFO)  # which engine runs, and why
     warnings.filterwarnings("ignore", module="torch.*")
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE)
-        return 0
-    if arguments[0] == "--version":
-        sys.stdout.write(f"fastsemi {__version__}\n")
-        return 0
     try:
-        return _dispatch(arguments[0], arguments[1:])
+        return _dispatch(*arguments)
     except UserError as error:
         sys.stderr.write(f"fastsemi: error: {' '.join(str(error).split())}\n")
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_left():
+            return READER_LEFT
         where = f" {error.filename}" if error.filename else ""
         reason = error.strerror or str(error)
         sys.stderr.write(
@@ -92,7 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _dispatch(command: str, arguments: list[str]) -> int:
+def _dispatch(command: str = "--help", *arguments: str) -> int:
+    if command in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return 0
+    if command == "--version":
+        sys.stdout.write(f"fastsemi {__version__}\n")
+        return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "fastsemi --help lists the commands"
@@ -107,12 +110,16 @@ def _dispatch(command: str, arguments: list[str]) -> int:
                 "without torchrun"
             )
     module = importlib.import_module(f"fastsemi.commands.{name}")
-    return module.main(command, arguments)
+    return module.main(command, list(arguments))
 
 
 def script() -> NoReturn:
     """The program `fastsemi`: the command line of this process, then its end."""
-    leave(main())
+    try:
+        code = main()
+    except SystemExit as end:  # argparse has printed its help, or another process reports
+        code = int(end.code or 0)
+    leave(code)
 
 
 if __name__ == "__main__":

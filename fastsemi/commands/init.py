@@ -39,6 +39,8 @@ def main(command: str, arguments: list[str]) -> int:
         require_recipe(options.recipe)
     layout = find_layout(options.folder, options.unlabeled)
     output = options.output or Path(f"{layout.name}.yaml")
+    if output.exists() and not output.is_file():
+        raise UserError(f"{output} is there and no file; name the configuration to write with --output FILE")
     if output.exists() and not options.force:
         raise UserError(f"{output} is there already; give --force to replace it, or another --output")
     if not output.parent.is_dir():

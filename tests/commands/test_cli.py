@@ -1,5 +1,7 @@
 """Wrong inputs: one line on stderr that says what, where and the cure, and exit code 2."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+from fastsemi.commands import cli
 from fastsemi.commands.cli import main
 
 
@@ -161,6 +164,27 @@ def test_a_vanished_reader_does_not_end_the_training(preset, tmp_path):
     process.stdout.close()
     assert process.wait(timeout=120) == 0, process.stderr.read()
     assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "unbuffered"), [(["--version"], "1"), (["--version"], ""), (["init", "--help"], "")]
+)
+def test_a_vanished_reader_ends_a_command_quietly(words, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "fastsemi", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
+    def fail(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert "Broken pipe" in _fails(capsys, "doctor")
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,7 @@ def test_a_beton_cannot_be_turned(shapes, tmp_path, capsys):
         (["good", "--unlabeled", "x"], "does not exist"),
         (["good", "--recipe", "x"], "from_scratch_small, pretrained_cnn"),
         (["good", "--output", "there.yaml"], "there.yaml is there already; give --force"),
+        (["good", "--output", "flat", "--force"], "flat is there and no file; name the configuration"),
         (["good", "--output", "no/x.yaml"], "the folder no does not exist"),
         (["good", "--per_clas", "2"], "--per_clas"),
         (["other"], "other classes than"),

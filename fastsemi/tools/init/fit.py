@@ -111,8 +111,8 @@ def _why_held_out(survey: Survey, fraction: float) -> str:
     held = f"The part `validation` of each class trains nothing: {say_held_out(survey, fraction)}"
     if survey.layout.val is None:
         return (
-            f"There is no evaluation set. {held}. All accuracies are of these labels, and the best network is "
-            "chosen on them."
+            f"There is no evaluation set. {held}. All accuracies are of these labels, and the best network "
+            "is chosen on them."
         )
     if fraction:
         return f"{held}. The best network is chosen on these labels."
