@@ -13,12 +13,12 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import harness, loader_goals, result_tables
+from benchmarks.harness import curves, harness, loader_goals, result_tables
 from benchmarks.harness.paired_study import paired
 
 ROOT = Path(__file__).parents[2]
@@ -56,19 +56,27 @@ def demo(name: str) -> str:
         )
     if len(figures) > 1:
         columns = list(zip(*figures, strict=True))
-        shown = [_spread(column) for column in columns[:4]]
-        above = _spread(columns[4], sign=True)
+        shown = [curves.spread(column) for column in columns[:4]]
+        above = curves.spread(columns[4], sign=True)
         rows.append(
             f"| mean ± deviation | {' | '.join(shown)} | {above} | {statistics.mean(columns[5]):.0f} |"
         )
     return "\n".join(rows)
 
 
-def _spread(column: Sequence[float], *, sign: bool = False) -> str:
-    if any(math.isnan(value) for value in column):
-        return "-"
-    mean = f"{statistics.mean(column):+.1f}" if sign else f"{statistics.mean(column):.1f}"
-    return f"{mean} ± {statistics.stdev(column):.1f}"
+def label_spreading(name: str) -> dict[int, float]:
+    """Top-1 of label spreading on the pixels in the runs of a demo, by seed."""
+    return {
+        summary["seed"]: row["top1"]
+        for summary in _load(f"demo/{name}-*.json")
+        for row in summary["baselines"]
+        if (row["classifier"], row["features"]) == ("label spreading", "pixels")
+    }
+
+
+def beside_semilearn(name: str) -> str:
+    """fastsemi beside semilearn on the data of a demo."""
+    return curves.table(curves.read(RESULTS / "peers" / f"{name}.json"), label_spreading(name), (15, 30))
 
 
 def _top1(value: float) -> str:
@@ -182,6 +190,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
     "stamps": lambda: demo("stamps"),
+    "digits-beside-semilearn": lambda: beside_semilearn("digits"),
+    "semilearn-trials": lambda: curves.trials(curves.read(RESULTS / "peers" / "digits.json")),
     "loaders": loaders,
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,

@@ -1,0 +1,1 @@
+"""Accuracy over the seconds of training, beside other libraries."""

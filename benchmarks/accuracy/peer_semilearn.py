@@ -1,0 +1,273 @@
+"""FixMatch and FreeMatch of the library semilearn (USB) as peers.
+
+semilearn 0.3.2 is written for CUDA; none of its files is changed. What is changed from outside, for a CPU:
+
+- `aim`, `wandb`, `torchaudio` and `transformers`, which it imports for tracking, sound and text, are empty
+  modules where they are not installed; nothing of them runs;
+- batches stay where they are (`process_batch`), and its hooks that time by CUDA events, evaluate, save and
+  log are taken out; evaluation is fastsemi's own, of the same images, outside of the clock;
+- its learning rate falls along its own cosine over seconds of training in place of steps;
+- mirror images only where fastsemi's recipe has them.
+
+The network is fastsemi's. Losses, masks, pseudo labels, optimizer, moving average, data set, sampler, crops,
+RandAugment and Cutout are semilearn's, in fp32: it knows mixed precision on CUDA only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import random
+import sys
+from collections.abc import Callable
+from inspect import signature
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.accuracy.cpu_clock import CpuClock
+from benchmarks.harness.curves import Curve, Point
+from fastsemi.common.errors import UserError
+from fastsemi.common.precision import Precision
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.image_set import ImageSet
+from fastsemi.models.create import create_model
+from fastsemi.run.config import Config
+from fastsemi.stages.inputs import Views
+from fastsemi.training.evaluate import evaluate
+
+Method = Literal["fixmatch", "freematch"]
+METHODS: tuple[Method, ...] = ("fixmatch", "freematch")
+
+UNUSED = ("aim", "wandb", "torchaudio", "transformers")
+SUBMODULES = ("transformers.file_utils", "transformers.tokenization_utils_base", "transformers.data")
+
+# config/classic_cv/{fixmatch,freematch}/*_cifar10_40_0.yaml of semilearn's repository.
+RECOMMENDED: dict[str, Any] = {
+    "epoch": 1024,
+    "num_train_iter": 1024 * 1024,
+    "batch_size": 64,
+    "uratio": 7,
+    "ulb_loss_ratio": 1.0,
+    "ema_m": 0.999,
+    "optim": "SGD",
+    "lr": 0.03,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "layer_decay": 1.0,
+    "clip_grad": 0.0,
+    "amp": False,
+    "use_cat": True,
+    "hard_label": True,
+    "T": 0.5,
+    "crop_ratio": 0.875,
+}
+OF_METHOD: dict[Method, dict[str, Any]] = {
+    "fixmatch": {"p_cutoff": 0.95},
+    "freematch": {"ema_p": 0.999, "ent_loss_ratio": 0.001, "use_quantile": False, "clip_thresh": False},
+}
+COSINE = 7 / 16 * math.pi  # where its learning rate ends: at a fifth of the first one
+CUDA_HOOKS = ("EvaluationHook", "CheckpointHook", "TimerHook", "LoggingHook")
+
+
+class _Unused(ModuleType):
+    """A package of which only the names are imported."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.__path__: list[str] = []
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def load_semilearn() -> ModuleType:
+    """Import semilearn, without what it needs for text, sound and tracking.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    if importlib.util.find_spec("semilearn") is None:
+        raise UserError(
+            "semilearn is not installed; pip install --no-deps --target DIR semilearn==0.3.2 ruamel.yaml "
+            "progress, and put DIR at the end of PYTHONPATH"
+        )
+    if "semilearn" not in sys.modules:
+        missing = {name for name in UNUSED if importlib.util.find_spec(name) is None}
+        for name in (*UNUSED, *SUBMODULES):
+            if name.split(".")[0] in missing:
+                sys.modules[name] = _Unused(name)
+    import semilearn.algorithms.fixmatch
+    import semilearn.algorithms.freematch
+
+    return semilearn
+
+
+class Outputs(nn.Module):
+    """A timm classifier that answers as networks of semilearn do."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net: Any = net
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, S, S] to the logits [B, C] and the features [B, D] before the classifier."""
+        features = self.net.forward_head(self.net.forward_features(images), pre_logits=True)
+        return {"logits": self.net.get_classifier()(features), "feat": features}
+
+
+def learning_rate(seconds: float, budget: float) -> float:
+    """The factor of semilearn's cosine after `seconds` of `budget`."""
+    return math.cos(COSINE * min(1.0, seconds / budget))
+
+
+def train(
+    config: Config, data_name: str, method: Method, *, budget: float, every: float, settings: dict[str, Any]
+) -> Curve:
+    """Train an algorithm of semilearn on the labels, images and network of a configuration.
+
+    Args:
+        config: Of fastsemi: data, labels, size and network.
+        data_name: Name of the data.
+        method: The algorithm.
+        budget: CPU seconds of training: all but imports and evaluation.
+        every: CPU seconds from one evaluation to the next.
+        settings: In place of `RECOMMENDED` ones.
+
+    Returns:
+        Top-1 of its moving average and of the network itself.
+
+    Raises:
+        UserError: semilearn is not installed.
+    """
+    semilearn = load_semilearn()
+    chosen = {**RECOMMENDED, **OF_METHOD[method], **settings}
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    clock = CpuClock()
+    data = Data(config.data, config.loader)
+    try:
+        classes = len(data.classes)
+        shape = {"num_classes": classes, "img_size": config.data.image_size, "seed": config.seed}
+        place = {"num_workers": 0, "distributed": False, "world_size": 1, "rank": 0}
+        arguments = semilearn.get_config({"algorithm": method, **chosen, **shape, **place})
+
+        def build(**_: Any) -> Outputs:
+            return Outputs(create_model(config.model, num_classes=classes, image_size=config.data.image_size))
+
+        base = semilearn.core.utils.ALGORITHMS[method]
+        algorithm = _on_cpu(base, _datasets(data, config, method, chosen["crop_ratio"]), clock, budget)(
+            arguments, build, logger=_Silent()
+        )
+        for name in CUDA_HOOKS:
+            del algorithm.hooks_dict[name]
+        watch = _watch(clock, budget, every, _judge(data, config))
+        algorithm.register_hook(watch, "Watch", "LOWEST")
+        for name in CUDA_HOOKS:  # registering a hook brings them back
+            algorithm.hooks_dict.pop(name, None)
+        algorithm.train()
+    finally:
+        data.close()
+    changed = {"lr": chosen["lr"], "batch": chosen["batch_size"], "budget": budget}
+    return Curve(data_name, method, config.seed, changed, watch.seconds, watch.steps, watch.points)
+
+
+class _Silent:
+    def info(self, text: str) -> None:
+        """Say nothing."""
+
+
+def _datasets(data: Data, config: Config, method: str, crop_ratio: float) -> dict[str, Any]:
+    """Labelled images and all training images without labels, with the crops of semilearn's `get_cifar`."""
+    from semilearn.datasets.augmentation import RandAugment
+    from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
+    from torchvision import transforms
+
+    size = config.data.image_size
+    margin = int(size * (1 - crop_ratio))
+    crop: list[Any] = [
+        transforms.Resize(size),
+        transforms.RandomCrop(size, padding=margin, padding_mode="reflect"),
+    ]
+    if config.semi.weak.flip:
+        crop.append(transforms.RandomHorizontalFlip())
+    finish = [transforms.ToTensor(), transforms.Normalize(config.data.mean, config.data.std)]
+    weak = transforms.Compose([*crop, *finish])
+    strong = transforms.Compose([*crop, RandAugment(3, 5), *finish])
+
+    labelled, everything = data.labelled, data.train
+    targets = [int(label) for label in labelled.index.labels[labelled.ids]]
+    classes = len(data.classes)
+    return {
+        "train_lb": BasicDataset(method, _pixels(labelled), targets, classes, weak, False, strong),
+        "train_ulb": BasicDataset(method, _pixels(everything), None, classes, weak, True, strong),
+        "eval": [],  # `_judge` evaluates
+        "test": None,
+    }
+
+
+def _pixels(images: ImageSet) -> list[np.ndarray]:
+    return [np.asarray(Image.open(path).convert("RGB")) for path in images.index.paths(images.ids)]
+
+
+def _on_cpu(base: type, datasets: dict[str, Any], clock: CpuClock, budget: float) -> type:
+    """An algorithm of semilearn on the CPU, with given images and a rate that falls over seconds."""
+
+    class OnCpu(base):
+        def set_dataset(self) -> dict[str, Any]:
+            return datasets
+
+        def set_optimizer(self) -> tuple[Any, Any]:
+            optimizer, _ = super().set_optimizer()
+            factor = lambda _: learning_rate(clock.seconds, budget)  # noqa: E731
+            return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+        def process_batch(self, input_args: Any = None, **tensors: Any) -> dict[str, Any]:
+            wanted = signature(self.train_step).parameters
+            return {name: tensor for name, tensor in tensors.items() if name in wanted}
+
+    return OnCpu
+
+
+def _judge(data: Data, config: Config) -> Callable[[Any], dict[str, float]]:
+    """Top-1 of an algorithm's networks on `data.val`, in fp32, as fastsemi evaluates."""
+    device = torch.device("cpu")
+    views = Views(config.data, device)
+    precision = Precision.select("fp32", device)
+
+    def judge(algorithm: Any) -> dict[str, float]:
+        models = {"ema": algorithm.ema_model.net, "network": algorithm.model.net}
+        scores = evaluate(models, data, views, precision, batch=config.eval_batch)
+        return {name: accuracy.top1 for name, accuracy in scores.items()}
+
+    return judge
+
+
+def _watch(clock: CpuClock, budget: float, every: float, judge: Callable[[Any], dict[str, float]]) -> Any:
+    """A hook of semilearn that evaluates at intervals of the clock and ends the training with the budget."""
+    from semilearn.core.hooks import Hook
+
+    class Watch(Hook):
+        def __init__(self) -> None:
+            self.points: list[Point] = []
+            self.steps, self.seconds, self._next = 0, 0.0, every
+
+        def after_train_step(self, algorithm: Any) -> None:
+            self.steps += 1
+            self.seconds = clock.seconds
+            if self.seconds < min(self._next, budget):
+                return
+            with clock.paused():
+                self.points.append(Point(self.seconds, judge(algorithm)))
+            self._next = self.seconds + every
+            if self.seconds >= budget:
+                algorithm.it = algorithm.num_train_iter - 1  # the loop ends where its last step is done
+
+    return Watch()
