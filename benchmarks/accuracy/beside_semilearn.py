@@ -12,6 +12,7 @@ counted, not those of the clock. A training that the file of results has is not 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -57,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "demo" / "digits.yaml")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2, 3, 4), help="such as 0,1,2")
     parser.add_argument("--methods", type=_methods, default=ORDER, help=f"some of {','.join(ORDER)}")
-    parser.add_argument("--seconds", type=float, default=60.0, help="CPU seconds of each of semilearn's")
-    parser.add_argument("--every", type=float, default=5.0, help="CPU seconds between its evaluations")
-    parser.add_argument("--lr", type=float, default=peer_semilearn.RECOMMENDED["lr"])
-    parser.add_argument("--batch", type=int, default=peer_semilearn.RECOMMENDED["batch_size"])
+    parser.add_argument("--seconds", type=_positive, default=60.0, help="CPU seconds of each of semilearn's")
+    parser.add_argument("--every", type=_positive, default=5.0, help="CPU seconds between its evaluations")
+    parser.add_argument("--lr", type=_positive, default=peer_semilearn.RECOMMENDED["lr"])
+    parser.add_argument("--batch", type=_count, default=peer_semilearn.RECOMMENDED["batch_size"])
     parser.add_argument("--out", type=Path, help="JSON file that results are added to")
     parser.add_argument("--plots", type=Path, help="folder of the plot")
     return parser
@@ -68,6 +69,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below one")
+    return value
 
 
 def _methods(text: str) -> tuple[str, ...]:

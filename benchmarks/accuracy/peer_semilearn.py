@@ -71,7 +71,7 @@ OF_METHOD: dict[Method, dict[str, Any]] = {
     "freematch": {"ema_p": 0.999, "ent_loss_ratio": 0.001, "use_quantile": False, "clip_thresh": False},
 }
 COSINE = 7 / 16 * math.pi  # where its learning rate ends: at a fifth of the first one
-CUDA_HOOKS = ("EvaluationHook", "CheckpointHook", "TimerHook", "LoggingHook")
+LEFT_OUT = ("EvaluationHook", "CheckpointHook", "TimerHook", "LoggingHook")
 
 
 class _Unused(ModuleType):
@@ -151,32 +151,24 @@ def train(
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
-    clock = CpuClock()
-    data = Data(config.data, config.loader)
+    clock, data = CpuClock(), Data(config.data, config.loader)
     try:
-        classes = len(data.classes)
-        shape = {"num_classes": classes, "img_size": config.data.image_size, "seed": config.seed}
+        classes, size = len(data.classes), config.data.image_size
+        shape = {"num_classes": classes, "img_size": size, "seed": config.seed}
         place = {"num_workers": 0, "distributed": False, "world_size": 1, "rank": 0}
         arguments = semilearn.get_config({"algorithm": method, **chosen, **shape, **place})
 
         def build(**_: Any) -> Outputs:
-            return Outputs(create_model(config.model, num_classes=classes, image_size=config.data.image_size))
+            return Outputs(create_model(config.model, num_classes=classes, image_size=size))
 
-        base = semilearn.core.utils.ALGORITHMS[method]
-        algorithm = _on_cpu(base, _datasets(data, config, method, chosen["crop_ratio"]), clock, budget)(
-            arguments, build, logger=_Silent()
-        )
-        for name in CUDA_HOOKS:
-            del algorithm.hooks_dict[name]
         watch = _watch(clock, budget, every, _judge(data, config))
-        algorithm.register_hook(watch, "Watch", "LOWEST")
-        for name in CUDA_HOOKS:  # registering a hook brings them back
-            algorithm.hooks_dict.pop(name, None)
-        algorithm.train()
+        datasets = _datasets(data, config, method, chosen["crop_ratio"])
+        peer = _on_cpu(semilearn.core.utils.ALGORITHMS[method], datasets, watch, clock, budget)
+        peer(arguments, build, logger=_Silent()).train()
     finally:
         data.close()
-    changed = {"lr": chosen["lr"], "batch": chosen["batch_size"], "budget": budget}
-    return Curve(data_name, method, config.seed, changed, watch.seconds, watch.steps, watch.points)
+    told = {"lr": chosen["lr"], "batch": chosen["batch_size"], "budget": budget}
+    return Curve(data_name, method, config.seed, told, watch.seconds, watch.steps, watch.points)
 
 
 class _Silent:
@@ -217,12 +209,17 @@ def _pixels(images: ImageSet) -> list[np.ndarray]:
     return [np.asarray(Image.open(path).convert("RGB")) for path in images.index.paths(images.ids)]
 
 
-def _on_cpu(base: type, datasets: dict[str, Any], clock: CpuClock, budget: float) -> type:
+def _on_cpu(base: type, datasets: dict[str, Any], watch: Any, clock: CpuClock, budget: float) -> type:
     """An algorithm of semilearn on the CPU, with given images and a rate that falls over seconds."""
 
     class OnCpu(base):
         def set_dataset(self) -> dict[str, Any]:
             return datasets
+
+        def set_hooks(self) -> None:
+            super().set_hooks()
+            self._hooks = [hook for hook in self._hooks if hook.name not in LEFT_OUT]
+            self.register_hook(watch, "Watch", "LOWEST")
 
         def set_optimizer(self) -> tuple[Any, Any]:
             optimizer, _ = super().set_optimizer()

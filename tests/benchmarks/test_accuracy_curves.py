@@ -177,3 +177,19 @@ def test_semilearn_trains_on_our_labels(tiny, method, monkeypatch):
     assert seen[0]["train_lb"].targets == labelled.index.labels[labelled.ids].tolist()
     assert len(seen[0]["train_lb"]) == 12 and len(seen[0]["train_ulb"]) == 120
     data.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--batch 0", "0 is below one"),
+        ("--lr nan", "nan is not above zero"),
+        ("--methods fixmatch,mixmatch", "unknown mixmatch"),
+        ("--seeds one", "invalid _seeds value"),
+    ],
+)
+def test_impossible_options_are_refused(words, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", f"x data {words}".split())
+    with pytest.raises(SystemExit):
+        beside_semilearn.main()
+    assert told in capsys.readouterr().err
