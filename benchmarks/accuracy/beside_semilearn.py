@@ -2,7 +2,7 @@
 
     pip install --no-deps --target SITE semilearn==0.3.2 ruamel.yaml progress
     OMP_NUM_THREADS=1 PYTHONPATH=SITE python -m benchmarks.accuracy.beside_semilearn data/digits \
-        --seeds 0,1,2,3,4 --seconds 60
+        --seeds 0,1,2,3,4 --seconds 60 --batch 8
 
 Methods take turns on each seed, so that all see the same load of the machine; CPU seconds of the process are
 counted, not those of the clock. A training that the file of results has is not run again. `--lr` and
