@@ -2,11 +2,11 @@
 
     pip install --no-deps --target SITE semilearn==0.3.2 ruamel.yaml progress
     OMP_NUM_THREADS=1 PYTHONPATH=SITE python -m benchmarks.accuracy.beside_semilearn data/digits \
-        --seeds 0,1,2,3,4 --seconds 60 --batch 8
+        --seeds 0,1,2,3,4 --seconds 60 --batch 8 --ema 0.99
 
 Methods take turns on each seed, so that all see the same load of the machine; CPU seconds of the process are
-counted, not those of the clock. A training that the file of results has is not run again. `--lr` and
-`--batch` change settings of semilearn.
+counted, not those of the clock. A training that the file of results has is not run again. `--lr`, `--batch`
+and `--ema` change settings of semilearn.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=_positive, default=5.0, help="CPU seconds between its evaluations")
     parser.add_argument("--lr", type=_positive, default=peer_semilearn.RECOMMENDED["lr"])
     parser.add_argument("--batch", type=_count, default=peer_semilearn.RECOMMENDED["batch_size"])
+    parser.add_argument("--ema", type=_share, default=peer_semilearn.RECOMMENDED["ema_m"])
     parser.add_argument("--out", type=Path, help="JSON file that results are added to")
     parser.add_argument("--plots", type=Path, help="folder of the plot")
     return parser
@@ -75,6 +76,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return value
 
 
@@ -93,7 +101,7 @@ def _methods(text: str) -> tuple[str, ...]:
 
 
 def _once(options: argparse.Namespace, out: Path, method: str, seed: int) -> None:
-    peer = {"lr": options.lr, "batch": options.batch, "budget": options.seconds}
+    peer = {"lr": options.lr, "batch": options.batch, "ema": options.ema, "budget": options.seconds}
     settings = {} if method == "fastsemi" else peer
     if any(_is(curve, method, seed, settings) for curve in curves.read(out)):
         return
@@ -102,7 +110,7 @@ def _once(options: argparse.Namespace, out: Path, method: str, seed: int) -> Non
         if method == "fastsemi":
             curve = fastsemi_curve.train(config, options.data.name)
         else:
-            changed = {"lr": options.lr, "batch_size": options.batch}
+            changed = {"lr": options.lr, "batch_size": options.batch, "ema_m": options.ema}
             curve = peer_semilearn.train(
                 config,
                 options.data.name,

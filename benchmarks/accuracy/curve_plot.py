@@ -47,7 +47,7 @@ def draw(curves: Sequence[Curve], baselines: dict[int, float], folder: Path, nam
             axes.axhline(level, color="#555555", linestyle="--", label="label spreading on pixels")
         axes.set(xlabel="CPU seconds of training", ylabel="top-1 %", xlim=(0, end), ylim=(0, 100))
         axes.set_title(f"{curves[0].data}, n = {len(seeds)} seeds, mean and range", loc="left")
-        axes.legend(loc="lower right", frameon=False, fontsize=7)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=8, ncols=2)
         return save(figure, folder, name)
 
 

@@ -167,7 +167,7 @@ def train(
         peer(arguments, build, logger=_Silent()).train()
     finally:
         data.close()
-    told = {"lr": chosen["lr"], "batch": chosen["batch_size"], "budget": budget}
+    told = {"lr": chosen["lr"], "batch": chosen["batch_size"], "ema": chosen["ema_m"], "budget": budget}
     return Curve(data_name, method, config.seed, told, watch.seconds, watch.steps, watch.points)
 
 

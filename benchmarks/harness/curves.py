@@ -105,8 +105,13 @@ def series(curves: Iterable[Curve]) -> list[Series]:
     shared = set.intersection(*(set(group) for group in groups.values())) if groups else set()
     if not shared:
         return []
+    methods = [method for method, _ in groups]
     return [
-        Series(f"{label}{settings}", {seed: group[seed] for seed in shared}, networks)
+        Series(
+            f"{label}{settings if methods.count(of) > 1 else ''}",
+            {seed: group[seed] for seed in shared},
+            networks,
+        )
         for method, label, networks in SERIES
         for (of, settings), group in groups.items()
         if of == method
@@ -114,10 +119,11 @@ def series(curves: Iterable[Curve]) -> list[Series]:
 
 
 def _settings(curve: Curve) -> str:
+    """What tells trainings of one method apart."""
     chosen = curve.settings
     if "lr" not in chosen:
         return ""
-    return f" ({chosen['batch']} labels a step, rate {chosen['lr']:g})"
+    return f" ({chosen['batch']} labels a step, rate {chosen['lr']:g}, average {chosen['ema']:g})"
 
 
 def table(curves: Sequence[Curve], baselines: dict[int, float], times: Sequence[float]) -> str:
@@ -153,12 +159,12 @@ def trials(curves: Sequence[Curve]) -> str:
     """Top-1 at the end of each trial of semilearn's settings."""
     tried = [curve for curve in curves if curve.seed >= FIRST_OF_TRIALS]
     lines = [
-        "| method | labels a step | rate | CPU seconds | steps | seed | network | moving average |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| method | labels a step | rate | momentum | CPU seconds | steps | seed | network | average |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for c in sorted(tried, key=lambda c: (c.method, c.settings["batch"], c.settings["lr"], c.seed)):
         ends = [f"{newest(c.path(network), math.inf):.1f}" for network in ("network", "ema")]
-        chosen = (c.settings["batch"], f"{c.settings['lr']:g}", f"{c.settings['budget']:g}")
+        chosen = (c.settings["batch"], *(f"{c.settings[key]:g}" for key in ("lr", "ema", "budget")))
         lines.append(f"| {' | '.join(map(str, (c.method, *chosen, c.steps, c.seed, *ends)))} |")
     return "\n".join(lines)
 

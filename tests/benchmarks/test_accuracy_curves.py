@@ -26,7 +26,7 @@ def _curve(method, seed, *points, **settings):
 
 
 def _peer(seed, last, lr=0.03):
-    settings = {"lr": lr, "batch": 8, "budget": 20.0}
+    settings = {"lr": lr, "batch": 8, "ema": 0.9, "budget": 20.0}
     return _curve("fixmatch", seed, (9.0, {"network": 50.0, "ema": 10.0}), (20.0, last), **settings)
 
 
@@ -69,8 +69,8 @@ def test_series_are_of_the_seeds_that_all_have_and_no_trials(measured):
     found = curves.series(measured)
     assert [line.label for line in found] == [
         "fastsemi, teacher",
-        "semilearn FixMatch, network (8 labels a step, rate 0.03)",
-        "semilearn FixMatch, moving average (8 labels a step, rate 0.03)",
+        "semilearn FixMatch, network",
+        "semilearn FixMatch, moving average",
     ]
     assert all(sorted(line.curves) == [0, 1] for line in found)
     ours = found[0]
@@ -78,6 +78,10 @@ def test_series_are_of_the_seeds_that_all_have_and_no_trials(measured):
     assert ours.at(15.9) == [80.0, 90.0], "the fine-tuned network, until there is a teacher"
     assert ours.at(math.inf) == [96.0, 98.0]
     assert curves.series(measured[2:4]) == [], "no seed of both"
+    other = [_peer(seed, {"network": 1.0, "ema": 2.0}, lr=0.1) for seed in (0, 1)]
+    labels = [line.label for line in curves.series([*measured, *other])]
+    assert "semilearn FixMatch, network (8 labels a step, rate 0.1, average 0.9)" in labels
+    assert "semilearn FixMatch, network (8 labels a step, rate 0.03, average 0.9)" in labels
 
 
 def test_table_has_means_and_deviations(measured):
@@ -86,12 +90,14 @@ def test_table_has_means_and_deviations(measured):
     rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if row.startswith("|")}
     deviation = statistics.stdev([92, 95])
     assert "| 85.0 ± 7.1 | 97.0 ± 1.4 | 97.0 ± 1.4 | 16 | 7 |" in rows["fastsemi, teacher"]
-    peer = rows["semilearn FixMatch, network (8 labels a step, rate 0.03)"]
+    peer = rows["semilearn FixMatch, network"]
     assert f"| 50.0 ± 0.0 | 50.0 ± 0.0 | 93.5 ± {deviation:.1f} | 20 | 7 |" in peer
     assert "| 94.5 ± 0.7 | | |" in rows["label spreading on pixels"]
     assert "| - | - | - | 16 | 7 |" not in text
     assert curves.table([], {}, (10,)) == "Not measured yet."
-    assert curves.trials(measured).splitlines()[2:] == ["| fixmatch | 8 | 0.1 | 20 | 7 | 10 | 33.0 | 22.0 |"]
+    assert curves.trials(measured).splitlines()[2:] == [
+        "| fixmatch | 8 | 0.1 | 0.9 | 20 | 7 | 10 | 33.0 | 22.0 |"
+    ]
 
 
 def test_band_and_plot(tmp_path, measured):
@@ -130,7 +136,7 @@ def test_what_has_been_measured_is_not_run_again(tmp_path, monkeypatch):
     out = tmp_path / "out.json"
     curves.add(out, _peer(4, {"network": 1.0, "ema": 1.0}), {})
     before = out.read_bytes()
-    words = f"x {tmp_path} --seeds 4 --methods fixmatch --batch 8 --seconds 20 --out {out}".split()
+    words = f"x {tmp_path} --seeds 4 --methods fixmatch --batch 8 --ema 0.9 --seconds 20 --out {out}".split()
     monkeypatch.setattr(sys, "argv", words)
     assert beside_semilearn.main() == 0
     assert out.read_bytes() == before
@@ -184,6 +190,7 @@ def test_semilearn_trains_on_our_labels(tiny, method, monkeypatch):
     [
         ("--batch 0", "0 is below one"),
         ("--lr nan", "nan is not above zero"),
+        ("--ema 1", "1 is not in [0, 1)"),
         ("--methods fixmatch,mixmatch", "unknown mixmatch"),
         ("--seeds one", "invalid _seeds value"),
     ],
