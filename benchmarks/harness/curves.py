@@ -120,10 +120,14 @@ def series(curves: Iterable[Curve]) -> list[Series]:
 
 def _settings(curve: Curve) -> str:
     """What tells trainings of one method apart."""
-    chosen = curve.settings
-    if "lr" not in chosen:
+    if not _is_peer(curve):
         return ""
-    return f" ({chosen['batch']} labels a step, rate {chosen['lr']:g}, average {chosen['ema']:g})"
+    batch, lr, ema, budget = (f"{curve.settings[key]:g}" for key in ("batch", "lr", "ema", "budget"))
+    return f" ({batch} labels a step, rate {lr}, average {ema}, {budget} s)"
+
+
+def _is_peer(curve: Curve) -> bool:
+    return "lr" in curve.settings
 
 
 def table(curves: Sequence[Curve], baselines: dict[int, float], times: Sequence[float]) -> str:
@@ -157,7 +161,7 @@ def table(curves: Sequence[Curve], baselines: dict[int, float], times: Sequence[
 
 def trials(curves: Sequence[Curve]) -> str:
     """Top-1 at the end of each trial of semilearn's settings."""
-    tried = [curve for curve in curves if curve.seed >= FIRST_OF_TRIALS]
+    tried = [curve for curve in curves if curve.seed >= FIRST_OF_TRIALS and _is_peer(curve)]
     lines = [
         "| method | labels a step | rate | momentum | CPU seconds | steps | seed | network | average |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",

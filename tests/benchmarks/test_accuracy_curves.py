@@ -36,6 +36,7 @@ def measured():
         _curve("fastsemi", 0, (4.0, {"model": 80.0}), (16.0, {"student": 90.0, "teacher": 96.0})),
         _curve("fastsemi", 1, (5.0, {"model": 90.0}), (16.0, {"student": 90.0, "teacher": 98.0})),
         _curve("fastsemi", 2, (5.0, {"model": 1.0})),
+        _curve("fastsemi", 11, (5.0, {"model": 1.0})),
         _peer(0, {"network": 92.0, "ema": 11.0}),
         _peer(1, {"network": 95.0, "ema": 13.0}),
         _peer(10, {"network": 33.0, "ema": 22.0}, lr=0.1),
@@ -77,11 +78,11 @@ def test_series_are_of_the_seeds_that_all_have_and_no_trials(measured):
     assert math.isnan(ours.at(4.5)[1]) and ours.at(4.5)[0] == 80.0
     assert ours.at(15.9) == [80.0, 90.0], "the fine-tuned network, until there is a teacher"
     assert ours.at(math.inf) == [96.0, 98.0]
-    assert curves.series(measured[2:4]) == [], "no seed of both"
+    assert curves.series(measured[2:5]) == [], "no seed of both"
     other = [_peer(seed, {"network": 1.0, "ema": 2.0}, lr=0.1) for seed in (0, 1)]
     labels = [line.label for line in curves.series([*measured, *other])]
-    assert "semilearn FixMatch, network (8 labels a step, rate 0.1, average 0.9)" in labels
-    assert "semilearn FixMatch, network (8 labels a step, rate 0.03, average 0.9)" in labels
+    assert "semilearn FixMatch, network (8 labels a step, rate 0.1, average 0.9, 20 s)" in labels
+    assert "semilearn FixMatch, network (8 labels a step, rate 0.03, average 0.9, 20 s)" in labels
 
 
 def test_table_has_means_and_deviations(measured):
@@ -109,7 +110,7 @@ def test_band_and_plot(tmp_path, measured):
     paths = curve_plot.draw(measured, {0: 94.0}, tmp_path, "digits_semilearn")
     assert [path.name for path in paths] == ["digits_semilearn.png", "digits_semilearn.svg"]
     assert "label spreading" in paths[1].read_text() and paths[0].stat().st_size > 10_000
-    assert curve_plot.draw(measured[2:4], {}, tmp_path / "none", "x") == [], "no seed of both"
+    assert curve_plot.draw(measured[2:5], {}, tmp_path / "none", "x") == [], "no seed of both"
 
 
 def test_fastsemi_curve_is_that_of_its_metrics(tiny):
