@@ -35,9 +35,9 @@ def draw(curves: Sequence[Curve], baselines: dict[int, float], folder: Path, nam
     end = max(curve.seconds for line in found for curve in line.curves.values())
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        colours = dict.fromkeys(line.label.split(",")[0] for line in found)
+        trainings = list(dict.fromkeys(_training(line) for line in found))
         for line in found:
-            colour = COLOURS[list(colours).index(line.label.split(",")[0])]
+            colour = COLOURS[trainings.index(_training(line)) % len(COLOURS)]
             seconds, mean, low, high = band(line, end)
             dotted = line.networks == ("ema",)
             axes.plot(seconds, mean, color=colour, linestyle=":" if dotted else "-", label=line.label)
@@ -49,6 +49,11 @@ def draw(curves: Sequence[Curve], baselines: dict[int, float], folder: Path, nam
         axes.set_title(f"{curves[0].data}, n = {len(seeds)} seeds, mean and range", loc="left")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=8, ncols=2)
         return save(figure, folder, name)
+
+
+def _training(line: Series) -> tuple[int, ...]:
+    """The same for two networks of the same trainings."""
+    return tuple(id(curve) for curve in line.curves.values())
 
 
 def band(line: Series, end: float) -> tuple[list[float], list[float], list[float], list[float]]:

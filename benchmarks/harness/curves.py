@@ -131,7 +131,9 @@ def _is_peer(curve: Curve) -> bool:
 
 
 def table(curves: Sequence[Curve], baselines: dict[int, float], times: Sequence[float]) -> str:
-    """Top-1 of every series after some CPU seconds and at its end: mean and deviation over seeds.
+    """Top-1 of every series after some CPU seconds and at its end, and how far fastsemi ends above it.
+
+    Means and deviations are over seeds, those of differences too.
 
     Args:
         curves: All that were measured.
@@ -142,21 +144,31 @@ def table(curves: Sequence[Curve], baselines: dict[int, float], times: Sequence[
     if not found:
         return "Not measured yet."
     seeds = sorted(found[0].curves)
+    ours = next((line for line in found if line.label.startswith("fastsemi")), None)
     heads = [f"after {seconds:g} s" for seconds in times]
     lines = [
         f"Seeds {', '.join(map(str, seeds))}; mean ± deviation.",
         "",
-        f"| | {' | '.join(heads)} | at the end | CPU seconds | steps |",
-        f"|---|{'--:|' * (len(times) + 3)}",
+        f"| | {' | '.join(heads)} | at the end | fastsemi above it | CPU seconds | steps |",
+        f"|---|{'--:|' * (len(times) + 4)}",
     ]
     for line in found:
         cells = [spread(line.at(seconds)) for seconds in (*times, math.inf)]
         seconds = statistics.mean(curve.seconds for curve in line.curves.values())
         steps = statistics.mean(curve.steps for curve in line.curves.values())
-        lines.append(f"| {line.label} | {' | '.join(cells)} | {seconds:.0f} | {steps:.0f} |")
-    spreading = spread([baselines.get(seed, math.nan) for seed in seeds])
-    lines.append(f"| label spreading on pixels |{' |' * len(times)} {spreading} | | |")
+        above = _above(ours, line.at(math.inf))
+        lines.append(f"| {line.label} | {' | '.join(cells)} | {above} | {seconds:.0f} | {steps:.0f} |")
+    spreading = [baselines.get(seed, math.nan) for seed in seeds]
+    above = _above(ours, spreading)
+    lines.append(f"| label spreading on pixels |{' |' * len(times)} {spread(spreading)} | {above} | | |")
     return "\n".join(lines)
+
+
+def _above(ours: Series | None, theirs: Sequence[float]) -> str:
+    if ours is None:
+        return "-"
+    gains = [mine - other for mine, other in zip(ours.at(math.inf), theirs, strict=True)]
+    return spread(gains, sign=True) if any(gains) else ""
 
 
 def trials(curves: Sequence[Curve]) -> str:
