@@ -401,7 +401,7 @@ def test_a_signal_while_evaluating_saves_and_the_evaluation_is_made_up_for(tiny,
     assert [row["step"] for row in rows if "top1" in row] == [2, 4, 6, 8]
 
 
-def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tiny, monkeypatch):
+def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tiny, tmp_path, monkeypatch):
     from fastsemi.loaders.prefetch import Prefetcher
 
     config, waits = tiny("--stages", "[finetune]"), iter(range(100))
@@ -421,6 +421,11 @@ def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tiny, monkey
     step = read_info(Checkpoints(config.output / "checkpoints", "finetune").latest())["step"]
     assert step in (4, 5)
     _run(config)
+    whole = tiny("--stages", "[finetune]", "--output", str(tmp_path / "whole"))
+    _run(whole)
+    ended, wanted = (checkpoint_file.load(RunFolder(c.output).result("finetune")) for c in (config, whole))
+    for name, tensor in wanted["model"].items():
+        assert torch.equal(ended["model"][name], tensor), name
 
 
 @pytest.mark.parametrize("value", ["0", "-1", ".inf", ".nan"])
