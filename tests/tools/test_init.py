@@ -54,7 +54,8 @@ def made(capsys, *words):
     said = captured.out.splitlines()
     file = Path(said[-1].split(" is written; next: fastsemi train --config ")[0])
     config = configuration.load([file], [])
-    run = RunContext(config)
+    model = dataclasses.replace(config.model, pretrained=False, adapt="full")  # weights would be downloaded
+    run = RunContext(dataclasses.replace(config, model=model))
     for stage in config.stages:
         check_stage(run, stage)
     run.close()
