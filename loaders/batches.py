@@ -97,9 +97,10 @@ class Batches:
             yield batches
 
     def close(self) -> None:
-        """Stop all engines; those that are stuck are left as they are."""
+        """Stop all engines; where one is stuck, all are left as they are: they may read the same disk."""
+        stuck = any(engine.stuck for engine in self._engines.values())
         for engine in self._engines.values():
-            if engine.stuck:
+            if stuck:
                 abandon(engine)
             else:
                 engine.close()

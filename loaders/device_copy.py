@@ -149,6 +149,10 @@ class DeviceLoader(Loader):
                 f"a batch was not copied to the device in {self._batches.timeout:g} s; check the device, or "
                 "raise loader.timeout_s"
             ) from None
+        except BaseException:  # a signal
+            self._batches.give_up()
+            self.close()
+            raise
         finally:
             self.waited += time.perf_counter() - started
         if isinstance(item, BaseException):
@@ -162,7 +166,7 @@ class DeviceLoader(Loader):
         """Stop all threads and drop what was loaded. The engine stays open."""
         self._stop.set()
         self._batches.close()
-        self._thread.join(timeout=max(1.0, self._batches.timeout))
+        self._batches.join(self._thread)
         while not self._ready.empty():
             self._ready.get_nowait()
 

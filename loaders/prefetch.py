@@ -25,7 +25,7 @@ from fastsemi.loaders.sources.silent import silent
 
 T = TypeVar("T")
 
-_SILENCE = 2.0  # seconds after which a file is taken for one that never answers
+_SILENCE = 2.0  # seconds after which a file that is read again is named
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Prefetcher(Loader):
                     pending = self._engine.submit(plan, slot)
                     self._submitting = None
                     if not self._put((plan, slot, pending)):
-                        return _let_go(pending, self._patience)
+                        return self._let_go(pending, self._patience)
             self._put(None)
         except BaseException as error:  # re-raised in the consumer
             self._put(error)
@@ -141,7 +141,7 @@ class Prefetcher(Loader):
             batch = self._next()
         except BaseException as error:
             if not isinstance(error, Exception):  # a signal
-                self._patience = 0.0
+                self.give_up()
             self.close()
             raise
         finally:
@@ -162,23 +162,27 @@ class Prefetcher(Loader):
             errors = pending.result(self.timeout)
         except TimeoutError:
             raise self._too_slow(plan) from None
+        except BaseException:  # of a signal: the batch is in no queue any more
+            self._let_go(pending, 0.0)
+            raise
         valid = np.array([error is None for error in errors])
         if valid.all():
             return LoadedBatch(plan, slot, valid)
         return self._repair(plan, slot, valid, errors)
 
     def _too_slow(self, plan: PlannedBatch | None) -> UserError:
-        self._patience = 0.0  # what has not come by now is not waited for again
+        self.give_up()
         self._engine.stuck = True
-        what = "planning the next batch"
+        what = " at planning the next batch"
         if plan is not None:
-            source = self._engine.source
-            name = silent(source, plan.ids, min(self.timeout, _SILENCE))
-            first = source.name(int(plan.ids[0]))
-            what = f"{name}, reading which does not return" if name else f"the batch that starts with {first}"
+            source, patience = self._engine.source, min(self.timeout, _SILENCE)
+            name = silent(source, plan.ids, patience)
+            what = f" at the batch that starts with {source.name(int(plan.ids[0]))}"
+            if name is not None:
+                what = f"; reading {name} again took more than {patience:g} s"
         return UserError(
-            f"the {self._engine.name} engine gave nothing for {self.timeout:g} s at {what}; check the disk, "
-            "or raise loader.timeout_s"
+            f"the {self._engine.name} engine gave nothing for {self.timeout:g} s{what}; check the disk, or "
+            "raise loader.timeout_s"
         )
 
     def _repair(
@@ -204,23 +208,37 @@ class Prefetcher(Loader):
         slot.copy_(slot[:, torch.from_numpy(row)])
         return LoadedBatch(replace(plan, ids=plan.ids[row], labels=plan.labels[row]), slot, valid)
 
+    def give_up(self) -> None:
+        """Let closing wait no longer for what has not come by then."""
+        self._patience = 0.0
+
+    def join(self, thread: threading.Thread) -> None:
+        """Wait for a thread that was told to stop; where it still waits for the engine, that is stuck."""
+        thread.join(timeout=max(1.0, self._patience))
+        if thread.is_alive():
+            self._engine.stuck = True
+
     def close(self) -> None:
-        """Stop the thread and drop what was prefetched, once the engine has filled it or the time is up."""
+        """Stop the thread and drop what was prefetched, once the engine has filled it or the time is up.
+
+        An engine that has not filled it in time is stuck.
+        """
         self._stop.set()
         deadline = time.monotonic() + self._patience
-        self._thread.join(timeout=max(1.0, self._patience))
+        self.join(self._thread)
         with suppress(queue.Empty):
             while True:
                 item = self._queue.get_nowait()
                 if isinstance(item, tuple):
-                    _let_go(item[2], max(0.0, deadline - time.monotonic()))
+                    self._let_go(item[2], max(0.0, deadline - time.monotonic()))
         with suppress(queue.Full):
             self._queue.put_nowait(None)  # wakes a consumer that waits in another thread
 
-
-def _let_go(pending: Pending, timeout: float) -> None:
-    """Wait until the engine is done with a batch that nobody wants any more."""
-    try:
-        pending.result(timeout)
-    except Exception as error:
-        logger.debug("dropped a prefetched batch: %s", error)
+    def _let_go(self, pending: Pending, timeout: float) -> None:
+        """Wait until the engine is done with a batch that nobody wants any more."""
+        try:
+            pending.result(timeout)
+        except TimeoutError:
+            self._engine.stuck = True
+        except Exception as error:
+            logger.debug("dropped a prefetched batch: %s", error)

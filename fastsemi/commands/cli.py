@@ -118,7 +118,7 @@ def script() -> NoReturn:
     try:
         code = main()
     except SystemExit as end:  # argparse has printed its help, or another process reports
-        code = int(end.code or 0)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     leave(code)
 
 

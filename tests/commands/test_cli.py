@@ -213,3 +213,14 @@ def test_what_is_missing_is_refused_without_pytorch(words, preset):
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(("end", "code"), [(2, 2), (0, 0), (None, 0), ("a reason", 1)])
+def test_no_way_out_waits_for_threads_that_hang(end, code, monkeypatch):
+    def stop():
+        raise SystemExit(end)
+
+    monkeypatch.setattr(cli, "main", stop)
+    monkeypatch.setattr(cli, "leave", (left := []).append)
+    cli.script()
+    assert left == [code]

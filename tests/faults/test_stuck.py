@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 import sys
+import threading
 import time
 
 import numpy as np
@@ -12,6 +14,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.engines.choose import unavailable
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
+from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.training.watchdog import Watchdog
 
@@ -38,11 +41,30 @@ def test_a_read_that_never_returns_is_named_in_time(pictures, engine, stalled):
     with stalled(pictures / "train/b/3.jpg"):
         started = time.monotonic()
         plans = evaluation_batches(images.index, images.ids, 4, 1.0)
-        said = rf"{engine} engine gave nothing for 0\.5 s at .*/b/3\.jpg, reading which does not return"
+        said = rf"{engine} engine gave nothing for 0\.5 s; reading .*/b/3\.jpg again took more than 0\.5 s;"
         with pytest.raises(UserError, match=said), data.load(images, plans) as loader:
             next(loader)
         data.close()  # does not wait for the thread
         assert time.monotonic() - started < 20
+
+
+def test_a_disk_that_is_away_holds_no_engine(pictures, monkeypatch):
+    config = DataConfig(root=pictures, labels=LabelsConfig(per_class=1), image_size=32, unlabeled=pictures / "un")
+    shutil.copytree(pictures / "train", pictures / "un")
+    data = Data(config, LoaderConfig(engine="thread_pool", threads=1, timeout_s=0.2))
+    sets, away = (data.train, data.unlabelled), threading.Event()
+    plans = [evaluation_batches(images.index, images.ids, 2, 1.0) for images in sets]
+    monkeypatch.setattr(FolderSource, "read_one", lambda self, i: away.wait())
+    monkeypatch.setattr("fastsemi.loaders.batches.abandon", (left := []).append)
+    engines = [data.engine(images) for images in sets]
+    with pytest.raises(UserError, match=r"reading .* again took more than 0\.2 s"):
+        with data.load(sets[1], plans[1]), data.load(sets[0], plans[0]) as loader:
+            next(loader)
+    assert [engine.stuck for engine in engines] == [True, True]
+    engines[0].stuck = False  # as where it had nothing to read
+    data.close()
+    assert left == engines
+    away.set()  # the threads end
 
 
 def test_a_process_whose_read_never_returns_ends(tiny, fork, tmp_path, shapes, stalled):
@@ -54,7 +76,7 @@ def test_a_process_whose_read_never_returns_ends(tiny, fork, tmp_path, shapes, s
         assert process.wait() == 2
         said.seek(0)
         last = said.read().splitlines()[-1]
-    assert "dot/020.png, reading which does not return; check the disk" in last
+    assert "dot/020.png again took more than 0.5 s; check the disk" in last
 
 
 def test_a_shard_that_becomes_a_pipe_is_a_broken_image(pictures):

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -215,6 +216,23 @@ def test_errors_reach_the_consumer_in_their_place(engine, folder):
                 loaded += 1
     assert loaded == place
     assert not any(t.name in ("fastsemi-feeder", "fastsemi-copy") for t in threading.enumerate())
+    copier.close()
+
+
+@pytest.mark.parametrize("load", [load_to_device, Prefetcher])
+def test_a_signal_gives_up_a_batch_that_hangs(load, folder, monkeypatch):
+    away = threading.Event()
+    monkeypatch.setattr(FolderSource, "read_one", lambda self, i: away.wait())
+    engine = create_engine("thread_pool", folder, image_size=SIZE, threads=1, max_pixels=10**6)
+    copier = ThreadCopier()
+    options = {"copier": copier} if load is load_to_device else {}
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), load(engine, _plans(folder, 1), timeout=60, **options) as batches:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        next(batches)
+    assert time.monotonic() - started < 20
+    assert engine.stuck, "its threads hang: closing it would too"
+    away.set()
     copier.close()
 
 
