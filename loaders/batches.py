@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 
 from fastsemi.common.leaving import abandon
 from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.device_copy import CudaCopier, load_to_device
-from fastsemi.loaders.engines.base import Engine
-from fastsemi.loaders.engines.choose import create_engine
+from fastsemi.loaders.engines.base import PILLOW_BYTES, Engine
+from fastsemi.loaders.engines.choose import create_engine, decoding_memory
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader, Prefetcher
@@ -61,6 +62,19 @@ class Batches:
                 max_memory=self.loader.max_memory,
             )
         return self._engines[key]
+
+    def require_memory(self, images: ImageSet) -> None:
+        """Refuse images that are too large for `loader.max_memory`, as their sizes in the index tell.
+
+        The engine is opened only where one may be.
+
+        Raises:
+            UserError: Names the largest.
+        """
+        sizes = np.asarray(images.index.sizes[images.ids], dtype=np.int64)
+        most = sizes.prod(1).max(initial=0) * PILLOW_BYTES
+        if 2 * most > decoding_memory(self.loader.max_memory):
+            self.engine(images).require_memory(images.ids, sizes)
 
     @property
     def on_gpu(self) -> bool:

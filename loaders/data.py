@@ -171,6 +171,10 @@ class Data:
         """The engine of a source, opened once."""
         return self.batches.engine(images)
 
+    def require_memory(self, images: ImageSet) -> None:
+        """Refuse images that are too large to decode, as `Batches.require_memory`."""
+        self.batches.require_memory(images)
+
     def load(
         self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
     ) -> AbstractContextManager[Loader]:

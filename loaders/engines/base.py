@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.engines.settings import EngineName
@@ -92,6 +94,9 @@ class Engine(ABC):
     def pixel_bytes(self, i: int) -> int:
         """Bytes of memory that a pixel of image `i` takes at most while it is decoded."""
         return PILLOW_BYTES
+
+    def require_memory(self, ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        """Refuse images that are too large for the memory allowed; without a bound, none is."""
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds its threads have spent so far, by stage (`read`, `decode`, `resize`), summed over threads.

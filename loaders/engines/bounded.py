@@ -68,32 +68,54 @@ class BoundedEngine(Engine):
             UserError: An image that alone needs more memory.
         """
         sizes = np.array([self.source.size(int(i)) for i in batch.ids], np.int64).reshape(-1, 2)
-        pixels = np.where(sizes.prod(1) <= self.max_pixels, sizes.prod(1), 0)  # larger ones are not decoded
-        needed, share = pixels * PILLOW_BYTES, self._most // self.threads
-        for b in np.flatnonzero(needed > share).tolist():
-            needed[b] = pixels[b] * self.inner.pixel_bytes(int(batch.ids[b]))
-        giant = needed > share
+        giant = self._larger(batch.ids, sizes, self._most // self.threads)
         if not giant.any():
             return self.inner.submit(batch, slot)
-        worst = int(needed.argmax())
-        if needed[worst] > self._most:
-            width, height = sizes[worst]
-            need, most = (f"{amount / 2**30:.2g} GiB" for amount in (needed[worst], self._most))
-            raise UserError(
-                f"image {self.source.name(int(batch.ids[worst]))} of {width} x {height} pixels needs about "
-                f"{need} to decode, and one may take {most} (half of loader.max_memory); raise that, reduce "
-                "the image, or lower data.max_pixels"
-            )
+        self.require_memory(batch.ids, sizes)
         rows, alone = np.flatnonzero(~giant), np.flatnonzero(giant)
         rest = torch.empty((slot.shape[0], len(rows), *slot.shape[2:]), dtype=slot.dtype, device=slot.device)
         pending = self.inner.submit(_part(batch, rows), rest) if len(rows) else None
         giants = {b: self._alone.submit(self._one, batch, b, slot) for b in alone.tolist()}
         return _Bounded(pending, rest, slot, rows, giants)
 
+    def _larger(self, ids: NDArray[np.int64], sizes: NDArray[np.int64], limit: int) -> NDArray[np.bool_]:
+        """Which images need more than `limit` bytes."""
+        pixels = sizes.prod(1)
+        larger = (pixels * PILLOW_BYTES > limit) & (pixels <= self.max_pixels)  # others are not decoded
+        for b in np.flatnonzero(larger).tolist():
+            larger[b] = pixels[b] * self.inner.pixel_bytes(int(ids[b])) > limit
+        return larger
+
+    def require_memory(self, ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        """Refuse images of which one alone needs more memory than there is for one.
+
+        Args:
+            ids: [N] which images.
+            sizes: [N, 2] their width and height.
+
+        Raises:
+            UserError: Names the largest.
+        """
+        larger = self._larger(ids, sizes, self._most)
+        if not larger.any():
+            return
+        worst = int(np.where(larger, sizes.prod(1), 0).argmax())
+        i, (width, height) = int(ids[worst]), sizes[worst].tolist()
+        amounts = (width * height * self.inner.pixel_bytes(i), self._most)
+        need, most = (f"{amount / 2**30:.2g} GiB" for amount in amounts)
+        count = int(np.count_nonzero(larger))
+        raise UserError(
+            f"image {self.source.name(i)} of {width} x {height} pixels needs about {need} to decode, and one "
+            f"may take {most} (half of loader.max_memory); raise that or reduce the image, or lower "
+            f"data.max_pixels below {width * height} and let data.max_bad allow {count} more to skip such images"
+        )
+
     def _one(self, batch: PlannedBatch, b: int, slot: torch.Tensor) -> BadImageError | None:
         pixels = torch.empty((slot.shape[0], 1, *slot.shape[2:]), dtype=slot.dtype, device=slot.device)
         (error,) = self.inner.submit(_part(batch, np.array([b])), pixels).result(_LONG)
         slot[:, b] = pixels[:, 0]
+        if slot.is_cuda:  # the copy runs in this thread's stream, which who takes the batch does not wait for
+            torch.cuda.current_stream(slot.device).synchronize()
         return error
 
     def reading(self, prefetch: int) -> Reading:

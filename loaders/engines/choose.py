@@ -55,7 +55,6 @@ def create_engine(
         max_pixels: Larger images are refused.
         options: Options of the `dali` engine.
         device: Where the batches are wanted; by default on the current CUDA device where there is one.
-
         max_memory: GiB in which images are decoded; 0 for a fair share of half of what is available.
 
     Raises:
@@ -64,9 +63,14 @@ def create_engine(
     turned = source.turns is not None and name != "reference"  # which turns images itself
     stored = source.as_stored() if turned else source
     engine = _create(name, stored, image_size, threads, max_pixels, options, device)
-    share = available_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of each process here
-    bounded = BoundedEngine(engine, int(max_memory * 2**30) or share)
+    bounded = BoundedEngine(engine, decoding_memory(max_memory))
     return TurningEngine(bounded, source) if turned else bounded
+
+
+def decoding_memory(max_memory: float) -> int:
+    """Bytes in which images are decoded, of `loader.max_memory` in GiB."""
+    share = available_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of each process here
+    return int(max_memory * 2**30) or share
 
 
 def _create(

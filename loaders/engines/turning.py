@@ -97,6 +97,10 @@ class TurningEngine(Engine):
         """As the engine has."""
         return self.inner.readers
 
+    def require_memory(self, ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        """As the engine does: a turned image has as many pixels."""
+        self.inner.require_memory(ids, sizes)
+
     def stage_seconds(self) -> dict[str, float]:
         """As the engine says."""
         return self.inner.stage_seconds()

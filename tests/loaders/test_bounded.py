@@ -1,6 +1,7 @@
 """Images that need much memory are decoded one at a time, to the same pixels, or refused with their path."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ import torch
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.hardware import available_memory
+from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.engines.base import JPEG_BYTES, PILLOW_BYTES
 from fastsemi.loaders.engines.bounded import BoundedEngine
 from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.engines.reference import ReferenceEngine
-from fastsemi.loaders.settings import LoaderConfig
+from fastsemi.loaders.image_set import ImageSet
+from fastsemi.loaders.settings import DataConfig, LoaderConfig
+from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.sources.open import open_source
 
 GIB = 2**30
@@ -79,6 +83,30 @@ def test_an_image_that_needs_too_much_is_refused_with_its_path(source, contract)
     with pytest.raises(UserError, match=r"image .*\d\.jpg of \d+ x \d+ pixels needs about .* GiB to decode"):
         bounded.submit(contract.whole(source.index), slot)
     bounded.close()
+
+
+def test_images_of_an_index_are_refused_before_one_is_read(source, monkeypatch):
+    monkeypatch.setattr(FolderSource, "read_one", lambda self, i: pytest.fail("read"))
+    images = ImageSet(source.index, source, np.arange(6))
+
+    def refuse(pixels, engine="reference", ids=images.ids, **limits):
+        memory = bytes_for(pixels, threads=1) / GIB
+        batches = Batches(DataConfig(image_size=16, **limits), LoaderConfig(engine, 1, max_memory=memory))
+        try:
+            batches.require_memory(replace(images, ids=ids))
+        finally:
+            opened = len(batches._engines)
+            batches.close()
+        return opened
+
+    assert refuse(30_000) == 0, "no engine is opened where every image fits"
+    cure = r"raise that .*lower data\.max_pixels below 30000 and let data\.max_bad allow 2 more"
+    with pytest.raises(UserError, match=rf"image .*\d\.jpg of (200 x 150|150 x 200) pixels .*{cure}"):
+        refuse(29_999)
+    small = np.flatnonzero(source.index.sizes[:, 0] == 40)
+    assert refuse(29_999, ids=small) == 0
+    assert refuse(29_999, max_pixels=29_999) == 1, "which are broken images then"
+    assert refuse(10_000, engine="thread_pool") == 1, "which needs less memory for a JPEG"
 
 
 def test_a_broken_large_image_is_an_error_of_its_own(source, contract):

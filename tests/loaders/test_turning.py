@@ -2,6 +2,7 @@
 
 import io
 import logging
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.engines.turning import stored_windows, turn
-from fastsemi.loaders.index.header import image_header
+from fastsemi.loaders.index.header import image_header, stored_size
 from fastsemi.loaders.sources.open import open_source
 
 KINDS = ("jpg", "png", "webp", "tif")
@@ -76,6 +77,28 @@ def test_a_png_whose_exif_stands_behind_its_pixels(photo):
     end = data.index(b"IEND") - 4
     moved = data[:at] + data[at + length : end] + data[at : at + length] + data[end:]
     assert image_header(io.BytesIO(moved), 10**6) == image_header(io.BytesIO(data), 10**6) == (20, 10, 6)
+
+
+def chunk(kind, data):
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_no_pixel_of_a_png_is_decoded_for_its_xmp(behind, photo, tmp_path, monkeypatch):
+    buffer, xmp = io.BytesIO(), b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="8"/>'
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 150, 3), np.uint8)).save(buffer, "PNG")
+    plain = buffer.getvalue()
+    at = plain.index(b"IEND") - 4 if behind else 33
+    data = plain[:at] + chunk(b"iTXt", xmp) + plain[at:]
+    with Image.open(io.BytesIO(data)) as image:
+        assert ImageOps.exif_transpose(image).size == (200, 150)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
+    (tmp_path / "shard").write_bytes(b"before" + data + b"behind")
+    with open(tmp_path / "shard", "rb") as file:
+        assert stored_size(file.fileno(), 6, len(data), 10**6) == (150, 200, 8)
+    assert len(data) > 65_536, "more than what is read of every image"
+    assert image_header(io.BytesIO(data), 10**6) == (150, 200, 8)
+    assert image_header(io.BytesIO(plain), 10**6) == (150, 200, 1)
 
 
 def expected(source, batch, size):

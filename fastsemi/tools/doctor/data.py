@@ -59,6 +59,7 @@ def _check_set(data: Data, name: str, images: ImageSet) -> Check:
         found += f"; {len(broken):,} cannot be read, the first: {first}"
         cure = f"repair or remove them, or set data.max_bad to {len(broken)} or more to skip them"
         return Check(name, "problem" if len(broken) > data.config.max_bad else "note", found, cure)
+    data.require_memory(images)
     some = ids[np.unique(np.linspace(0, len(ids) - 1, _TRIED).astype(int))]
     with data.load(images, evaluation_batches(index, some, len(some), 1.0)) as loader:
         for _ in loader:
