@@ -26,8 +26,9 @@ class LabelsConfig:
     """Seed of the choice; apart from the run's seed, so that runs can share their labels."""
     validation: float = 0.0
     """Fraction of the labelled images of each class, in [0, 1), whose labels train nothing: train.select best
-    goes by them. They stay among the unlabelled images. Without evaluation images (data.val null) they are
-    evaluated on too, and train nothing at all. A class keeps at least one image to train on."""
+    goes by them. They stay among the unlabelled images, unless data.unlabeled names others. Without
+    evaluation images (data.val null) they are evaluated on too, and train nothing at all. A class keeps at
+    least one image to train on."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -111,8 +112,8 @@ class LoaderConfig:
     """Options of the dali engine."""
     max_memory: float = 0.0
     """GiB that an engine may need to decode images, as their sizes tell; those too large for a thread's share
-    wait for one another, and one that needs half of it alone is refused. 0: half of the memory that is
-    available at the start, shared among the processes of the machine."""
+    wait for one another, and one that alone needs more than half of it is refused before training. 0: half
+    of the memory that is available at the start, shared among the processes of the machine."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the run stops."""
 

@@ -34,12 +34,12 @@ def check_stage(run: RunContext, name: StageName) -> None:
     config = settings(run.config, name)
     roles = STAGE_CLASSES[name].build_roles(config, run.data, run.config.seed)
     make_schedule(config, next(iter(roles.values())).stream)
-    evaluated = [run.data.val, run.data.selection] if has_classifier(name) else []
-    for images in (*(role.images for role in roles.values()), *evaluated):
-        run.data.require_memory(images)
     require_split(name, config.micro_batches, config.batch, processes.world())
     if has_classifier(name) and not len(run.data.val.ids):
         raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")
+    evaluated = [run.data.val, run.data.selection] if has_classifier(name) else []
+    for images in (*(role.images for role in roles.values()), *evaluated):
+        run.data.require_memory(images)
     start = None if earlier(run.config, name) else start_weights(run.config.model)
     if start or (has_classifier(name) and run.config.model.adapt != "full"):
         check_network(run.config, name, len(run.data.classes), start)

@@ -99,15 +99,15 @@ class BoundedEngine(Engine):
         larger = self._larger(ids, sizes, self._most)
         if not larger.any():
             return
-        worst = int(np.where(larger, sizes.prod(1), 0).argmax())
+        pixels = sizes.prod(1)
+        worst, limit = int(np.where(larger, pixels, 0).argmax()), int(pixels[larger].min())
         i, (width, height) = int(ids[worst]), sizes[worst].tolist()
-        amounts = (width * height * self.inner.pixel_bytes(i), self._most)
+        amounts = (int(pixels[worst]) * self.inner.pixel_bytes(i), self._most)
         need, most = (f"{amount / 2**30:.2g} GiB" for amount in amounts)
-        count = int(np.count_nonzero(larger))
         raise UserError(
             f"image {self.source.name(i)} of {width} x {height} pixels needs about {need} to decode, and one "
             f"may take {most} (half of loader.max_memory); raise that or reduce the image, or lower "
-            f"data.max_pixels below {width * height} and let data.max_bad allow {count} more to skip such images"
+            f"data.max_pixels below {limit} and raise data.max_bad by {np.sum(pixels >= limit)}, to skip such"
         )
 
     def _one(self, batch: PlannedBatch, b: int, slot: torch.Tensor) -> BadImageError | None:

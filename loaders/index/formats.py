@@ -7,6 +7,7 @@ Ghostscript on whatever a file holds, whatever its name. MPO files are opened as
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 
 from PIL import features
@@ -21,7 +22,13 @@ def _has_heif() -> bool:
     return True
 
 
-_AVIF, _HEIF = bool(features.check("avif")), _has_heif()  # type: ignore[no-untyped-call]
+def _has_avif() -> bool:
+    with warnings.catch_warnings():  # of versions of Pillow that do not know the name
+        warnings.simplefilter("ignore")
+        return bool(features.check("avif"))  # type: ignore[no-untyped-call]
+
+
+_AVIF, _HEIF = _has_avif(), _has_heif()
 
 FORMATS = (
     *("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"),
@@ -37,7 +44,13 @@ IMAGE_EXTENSIONS = (
     *((".heic", ".heif") if _HEIF else ()),
 )
 
-HIDDEN = "hidden"  # in counts of what was skipped, in place of an extension
+# In counts of what was skipped, in place of an extension.
+HIDDEN, OUTSIDE, FURTHER = "hidden", "images outside class folders", "further images of a sample"
+_OTHERS = {
+    OUTSIDE: ("image outside class folders", OUTSIDE),
+    FURTHER: ("further image of a sample", FURTHER),
+    HIDDEN: ("hidden file or folder", "hidden files or folders"),
+}
 
 
 def is_image_name(name: str) -> bool:
@@ -62,18 +75,20 @@ def extension(name: str) -> str:
 
 def say_skipped(skipped: Mapping[str, int]) -> str:
     """What was skipped, by extension, in words; nothing where nothing was."""
-    kinds = sorted(((n, kind) for kind, n in skipped.items() if kind != HIDDEN), key=lambda k: (-k[0], k[1]))
-    hidden, count = skipped.get(HIDDEN, 0), sum(n for n, _ in kinds)
+    kinds = sorted(
+        ((n, kind) for kind, n in skipped.items() if kind not in _OTHERS), key=lambda k: (-k[0], k[1])
+    )
+    count = sum(n for n, _ in kinds)
     parts = []
     if count:
         named = ", ".join(f"{n:,} {kind}" for n, kind in kinds[:8])
         rest = f", {sum(n for n, _ in kinds[8:]):,} others" if len(kinds) > 8 else ""
-        noun = "files that are no images" if count > 1 else "file that is no image"
-        parts.append(f"skipped {count:,} {noun}: {named}{rest}")
-    if hidden:
-        noun = "files or folders" if hidden > 1 else "file or folder"
-        parts.append(f"{'' if parts else 'skipped '}{hidden:,} hidden {noun}")
-    return "; ".join(parts) + _heif_cure(skipped)
+        what = "files that are no images" if count > 1 else "file that is no image"
+        parts.append(f"{count:,} {what}: {named}{rest}")
+    for kind, (one, several) in _OTHERS.items():
+        if n := skipped.get(kind, 0):
+            parts.append(f"{n:,} {several if n > 1 else one}")
+    return f"skipped {'; '.join(parts)}{_heif_cure(skipped)}" if parts else ""
 
 
 def say_no_images(skipped: Mapping[str, int]) -> str:

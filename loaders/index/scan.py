@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.formats import HIDDEN, extension, is_hidden, is_image_name, say_no_images
+from fastsemi.loaders.index.formats import (
+    HIDDEN,
+    OUTSIDE,
+    extension,
+    is_hidden,
+    is_image_name,
+    say_no_images,
+)
 from fastsemi.loaders.index.header import BROKEN, Header, image_header
 from fastsemi.loaders.index.regular import open_regular
 
@@ -33,7 +40,7 @@ class Tree:
     folder_mtimes: list[int]  # nanoseconds, of each folder, taken before it was listed
     files: list[str]  # images in torchvision's order
     labels: NDArray[np.int32]  # [N] class of each image, -1 without classes
-    skipped: dict[str, int]  # files that are no images, by extension, and what is hidden
+    skipped: dict[str, int]  # files that are no images, by extension, and what else is left out
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,9 @@ def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, to
             )
     if not files:
         raise UserError(f"folder {root} {say_no_images(_skipped(folders))}; correct the path")
+    skipped = _skipped(folders)
+    if top and top.images:
+        skipped[OUTSIDE] = len(top.images)
     labels = np.repeat(np.arange(len(groups), dtype=np.int32), counts) if classes else np.full(len(files), -1)
     return Tree(
         classes,
@@ -163,7 +173,7 @@ def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, to
         [folder.mtime for folder in folders],
         files,
         labels.astype(np.int32),
-        _skipped(folders),
+        skipped,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.archive_index import Found, build_archive_index
-from fastsemi.loaders.index.formats import HIDDEN, extension, is_hidden, is_image_name
+from fastsemi.loaders.index.formats import FURTHER, HIDDEN, extension, is_hidden, is_image_name
 from fastsemi.loaders.index.header import stored_size
 from fastsemi.loaders.sources.archive import ArchiveSource
 
@@ -97,7 +97,7 @@ class _Sample:
 
 def _members(path: str, tar: tarfile.TarFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
     skipped: Counter[str] = Counter()
-    samples = _samples(tar, fd, has_classes, skipped)
+    samples = _samples(path, tar, fd, has_classes, skipped)
     elsewhere = _labels(samples)
     plain = {sample.key for sample in samples for image in sample.images if image.stem == sample.key}
     found = Found(skipped=skipped)
@@ -108,7 +108,7 @@ def _members(path: str, tar: tarfile.TarFile, fd: int, max_pixels: int, has_clas
             own = _label(path, image, [image.stem], sample, elsewhere)
             # beside x.jpg an x.seg.png is no image of its own, unless it has a class of its own
             if (is_plain and not first) or (not is_plain and sample.key in plain and own is None):
-                skipped["further images of a sample"] += 1
+                skipped[FURTHER] += 1
                 continue
             first = first and not is_plain
             found.names.append(image.name)
@@ -119,7 +119,9 @@ def _members(path: str, tar: tarfile.TarFile, fd: int, max_pixels: int, has_clas
     return found
 
 
-def _samples(tar: tarfile.TarFile, fd: int, has_classes: bool, skipped: Counter[str]) -> list[_Sample]:
+def _samples(
+    path: str, tar: tarfile.TarFile, fd: int, has_classes: bool, skipped: Counter[str]
+) -> list[_Sample]:
     samples: list[_Sample] = []
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member
@@ -140,8 +142,8 @@ def _samples(tar: tarfile.TarFile, fd: int, has_classes: bool, skipped: Counter[
         elif has_classes:
             content = os.pread(fd, member.size, member.offset_data)
             label = _parse(content) if kind == ".cls" else _from_json(content)
-            if label is not None:
-                samples[-1].labels[stem, kind] = label
+            if label is not None and samples[-1].labels.setdefault((stem, kind), label) != label:
+                raise _several(path, stem, {samples[-1].labels[stem, kind], label})
     return samples
 
 
@@ -168,13 +170,18 @@ def _label(
     for name in names:
         labels = elsewhere.get(name, set())
         if len(labels) > 1:
-            raise UserError(
-                f"image {image.name} in {path} has several classes ({', '.join(map(str, labels))}); put each "
-                "image beside its class, or give every sample a name of its own"
-            )
+            raise _several(path, image.name, labels)
         if labels:
             return next(iter(labels))
     return None
+
+
+def _several(path: str, image: str, labels: set[int | str]) -> UserError:
+    named = ", ".join(sorted(map(str, labels)))
+    return UserError(
+        f"image {image} in {path} has several classes ({named}); put each image beside its class, or give "
+        "every sample a name of its own"
+    )
 
 
 def _parse(data: bytes) -> int | str | None:

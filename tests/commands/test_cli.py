@@ -46,7 +46,10 @@ def _fails(capsys, *arguments):
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
         (["--model.args.depht", "3"], ["depht", "model.args"]),
         (["--output", "/proc/x"], ["/proc/x", "--output"]),
-        (["--loader.max_memory", "1e-6"], [" of 16 x 16 pixels needs about", "loader.max_memory", "data.max_bad"]),
+        (
+            ["--loader.max_memory", "1e-6"],
+            [" of 16 x 16 pixels needs about", "loader.max_memory", "data.max_bad"],
+        ),
         (["--loader.prefetch", "0"], ["loader.prefetch is 0", "at least 1"]),
         (["--loader.threads", "-1"], ["loader.threads is -1"]),
         (["--data.std", "[0, 1, 1]"], ["data.std", "positive"]),

@@ -49,7 +49,9 @@ def test_a_read_that_never_returns_is_named_in_time(pictures, engine, stalled):
 
 
 def test_a_disk_that_is_away_holds_no_engine(pictures, monkeypatch):
-    config = DataConfig(root=pictures, labels=LabelsConfig(per_class=1), image_size=32, unlabeled=pictures / "un")
+    config = DataConfig(
+        root=pictures, labels=LabelsConfig(per_class=1), image_size=32, unlabeled=pictures / "un"
+    )
     shutil.copytree(pictures / "train", pictures / "un")
     data = Data(config, LoaderConfig(engine="thread_pool", threads=1, timeout_s=0.2))
     sets, away = (data.train, data.unlabelled), threading.Event()

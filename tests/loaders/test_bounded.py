@@ -100,7 +100,7 @@ def test_images_of_an_index_are_refused_before_one_is_read(source, monkeypatch):
         return opened
 
     assert refuse(30_000) == 0, "no engine is opened where every image fits"
-    cure = r"raise that .*lower data\.max_pixels below 30000 and let data\.max_bad allow 2 more"
+    cure = r"raise that .*lower data\.max_pixels below 30000 and raise data\.max_bad by 2, to skip such"
     with pytest.raises(UserError, match=rf"image .*\d\.jpg of (200 x 150|150 x 200) pixels .*{cure}"):
         refuse(29_999)
     small = np.flatnonzero(source.index.sizes[:, 0] == 40)

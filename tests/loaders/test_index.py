@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index import scan
-from fastsemi.loaders.index.formats import IMAGE_EXTENSIONS, say_skipped
+from fastsemi.loaders.index.formats import FURTHER, IMAGE_EXTENSIONS, OUTSIDE, say_skipped
 from fastsemi.loaders.index.index import build_index
 
 
@@ -85,7 +85,7 @@ def test_order_classes_and_labels_are_those_of_torchvision(tmp_path, build):
     for index in (build(), build()):  # built, then opened
         assert index.paths(range(len(index))) == paths
         assert index.labels.tolist() == [label for _, label in seen]
-        assert index.skipped == {".txt": 1, "without extension": 1, "hidden": 1}
+        assert index.skipped == {".txt": 1, "without extension": 1, "hidden": 1, OUTSIDE: 1}
         assert list(index.classes) == theirs.classes
         assert [os.fsdecode(path) for path in index.iter_relative()] == [
             os.path.relpath(path, tmp_path / "train") for path in paths
@@ -349,3 +349,6 @@ def test_hidden_files_and_folders_are_neither_data_nor_classes(tmp_path, build):
     assert say_skipped({"hidden": 1}) == "skipped 1 hidden file or folder"
     cure = "pip install pillow-heif reads .heic and .heif"
     assert say_skipped({".heif": 2}) == f"skipped 2 files that are no images: 2 .heif; {cure}"
+    assert say_skipped({".txt": 1}) == "skipped 1 file that is no image: 1 .txt"
+    text = "skipped 1,000 images outside class folders; 1 further image of a sample"
+    assert say_skipped({FURTHER: 1, OUTSIDE: 1000}) == text

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.loaders.index.formats import FURTHER
 from fastsemi.loaders.sources import archive
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.open import expand_braces, open_source
@@ -264,6 +265,10 @@ def test_names_that_come_twice_keep_the_class_beside_them_or_are_refused(tmp_pat
     between = [("z.json", b"{}")]
     source = open_tar(write_tar(tmp_path / "a.tar", [*one, *between, *two]))
     assert source.index.labels.tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"image 1 in .*c\.tar has several classes \(0, 1\)"):
+        open_tar(write_tar(tmp_path / "c.tar", [*one, *two]))
+    again = open_tar(write_tar(tmp_path / "d.tar", [*one, *one]))
+    assert again.index.labels.tolist() == [0] and again.index.skipped == {FURTHER: 1}
     apart = [*one, *between, *two, *between, ("1.png", picture)]
     with pytest.raises(UserError, match=r"image 1\.png in .*b\.tar has several classes \(0, 1\)"):
         open_tar(write_tar(tmp_path / "b.tar", apart))
