@@ -79,12 +79,12 @@ def _orientation(image: Image.Image, read: _Read) -> int:
 
 def _png_description(read: _Read) -> bytes:
     """A PNG without pixels: of another one the header and the chunks in which an orientation may stand."""
-    found, at, left = [read(0, 33)], 33, _DESCRIPTION  # signature and IHDR
+    found, at, left = [read(0, 8)], 8, _DESCRIPTION
     while len(chunk := read(at, 40)) >= 12 and chunk[4:8] != b"IEND":
         (length,), kind = struct.unpack_from(">I", chunk), chunk[4:8]
         size = 12 + length
         described = chunk[8:].startswith((b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"))
-        if (kind == b"eXIf" or described) and size <= left:
+        if (kind in (b"IHDR", b"eXIf") or described) and size <= left:
             found.append(read(at, size))
             left -= size
         at += size

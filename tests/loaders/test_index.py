@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index import scan
+from fastsemi.loaders.index import formats, scan
 from fastsemi.loaders.index.formats import FURTHER, IMAGE_EXTENSIONS, OUTSIDE, say_skipped
 from fastsemi.loaders.index.index import build_index
 
@@ -352,3 +353,12 @@ def test_hidden_files_and_folders_are_neither_data_nor_classes(tmp_path, build):
     assert say_skipped({".txt": 1}) == "skipped 1 file that is no image: 1 .txt"
     text = "skipped 1,000 images outside class folders; 1 further image of a sample"
     assert say_skipped({FURTHER: 1, OUTSIDE: 1000}) == text
+
+
+def test_a_pillow_that_does_not_know_avif_is_quiet(monkeypatch):
+    monkeypatch.setattr(
+        formats.features, "check", lambda name: warnings.warn(f"unknown {name}", stacklevel=1)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not formats._has_avif()
