@@ -179,11 +179,9 @@ def study(folder: str) -> str:
 def mixing() -> str:
     """Mixing of unlabelled images on each data set that the small network was tried on."""
     studies = ROOT / "docs" / "studies"
-    files = {
-        name: studies / f"table3_small_cnn_{key}" / "seeds.csv"
-        for name, key in (("digits", "digits"), ("Fashion-MNIST", "fashion"))
-    }
-    return paired(files, "mixing", "none")
+    names = {"digits": "digits", "fashion": "Fashion-MNIST"}
+    paths = {name: studies / f"table3_small_cnn_{key}" / "seeds.csv" for key, name in names.items()}
+    return paired({name: path for name, path in paths.items() if path.exists()}, "mixing", "none")
 
 
 TABLES: dict[str, Callable[[], str]] = {
