@@ -18,6 +18,7 @@ from PIL import Image
 
 from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.bad_images import BadImages
+from fastsemi.loaders.engines.damage import damage
 from fastsemi.loaders.engines.reference import decode_rgb
 from fastsemi.loaders.index.index import Index
 from fastsemi.loaders.sources.base import Source
@@ -110,6 +111,8 @@ def _as_it_is(data: bytes, encoding: Encoding, max_pixels: int) -> Entry | None:
                 return None
             image.draft(image.mode, (1, 1))  # decode at an eighth of the size, only to see that it is whole
             image.load()
+        if damage(data):
+            return None
     except Exception:  # Pillow raises many kinds on hostile files; decode_rgb finds the words
         return None
     return Entry(data, width, height, JPEG_MODE)

@@ -32,10 +32,9 @@ def images_of_step(stage: Stage, step: int, micro: int | None = None) -> Iterato
     """The images of a step in their order, of all micro-batches or of one."""
     parts = range(stage.config.micro_batches) if micro is None else (micro,)
     for part in parts:
-        for role, stream in ((name, role.stream) for name, role in stage.roles.items()):
-            source = stage.roles[role].images.source
-            for i in stream.positions(step, part)[0]:
-                yield StepImage(role, part, source.name(int(i)))
+        for name, role in stage.roles.items():
+            for i in role.stream.positions(step, part)[0]:
+                yield StepImage(name, part, role.images.source.name(int(i)))
 
 
 @contextmanager

@@ -36,7 +36,8 @@ def fetch() -> Path:
     name = f"pillow-{PIL.__version__}"
     if not (folder / f"{name}.tar.gz").is_file():
         words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-binary", ":all:", "--no-deps"]
-        subprocess.run([*words, "--dest", str(folder), name.replace("-", "==")], check=True)
+        if subprocess.run([*words, "--dest", str(folder), name.replace("-", "==")]).returncode:
+            sys.exit(f"{name}.tar.gz cannot be fetched from PyPI; put it into {folder}")
     return folder / f"{name}.tar.gz"
 
 

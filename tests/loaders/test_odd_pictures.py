@@ -68,6 +68,14 @@ def test_delivered_alike_or_refused_by_name(engine, kind, odd, packed):
     assert kind == "beton" or sum(error is not None for error in errors) > 20
 
 
+@pytest.mark.parametrize("name", ["zeros_inside.jpg", "cut_in_half_and_ended.jpg", "restart_marker_lost.jpg"])
+def test_damage_is_not_packed_into_a_beton(odd, name, tmp_path, contract):
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "set" / "a" / name).write_bytes(odd.pictures()[name])
+    with pytest.raises(BadImageError, match="Corrupt JPEG data"):
+        contract.pack("beton", contract.open_images(tmp_path / "set"), tmp_path)
+
+
 def test_the_documented_outcomes_are_those_of_now(odd, folder):
     text = odd.PAGE.read_text().partition(odd.BEGIN)[2].partition(odd.END)[0]
     assert text == odd.table(folder), "run python tests/loaders/odd_pictures.py"
