@@ -34,6 +34,9 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 register_type(Duration, serializer=str, deserializer=Duration)
 
 
+MOST_BASES = 20  # presets that stand on each other
+
+
 @dataclass(frozen=True)
 class Config:
     """A whole run."""
@@ -137,7 +140,9 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError:
         raise UserError(f"config {path} does not exist; presets are in configs/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError:
+        raise UserError(f"config {path} cannot be read: it is nested too deeply") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that is none
         raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no mapping; write lines such as 'seed: 0'")
@@ -147,6 +152,10 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise UserError(f"base in config {path} is {base!r}; it must name one file")
+    if not base.endswith((".yaml", ".yml")):
+        raise UserError(f"base in config {path} is {base!r}; it must name a preset, a .yaml file")
+    if len(seen) == MOST_BASES:
+        raise UserError(f"config {path} is the base of more than {MOST_BASES} others in a row; take some out")
     merged = read_preset(path.parent / base, (*seen, path.resolve()))
     _merge(merged, content)
     return merged

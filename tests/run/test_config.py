@@ -82,6 +82,10 @@ def test_a_later_file_wins(tmp_path):
         ("a: [", [], "cannot be read"),
         ("base: config.yaml\n", [], "based on itself"),
         ("base: nowhere.yaml\n", [], "does not exist"),
+        ("base: /etc/passwd\n", [], "it must name a preset, a .yaml file$"),
+        ("seed: 2001-99-99\n", [], "cannot be read: month must be in"),
+        ("[" * 3000 + "]" * 3000, [], "cannot be read: it is nested too deeply"),
+        ("{a: " * 3000 + "1" + "}" * 3000, [], "cannot be read: it is nested too deeply"),
     ],
 )
 def test_wrong_input_ends_with_one_line_that_names_it(tmp_path, text, options, message):
@@ -89,6 +93,13 @@ def test_wrong_input_ends_with_one_line_that_names_it(tmp_path, text, options, m
     with pytest.raises(UserError, match=message) as error:
         configuration.load([preset], options)
     assert "\n" not in str(error.value)
+
+
+def test_a_long_row_of_bases_is_refused(tmp_path):
+    for i in range(40):
+        _write(tmp_path / f"{i}.yaml", f"base: {i + 1}.yaml\n")
+    with pytest.raises(UserError, match=r"is the base of more than 20 others in a row"):
+        configuration.load([tmp_path / "0.yaml"], [])
 
 
 def test_what_a_key_must_be_has_words_for_every_key():
