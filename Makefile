@@ -26,6 +26,7 @@ LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.
   tests/kernels/test_kernels_dispatch.py tests/loaders/test_device_copy.py tests/models/test_export.py \
   tests/loaders/test_engine_failures.py tests/stages/test_kernel_choice.py \
   tests/models/test_activation_checkpointing.py tests/probe/test_probe_in_a_run.py tests/run/test_presets.py \
+  tests/loaders/test_odd_pictures.py tests/run/test_held_out.py tests/run/test_lora.py tests/parallel/test_stop.py \
   tests/run/test_run.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
   tests/parallel/test_commands.py tests/parallel/test_elastic.py tests/parallel/test_rules_shared.py \
   tests/parallel/test_slurm.py tests/parallel/test_world_sizes.py

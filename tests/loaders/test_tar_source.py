@@ -50,10 +50,11 @@ def shards(tmp_path, photo):
     return tmp_path, contents
 
 
-def open_shards():
-    """How many descriptors of shards this process holds."""
+def open_shards(folder):
+    """How many descriptors of shards in a folder this process holds."""
     links = (os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd"))
-    return sum(os.readlink(link).endswith(".tar") for link in links if os.path.lexists(link))
+    files = [os.readlink(link) for link in links if os.path.lexists(link)]
+    return sum(file.startswith(f"{folder}{os.sep}") and file.endswith(".tar") for file in files)
 
 
 def open_tar(*files, has_classes=True, **options) -> TarSource:
@@ -192,9 +193,9 @@ def test_no_file_stays_open(shards):
         del source
     source = open_source(root, "", has_classes=True, max_pixels=10**6)
     source.read_one(0)
-    assert open_shards() == 1
+    assert open_shards(root) == 1
     source.close()
-    assert open_shards() == 0
+    assert open_shards(root) == 0
 
 
 def test_more_shards_than_files_may_stay_open(tmp_path, photo, monkeypatch):
@@ -203,7 +204,7 @@ def test_more_shards_than_files_may_stay_open(tmp_path, photo, monkeypatch):
     files = [write_tar(tmp_path / f"{i}.tar", [("x.jpg", contents[i])]) for i in range(5)]
     source = open_tar(*files, has_classes=False)
     assert source.read([4, 3, 2, 1, 0, 4]) == [contents[i] for i in (4, 3, 2, 1, 0, 4)]
-    assert open_shards() == 2
+    assert open_shards(tmp_path) == 2
 
 
 def test_braces():
