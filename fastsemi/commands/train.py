@@ -37,11 +37,8 @@ def main(command: str, arguments: list[str]) -> int:
         options, config = configure(parser, arguments)
         if config is None:
             return 0
-        if options.budget is not None:
-            if options.dry_run:
-                raise UserError(
-                    "--dry_run trains nothing, and --budget is for training; leave one of them out"
-                )
+        if options.budget is not None and options.dry_run:
+            raise UserError("--dry_run trains nothing, and --budget is for training; leave one of them out")
         stages = [stage] if stage else list(config.stages)
         # Of several processes one may lack what the others have: the run itself tells them all.
         if not options.dry_run and not launched():
