@@ -45,12 +45,13 @@ class Normalised(nn.Module):
         return self.model((images - self.mean) / self.std)
 
 
-def metadata(model: nn.Module, *, normalises: bool) -> dict[str, str]:
+def metadata(model: nn.Module, *, normalises: bool, exif: str) -> dict[str, str]:
     """What a user of the file must know, as texts; lists are JSON.
 
     Args:
         model: As `timm.create_model("local-dir:...")` gives it.
         normalises: Whether the file takes pixels in [0, 1], rather than normalised ones.
+        exif: Whether pictures are turned by their EXIF orientation: apply or ignore.
     """
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     return {
@@ -60,12 +61,15 @@ def metadata(model: nn.Module, *, normalises: bool) -> dict[str, str]:
         "std": json.dumps(list(settings["std"])),
         "crop_pct": str(settings["crop_pct"]),
         "interpolation": settings["interpolation"],
+        "exif": exif,
         "input": "RGB in [0, 1]" if normalises else "RGB in [0, 1], minus mean, divided by std",
         "output": "logits",
     }
 
 
-def export(model: nn.Module, path: Path, form: Format, *, with_normalisation: bool) -> float:
+def export(
+    model: nn.Module, path: Path, form: Format, *, with_normalisation: bool, exif: str = "ignore"
+) -> float:
     """Write a classifier with a dynamic batch size, and compare what was written with PyTorch.
 
     Its input is `images`, [B, 3, S, S] fp32, its output `logits`, [B, C].
@@ -75,6 +79,7 @@ def export(model: nn.Module, path: Path, form: Format, *, with_normalisation: bo
         path: The file, which is replaced. Weights too large for ONNX's 2 GB go beside it, `NAME.data`.
         form: onnx, or pt2 for `torch.export.load`.
         with_normalisation: Whether mean and deviation are applied inside.
+        exif: Whether pictures are turned by their EXIF orientation before: apply or ignore.
 
     Returns:
         The largest difference of a logit, relative to the largest logit.
@@ -85,19 +90,19 @@ def export(model: nn.Module, path: Path, form: Format, *, with_normalisation: bo
     if form == "onnx":
         require_onnx()
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    size, texts = settings["input_size"][-1], metadata(model, normalises=with_normalisation)
+    size, texts = settings["input_size"][-1], metadata(model, normalises=with_normalisation, exif=exif)
     network = copy.deepcopy(model).eval()
     use_fused_attention(network, True)
     if with_normalisation:
         network = Normalised(network, settings["mean"], settings["std"]).eval()
-    write, load = (_write_onnx, _load_onnx) if form == "onnx" else (_write_pt2, _load_pt2)
+    write = _write_onnx if form == "onnx" else _write_pt2
     path.parent.mkdir(parents=True, exist_ok=True)
     # In a folder of its own, as ONNX may write two files, of which one names the other.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder, path.name)
         try:
             write(_trace(network, size), fresh, texts)
-            difference = _difference(network, load(fresh), size)
+            difference = _difference(network, open_exported(fresh, form), size)
         except (UserError, OSError):
             raise
         except Exception as error:  # whatever the exporters meet in a network that they do not understand
@@ -111,6 +116,11 @@ def export(model: nn.Module, path: Path, form: Format, *, with_normalisation: bo
         for file in sorted(fresh.parent.iterdir(), reverse=True):  # NAME.data before NAME
             file.replace(path.parent / file.name)
     return difference
+
+
+def open_exported(path: Path, form: Format) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """A written file as a function from images [B, 3, S, S] to logits [B, C]."""
+    return _load_onnx(path) if form == "onnx" else _load_pt2(path)
 
 
 def copy_model(folder: Path, to: Path) -> None:

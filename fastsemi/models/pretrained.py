@@ -52,6 +52,18 @@ def preprocessing(name: str) -> Preprocessing:
     return Preprocessing(settings.input_size[-1], (r, g, b), (dr, dg, db), settings.crop_pct)
 
 
+def licence(name: str) -> str | None:
+    """The licence of published weights as timm states it, in the hub's spelling; None where it states none.
+
+    Args:
+        name: A timm name, with or without a tag.
+
+    Raises:
+        UserError: timm knows no such weights.
+    """
+    return _settings(name).license
+
+
 def published_weights(name: str) -> Weights:
     """Download published weights into timm's cache, or take them from there.
 

@@ -14,6 +14,7 @@ from torch import nn
 from fastsemi.common.checksums import damage, write_checksums
 from fastsemi.common.errors import UserError
 from fastsemi.models.create import model_args
+from fastsemi.models.pretrained import licence, published_name
 from fastsemi.models.settings import ModelConfig, refuse_loading
 
 
@@ -46,6 +47,8 @@ def export_timm(
         "std": std,
         "crop_pct": crop,
         "interpolation": "bicubic",
+        # Not that of timm's default weights, which these need not have come from.
+        "license": licence(published_name(config.name, config.pretrained)) if config.pretrained else None,
     }
     model.pretrained_cfg = {**model.pretrained_cfg, **preprocessing}  # type: ignore
     save_for_hf(

@@ -12,20 +12,9 @@ from PIL import Image
 from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.engines.base import Engine, Pending, Reading
 from fastsemi.loaders.engines.damage import damage
-from fastsemi.loaders.engines.rgb import to_rgb
+from fastsemi.loaders.engines.rgb import TURNS, to_rgb
 from fastsemi.loaders.index.formats import FORMATS
 from fastsemi.loaders.plan.types import PlannedBatch
-
-# What Pillow's `ImageOps.exif_transpose` does for each EXIF orientation.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def decode_rgb(data: bytes, name: str, max_pixels: int) -> Image.Image:

@@ -9,6 +9,17 @@ from PIL import Image
 BITS_PER_SAMPLE = 258  # TIFF's tag
 BACKGROUND = (124, 116, 104)  # behind transparent pixels: the mean colour of ImageNet
 
+# What Pillow's `ImageOps.exif_transpose` does for each EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened image as 8-bit RGB.
