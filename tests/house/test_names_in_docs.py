@@ -33,8 +33,8 @@ TREES = (
     ".ci",
 )
 KINDS = ("py", "md", "cpp", "h", "inc", "sh", "sbatch", "yaml", "yml", "toml", "j2", "cff")
-# What stands for a name to fill in: loaders/engines/NAME.py.
-IMAGINED = re.compile(r"(^|[/_])(NAME|RUN|P)[/_.]|tableN\.yaml|nowhere\.yaml")
+# What stands for a name to fill in, loaders/engines/NAME.py, and what `fastsemi export` writes.
+IMAGINED = re.compile(r"(^|[/_])(NAME|RUN|P)[/_.]|tableN\.yaml|nowhere\.yaml|(^|[/_])preprocess\.py$")
 FOREIGN = {"vits.py"}  # files of other projects
 KEYS_TO_REFUSE = {"semi.treshold"}  # an example of an error
 
