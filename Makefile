@@ -8,6 +8,8 @@ EXTRAS ?= dev
 SEED ?= 0
 # One more than there are cores: some tests wait for processes that they have started.
 JOBS ?= $(shell expr $$(nproc) + 1)
+# A file is one process's, and files start in the order of tests/conftest.py: the longest first.
+DIST := --dist loadfile --no-loadscope-reorder
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -18,7 +20,7 @@ train: env digits ## data, the three stages, the table
 	  --output runs/digits-$(SEED)
 
 test: env optional ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST)
 
 # Every room below the commands and tools; not the files that start whole runs, nor what is slow in the interpreter.
 QUICK := $(addprefix tests/,common kernels loaders models parallel probe run stages training)
@@ -29,11 +31,12 @@ LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.
   tests/loaders/test_odd_pictures.py tests/run/test_held_out.py tests/run/test_lora.py tests/parallel/test_stop.py \
   tests/parallel/test_budget.py tests/parallel/test_failures.py tests/parallel/test_shards.py \
   tests/run/test_semi_options.py tests/training/test_not_finite.py \
-  tests/run/test_run.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
+  tests/run/test_run.py tests/run/test_interrupted_runs.py tests/run/test_runs_again.py \
+  tests/run/test_images_of_runs.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
   tests/parallel/test_commands.py tests/parallel/test_elastic.py tests/parallel/test_rules_shared.py \
   tests/parallel/test_slurm.py tests/parallel/test_world_sizes.py
 test-quick: env ## a part of it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST) -m 'not slow' \
 	  $(addprefix --ignore=,$(LONG)) $(QUICK)
 
 soak: env optional ## runs that are killed twenty times with each engine: some ten minutes
@@ -43,7 +46,7 @@ corpus: env optional ## every engine on the images that Pillow is tested with, w
 	$(BIN)/python tests/loaders/pillow_images.py
 
 coverage: env optional ## the lines that the whole suite runs, those of its subprocesses left out
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST) --cov --cov-report=term
 
 lint: env
 	$(BIN)/ruff check .

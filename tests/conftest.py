@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import torch
 
@@ -16,8 +17,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+ROOT = Path(__file__).parent
+
+# The files that take longest start first, so that none is left for the end, when other processes have nothing
+# to do; each is one process's (`--dist loadfile`), so that what its tests share is made once.
+LONGEST = """
+tools/test_dry_run.py tools/test_estimate.py tools/test_study.py tools/test_memory.py tools/test_profile.py
+tools/test_report.py parallel/test_elastic.py kernels/test_triton_compiled.py house/test_contributing.py
+loaders/test_engine_failures.py parallel/test_failures.py parallel/test_world_sizes.py tools/test_init.py
+benchmarks/test_gpu.py kernels/test_triton_mix.py loaders/test_engines.py benchmarks/test_steps_benchmark.py
+benchmarks/test_loaders_benchmark.py commands/test_cli.py models/test_export.py training/test_not_finite.py
+tools/test_budget.py parallel/test_slurm.py kernels/test_triton_augment.py tools/test_tune.py
+run/test_interrupted_runs.py faults/test_damaged_runs.py parallel/test_budget.py parallel/test_rules_shared.py
+""".split()
+
+
+def _place(item):
+    name = os.path.relpath(item.path, ROOT)
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=_place)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA GPU")
@@ -126,15 +147,25 @@ def shapes(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def make_tiny(shapes):
+    """The function `make_tiny(folder)`: `tiny` of runs in a folder."""
+    return lambda folder: _tiny(shapes, folder)
+
+
 @pytest.fixture
-def tiny(shapes, tmp_path):
+def tiny(make_tiny, tmp_path):
     """The function `tiny(*options)`: a configuration of three stages that trains in a second or two."""
+    return make_tiny(tmp_path)
+
+
+def _tiny(shapes, folder):
     from fastsemi.run import config as configuration
 
-    preset = tmp_path / "tiny.yaml"
+    preset = folder / "tiny.yaml"
     preset.write_text(
         f"""
-output: {tmp_path / "run"}
+output: {folder / "run"}
 log_every: 2
 train:
   baseline: none
