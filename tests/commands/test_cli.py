@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -152,21 +153,15 @@ def test_an_evaluation_with_other_classes_or_another_size_is_refused(tiny, shape
     assert "damaged" in _fails(capsys, "evaluate", *output)
 
 
-def test_a_vanished_reader_does_not_end_the_training(preset, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "fastsemi.commands.cli",
-        "train",
-        "--config",
-        str(preset),
-        "--stages",
-        "[finetune]",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(timeout=120) == 0, process.stderr.read()
+def test_a_vanished_reader_does_not_end_the_training(preset, tmp_path, fork):
+    words = ["train", "--config", str(preset), "--stages", "[finetune]"]
+    (reader, writer), error = socket.socketpair(), tmp_path / "error"
+    with reader, error.open("w") as err:
+        process = fork([sys.executable, "-m", "fastsemi.commands.cli", *words], stdout=writer, stderr=err)
+        writer.close()
+        assert reader.recv(1)
+        reader.shutdown(socket.SHUT_RDWR)  # closing does not do, the fork has it too
+    assert process.wait(timeout=120) == 0, error.read_text()
     assert (tmp_path / "run" / "model" / "config.json").exists()
 
 

@@ -47,16 +47,39 @@ def weights(config):
     return checkpoint_file.load(RunFolder(config.output).result("semi"))["model"]
 
 
+OPTIONS = ("--stages", "[finetune, semi]", "--log_every", "1", "--semi.length", "8 steps")
+
+
+@pytest.fixture(scope="module")
+def made(make_tiny, tmp_path_factory):
+    """The function `made(name)`: a "whole" run, or one "cut" in semi with checkpoints of steps 3 and 6."""
+    known = {}
+
+    def get(name):
+        if name not in known:
+            known[name] = make_tiny(tmp_path_factory.mktemp(name))(*OPTIONS)
+            if name == "whole":
+                train(known[name])
+            else:
+                with pytest.raises(Cut):
+                    train(known[name], ("semi", 8))
+        return known[name]
+
+    return get
+
+
 @pytest.fixture
-def cut(tiny, tmp_path):
-    """A run that was killed in its semi stage with the checkpoints of steps 3 and 6, and one that was not."""
-    options = ("--stages", "[finetune, semi]", "--log_every", "1", "--semi.length", "8 steps")
-    whole = tiny("--output", str(tmp_path / "whole"), *options)
-    train(whole)
-    config = tiny("--output", str(tmp_path / "cut"), *options)
-    with pytest.raises(Cut):
-        train(config, ("semi", 8))
-    return config, weights(whole)
+def cut(made, tiny, tmp_path):
+    """A copy of the run that was cut, and the weights of the whole one."""
+    shutil.copytree(made("cut").output, tmp_path / "run")
+    return tiny(*OPTIONS), weights(made("whole"))
+
+
+@pytest.fixture
+def ended(made, tiny, tmp_path):
+    """A copy of the whole run."""
+    shutil.copytree(made("whole").output, tmp_path / "run")
+    return tiny(*OPTIONS)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(cut, caplog, damage):
@@ -128,21 +151,17 @@ def test_a_damaged_result_of_a_stage_is_an_error_or_the_same(cut, damage):
     assert refused >= 7
 
 
-def test_a_damaged_model_is_an_error(cut, damage):
-    config, _ = cut
-    train(config)
-    folder = RunFolder(config.output).model
+def test_a_damaged_model_is_an_error(ended, damage):
+    folder = RunFolder(ended.output).model
     for name, way, _ in damage.each(folder):
         with pytest.raises(UserError, match=r"is damaged|holds no trained model") as caught:
-            load_trained(config, Precision.select("fp32", torch.device("cpu")))
+            load_trained(ended, Precision.select("fp32", torch.device("cpu")))
         assert "\n" not in str(caught.value), (name, way)
-    load_trained(config, Precision.select("fp32", torch.device("cpu")))
+    load_trained(ended, Precision.select("fp32", torch.device("cpu")))
 
 
-def test_a_pickled_file_beside_a_model_is_not_read(cut, tmp_path):
-    config, _ = cut
-    train(config)
-    folder = RunFolder(config.output).model
+def test_a_pickled_file_beside_a_model_is_not_read(ended, tmp_path):
+    folder = RunFolder(ended.output).model
 
     class Evil:
         def __reduce__(self):
@@ -152,10 +171,10 @@ def test_a_pickled_file_beside_a_model_is_not_read(cut, tmp_path):
 
     for name in ("pytorch_model.bin", "model.pth", "open_clip_pytorch_model.bin"):
         torch.save(Evil(), folder / name)
-    load_trained(config, Precision.select("fp32", torch.device("cpu")))
+    load_trained(ended, Precision.select("fp32", torch.device("cpu")))
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing"):
-        load_trained(config, Precision.select("fp32", torch.device("cpu")))
+        load_trained(ended, Precision.select("fp32", torch.device("cpu")))
     assert not (tmp_path / "owned").exists()
 
 
@@ -165,25 +184,21 @@ def test_the_arguments_of_a_network_cannot_load_a_file(name, tiny):
         tiny(f"--model.args.{name}", "evil.pth")
 
 
-def test_lost_settings_of_a_model_are_written_again(cut):
-    config, _ = cut
-    train(config)
-    settings = RunFolder(config.output).model / "config.json"
+def test_lost_settings_of_a_model_are_written_again(ended):
+    settings = RunFolder(ended.output).model / "config.json"
     before = settings.read_bytes()
     settings.unlink()
-    train(config)
+    train(ended)
     assert settings.read_bytes() == before
 
 
-def test_the_settings_of_a_model_cannot_name_a_hub(cut):
-    config, _ = cut
-    train(config)
-    folder = RunFolder(config.output).model
+def test_the_settings_of_a_model_cannot_name_a_hub(ended):
+    folder = RunFolder(ended.output).model
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"architecture": "hf-hub:some/model"}))
     write_checksums(folder)
     with pytest.raises(UserError, match="hf-hub:some/model is no network of timm"):
-        load_trained(config, Precision.select("fp32", torch.device("cpu")))
+        load_trained(ended, Precision.select("fp32", torch.device("cpu")))
 
 
 def test_a_damaged_leftover_does_not_stop_a_finished_run(cut, damage):

@@ -28,6 +28,7 @@ log_every: 1
 precision: fp32
 device: cpu
 eval_batch: 8
+train: {{baseline: none}}
 data: {{root: {root}, labels: {{per_class: 6, validation: 0.17}}, image_size: 16, eval_crop: 1.0}}
 loader: {{threads: 1, timeout_s: 60}}
 distributed: {{timeout_s: 90}}

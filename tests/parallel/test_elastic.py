@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from fastsemi.commands import cli
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.checkpoint.folder import Checkpoints, read_info
 
@@ -115,45 +117,84 @@ def test_one_two_one_processes_killed_within_an_epoch(preset, processes, tmp_pat
     assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
 
 
-# What torchrun starts. Each worker notes the images of its micro-batches; then, by LOSE:
-# worker  the second of two dies once;
-# node    alone, a worker waits for a second node, whose arrival torchrun tells it by SIGTERM; the second node
-#         dies whole, torchrun and worker.
-SCRIPT = """
-import json, os, signal, sys, time
-from fastsemi.commands import cli
-from fastsemi.parallel import processes
-from fastsemi.training.deal import micro_batches
-from fastsemi.training.trainer import Trainer
-from fastsemi.stages.inputs import Views
+def lose_processes(lose, ids):
+    """What each worker of torchrun does: it notes the images of its micro-batches in a file; then, by `lose`:
 
-to_device, update, seen = Views.to_device, Trainer._update, []
-rank, world, lose = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["LOSE"]
+    worker  the second of two dies once;
+    node    alone, a worker waits for a second node, whose arrival torchrun tells it by SIGTERM;
+    me      that second node, which dies whole, torchrun and worker.
+    """
+    from fastsemi.parallel import processes
+    from fastsemi.stages.inputs import Views
+    from fastsemi.training.deal import micro_batches
+    from fastsemi.training.trainer import Trainer
 
-def watched(self, batch):
-    seen.append(batch.plan.ids.tolist())
-    return to_device(self, batch)
+    to_device, update, seen = Views.to_device, Trainer._update, []
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
-def step(self, batches):
-    if lose == "worker" and (self.step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (5, "0"):
-        self.checkpoints.finish()
-        processes.barrier()  # a worker that torchrun ends while it still writes leaves the checkpoint before
-        if rank == 1:
+    def watched(self, batch):
+        seen.append(batch.plan.ids.tolist())
+        return to_device(self, batch)
+
+    def step(self, batches):
+        if lose == "worker" and (self.step, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (5, "0"):
+            self.checkpoints.finish()
+            processes.barrier()  # a worker that is ended while it still writes leaves the checkpoint before
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        while lose != "worker" and self.step == 2 and world == 1 and not self._stop.now():
+            time.sleep(0.05)
+        if lose == "me" and self.step == 7:
+            self.checkpoints.finish()
+            os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
-    while lose != "worker" and self.step == 2 and world == 1 and not self._stop.now():
-        time.sleep(0.05)
-    if lose == "me" and self.step == 7:
-        self.checkpoints.finish()
-        os.kill(os.getppid(), signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-    seen.clear()
-    update(self, batches)
-    with open(os.environ["IDS"], "a") as file:
-        for i, micro in enumerate(micro_batches(self.stage.config.micro_batches)):
-            row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2], "world": world}
-            file.write(json.dumps(row) + "\\n")
+        seen.clear()
+        update(self, batches)
+        with open(ids, "a") as file:
+            for i, micro in enumerate(micro_batches(self.stage.config.micro_batches)):
+                row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2], "world": world}
+                file.write(json.dumps(row) + "\n")
 
-Views.to_device, Trainer._update = watched, step
+    Views.to_device, Trainer._update = watched, step
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_worker_is_started_again(preset, tmp_path, processes, uninterrupted):
+    """By the launcher in torchrun, with workers that are forks, since new ones would import PyTorch twice."""
+    folder, words = preset("elastic", *OPTIONS)
+    ids, log = tmp_path / "ids", tmp_path / "log"
+
+    def worker():
+        for number in (signal.SIGTERM, signal.SIGINT):  # as in a new process, not the launcher's
+            signal.signal(number, signal.SIG_DFL)
+        lose_processes("worker", ids)
+        if code := cli.main(words):
+            sys.exit(code)
+
+    def main(rank):
+        config = LaunchConfig(
+            **{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "fork"},
+            **{"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "elastic"},
+            **{"max_restarts": 2, "monitor_interval": 0.1},
+        )
+        elastic_launch(config, worker)()
+        return 0
+
+    codes = processes.wait(processes.start(1, main, log), 200)
+    said = (tmp_path / "log.0").read_text()
+    assert codes == [0], said
+    assert "resumes at step 3 of 10" in said
+    assert sequence(ids) == uninterrupted["sequence"]
+    assert_close(weights(folder), uninterrupted["weights"])
+    assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
+
+
+# What torchrun starts, with the path of this file, how processes are lost, and where their images are noted.
+SCRIPT = """
+import os, runpy, sys
+from fastsemi.commands import cli
+
+runpy.run_path(os.environ["TESTS"])["lose_processes"](os.environ["LOSE"], os.environ["IDS"])
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -168,6 +209,7 @@ def torchrun(tmp_path):
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "TESTS": __file__,
             "LOSE": lose,
             "IDS": str(tmp_path / f"{name}.ids"),
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else PyTorch 2.14 lets no node join a running one
@@ -182,19 +224,6 @@ def torchrun(tmp_path):
         if process.poll() is None:
             process.terminate()  # ends its workers too
             process.wait(60)
-
-
-@pytest.mark.slow
-def test_torchrun_starts_a_run_again_that_lost_a_worker(preset, tmp_path, processes, torchrun, uninterrupted):
-    folder, words = preset("elastic", *OPTIONS)
-    options = ["--standalone", "--nproc-per-node=2", "--monitor-interval=0.1", "--max-restarts=2"]
-    code = torchrun("one", "worker", options, words).wait(200)
-    said = (tmp_path / "one.log").read_text()
-    assert code == 0, said
-    assert "resumes at step 3 of 10" in said
-    assert sequence(tmp_path / "one.ids") == uninterrupted["sequence"]
-    assert_close(weights(folder), uninterrupted["weights"])
-    assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """What the tests of estimates share."""
 
+import hashlib
 import json
+import os
+import pickle
 
 import pytest
 
@@ -10,38 +13,51 @@ from fastsemi.stages.names import STAGES
 from fastsemi.tools.estimate import dry_run, stages
 
 # Settings that no tensor of a step depends on.
-RUN = ("output", "train", "stages", "log_every", "seed")
-STAGE = ("length", "warmup", "base_lr", "min_lr", "threshold", "eval_every", "checkpoint_every")
+RUN = ("output", "train", "stages", "log_every", "seed", "data")
+STAGE = ("length", "warmup", "base_lr", "min_lr", "betas", "threshold", "eval_every", "checkpoint_every")
+# Those of which only zero or not matters, or whether they are given.
+SOME = ("drop_path", "momentum", "ema", "weight_decay", "weights")
+MEASURE = {"dtype": "torch.bfloat16", "fused_attention": "True"}  # its defaults
 
 
-def _key(config, name, data, options):
+def _key(config, name, options):
+    """How many classes there are is not in it: that changes the head, which no test with presets looks at."""
     tree = plain(config)
-    settings, images = tree.pop(name), tree.pop("data")
+    settings, size = _shape(tree.pop(name)), tree["data"]["image_size"]
     for key in (*RUN, *STAGES):
         tree.pop(key, None)
     for key in STAGE:
         settings.pop(key, None)
-    for key in ("labels", "root"):
-        images.pop(key)
-    sizes = len(data.train.ids), len(data.classes)
-    return json.dumps([name, tree, settings, images, sizes, str(options)], sort_keys=True)
+    options = MEASURE | {key: str(value) for key, value in options.items()}
+    return json.dumps([name, _shape(tree), settings, size, options], sort_keys=True)
+
+
+def _shape(tree):
+    if not isinstance(tree, dict):
+        return tree
+    return {key: bool(value) if key in SOME else _shape(value) for key, value in tree.items()}
 
 
 @pytest.fixture(scope="session")
-def measured():
-    """What `measure_stage` found, by the settings that it depends on."""
-    return {}
+def measured(tmp_path_factory):
+    """`measure_stage` that measures stages of equal tensors once for all processes of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "measured"
+    folder.mkdir(exist_ok=True)
+
+    def once(config, name, data, **options):
+        path = folder / hashlib.sha256(_key(config, name, options).encode()).hexdigest()
+        if not path.exists():
+            made = path.with_suffix(f".{os.getpid()}")
+            made.write_bytes(pickle.dumps(measure_stage(config, name, data, **options)))
+            made.replace(path)
+        return pickle.loads(path.read_bytes())
+
+    return once
 
 
 @pytest.fixture
 def measured_once(monkeypatch, measured):
-    """Stages of equal tensors are measured once, which takes most of the time of an estimate."""
-
-    def measure(config, name, data, **options):
-        key = _key(config, name, data, options)
-        if key not in measured:
-            measured[key] = measure_stage(config, name, data, **options)
-        return measured[key]
-
+    """Estimates by the function above: measuring is most of the time that they take."""
     for module in (dry_run, stages):
-        monkeypatch.setattr(module, "measure_stage", measure)
+        monkeypatch.setattr(module, "measure_stage", measured)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastsemi.commands import cli
+from fastsemi.tools.estimate import stages
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text()
@@ -26,11 +27,12 @@ PARTS = ("parameters", "gradients", "optimizer", "teacher", "weight_casts", "gat
 
 
 @pytest.fixture(scope="module", params=["kept", "computed again"])
-def stage(request):
+def stage(request, measured):
     """How activations are kept, and the semi stage's part of what the command prints."""
     options = ["--model.activation_checkpointing", "true"] if request.param != "kept" else []
     out = StringIO()
-    with redirect_stdout(out):
+    with redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "measure_stage", measured)
         assert cli.main(["estimate", *COMMAND, *options]) == 0
     return request.param, json.loads(out.getvalue())["stages"]["semi"]
 

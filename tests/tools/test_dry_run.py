@@ -62,8 +62,12 @@ def test_every_preset_runs_dry(preset, monkeypatch, tmp_path):
         assert f" {wanted:,} " in text
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
-def test_the_printed_config_of_every_preset_is_complete(preset, capsys, tmp_path):
+# One of each kind: with and without weights, teacher, mixing and labels; of another network; of other images.
+KINDS = ("vit_huge_1p", "vit_base_scratch_10p", "convnext_tiny_scratch_10p", "mae_vit_base", "food101_10p")
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem in KINDS], ids=lambda p: p.stem)
+def test_the_printed_config_of_a_preset_is_complete(preset, capsys, tmp_path):
     assert cli.main(["train", "--config", str(preset), "--print_config"]) == 0
     text = capsys.readouterr().out
     tree = yaml.safe_load(text)
