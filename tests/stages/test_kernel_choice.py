@@ -16,7 +16,7 @@ def test_steps_with_triton_and_with_torch_have_the_same_losses(tiny, tmp_path):
     curves = {}
     for kernels in ("torch", "triton"):
         config = tiny(
-            *("--stages", "[semi]", "--semi.length", "4 steps", "--log_every", "1", "--kernels", kernels),
+            *("--stages", "[semi]", "--semi.length", "3 steps", "--log_every", "1", "--kernels", kernels),
             *("--semi.eval_every", "3 steps", "--output", str(tmp_path / kernels)),
             # The interpreter augments some 10 images/s.
             *("--semi.batch", "2", "--semi.unlabelled_ratio", "3"),
