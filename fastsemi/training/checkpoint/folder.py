@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 
 from fastsemi.common.checksums import damage, write_checksums
 from fastsemi.common.errors import UserError
-from fastsemi.common.files import sync_folder
+from fastsemi.common.files import UNREADABLE, sync_folder
 from fastsemi.parallel import processes
 from fastsemi.training.checkpoint import file as checkpoint_file
 
@@ -87,9 +87,6 @@ class _Reader(dcp.FileSystemReader):
         return metadata
 
 
-_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError)
-
-
 def read_info(folder: Path) -> dict[str, Any]:
     """All of a checkpoint but its tensors.
 
@@ -107,7 +104,7 @@ def shapes(folder: Path) -> dict[str, torch.Size]:
     """
     try:
         content = _Reader(folder).read_metadata().state_dict_metadata
-    except (*_UNREADABLE, AttributeError) as error:
+    except UNREADABLE as error:
         raise _unreadable(folder, error) from None
     return {name: cast(TensorStorageMetadata, tensor).size for name, tensor in content.items()}
 
@@ -129,7 +126,7 @@ def read_tensors(folder: Path, into: dict[str, Tensor]) -> None:
             )
     try:
         dcp.load(into, storage_reader=_Reader(folder), process_group=processes.saving_group())
-    except (*_UNREADABLE, CheckpointException) as error:
+    except (*UNREADABLE, CheckpointException) as error:
         raise _unreadable(folder, error) from None
 
 
