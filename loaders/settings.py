@@ -32,6 +32,8 @@ class LabelsConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise UserError(f"data.labels.fraction is {self.fraction}; it must lie in (0, 1]")
         if not 0 <= self.validation < 1:
             raise UserError(f"data.labels.validation is {self.validation}; it must lie in [0, 1)")
 

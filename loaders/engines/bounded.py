@@ -67,7 +67,7 @@ class BoundedEngine(Engine):
         Raises:
             UserError: An image that alone needs more memory.
         """
-        sizes = np.array([self.source.size(int(i)) for i in batch.ids], np.int64).reshape(-1, 2)
+        sizes = self.source.sizes[batch.ids].astype(np.int64)
         giant = self._larger(batch.ids, sizes, self._most // self.threads)
         if not giant.any():
             return self.inner.submit(batch, slot)

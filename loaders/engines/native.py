@@ -94,7 +94,7 @@ class NativeEngine(Engine):
         return self.operator.submit(encoded, *self._arguments(batch, slot))
 
     def _arguments(self, batch: PlannedBatch, slot: torch.Tensor) -> tuple:
-        sizes = np.array([self.source.size(int(i)) for i in batch.ids], dtype=np.int32).reshape(-1, 2)
+        sizes = np.ascontiguousarray(self.source.sizes[batch.ids], dtype=np.int32)
         return batch.windows, batch.flips, slot.numpy(), self.max_pixels, sizes
 
     def reading(self, prefetch: int) -> Reading:

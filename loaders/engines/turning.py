@@ -81,7 +81,7 @@ class TurningEngine(Engine):
         turns = self.source.turns[batch.ids]
         if not (turns > 1).any():
             return self.inner.submit(batch, slot)
-        sizes = np.array([self.source.size(int(i)) for i in batch.ids], np.int32).reshape(-1, 2)
+        sizes = self.source.sizes[batch.ids]
         views = tuple(
             ViewPlan(stored_windows(view.window, sizes, turns), view.flip & (turns <= 1))
             for view in batch.views

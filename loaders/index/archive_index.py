@@ -32,7 +32,7 @@ from fastsemi.loaders.index.header import Header
 from fastsemi.loaders.index.index import Index, pack_paths
 
 MOST_CLASSES = 1_000_000
-_FORMAT = 2  # of the arrays; another number on disk means "build again"
+_FORMAT = 3  # of the arrays and of what is refused; another number on disk means "build again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,11 +180,22 @@ def _numbers(labels: Sequence[Any], files: Sequence[str]) -> NDArray[np.int64]:
     """Classes that are numbers, which name as many classes as the largest says."""
     largest = max(labels)
     if largest >= MOST_CLASSES:
-        raise UserError(
-            f"class {largest} of an image in {files[0]} or beside it is too large; number "
-            f"the classes from 0 to {MOST_CLASSES - 1:,} at most, or give names"
-        )
-    return np.array(labels, np.int64)
+        raise too_large(str(largest), f"an image in {files[0]} or beside it")
+    return np.array([max(-1, label) for label in labels], np.int64)  # below 0 is refused, however far
+
+
+def too_large(number: str, of: str) -> UserError:
+    """A class number that names more classes than there may be.
+
+    Args:
+        number: As it is written.
+        of: What has it.
+    """
+    shown = number if len(number) <= 30 else f"{number[:20]}... ({len(number):,} digits)"
+    return UserError(
+        f"class {shown} of {of} is too large; number the classes from 0 to {MOST_CLASSES - 1:,} at most, or "
+        "give names"
+    )
 
 
 def _classes(files: Sequence[str], found: list[Found]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -205,6 +216,12 @@ def _classes(files: Sequence[str], found: list[Found]) -> tuple[tuple[str, ...],
     else:
         classes = given or tuple(sorted({str(label) for label in labels}))
         position = {name: i for i, name in enumerate(classes)}
+        if len(position) < len(classes):
+            (name, times), *_ = Counter(classes).most_common(1)
+            raise UserError(
+                f"class {name} is {times} of the {len(classes)} classes that {files[0]} or a file beside it "
+                "names, and images give their class by name; give each class a name of its own"
+            )
         numbers = np.array([position.get(str(label), -1) for label in labels], np.int64)
     odd = np.flatnonzero((numbers < 0) | (numbers >= len(classes)))
     if len(odd):

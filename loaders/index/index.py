@@ -25,7 +25,7 @@ from fastsemi.loaders.index.cache import (
 from fastsemi.loaders.index.formats import FORMATS
 from fastsemi.loaders.index.header import BROKEN
 
-_FORMAT = 2  # of the arrays; another number on disk means "build again"
+_FORMAT = 3  # of the arrays and of what is counted; another number on disk means "build again"
 MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself refuses to open an image
 
 

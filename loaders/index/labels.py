@@ -16,6 +16,8 @@ from fastsemi.loaders.index.index import Index
 
 _log = logging.getLogger(__name__)
 
+_LONGEST = 20  # digits of a position; Python reads no number of 5,000
+
 
 def select_labelled(
     index: Index,
@@ -164,6 +166,14 @@ def _from_file(index: Index, file: Path) -> NDArray[np.int64]:
         lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise UserError(f"cannot read label index file {file}: {error.strerror}; correct the path") from error
+    try:
+        return _listed(index, file, lines)
+    except csv.Error as error:  # a field of 131,072 characters
+        raise UserError(f"label index file {file} cannot be read: {error}; write it again") from None
+
+
+def _listed(index: Index, file: Path, lines: list[str]) -> NDArray[np.int64]:
+    """Ids of the images that the lines of a file name."""
     header = next(csv.reader(lines[:1]), [])
     if "Index" in [field.strip() for field in header]:
         column = [field.strip() for field in header].index("Index")
@@ -198,13 +208,15 @@ def _positions(index: Index, file: Path, lines: list[str], column: int) -> Itera
         value = row[column].strip() if column < len(row) else ""
         if not value.isascii() or not value.removeprefix("-").isdigit():
             raise UserError(
-                f"label index file {file}, line {rows.line_num}: {value!r} is not a position; "
+                f"label index file {file}, line {rows.line_num}: {value[:100]!r} is not a position; "
                 "give whole numbers in column Index"
             )
-        if not 0 <= int(value) < len(index):
+        digits = value.lstrip("0") or "0"
+        if len(digits) > _LONGEST or not 0 <= int(value) < len(index):
             raise UserError(
-                f"label index file {file}, line {rows.line_num}: index {value} is beyond the data "
-                f"({index.root} holds {len(index)} images, counted from 0); use the index file of this data"
+                f"label index file {file}, line {rows.line_num}: index {digits[:_LONGEST]} is beyond the "
+                f"data ({index.root} holds {len(index)} images, counted from 0); use the index file of this "
+                "data"
             )
         yield rows.line_num, int(value)
 

@@ -65,10 +65,9 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         for name, (low, high), top in (("area", self.area, 1.0), ("ratio", self.ratio, np.inf)):
-            if not 0 < low <= high <= top:
-                raise UserError(
-                    f"{name} is ({low}, {high}); give 0 < smallest <= largest" + " <= 1" * (top == 1)
-                )
+            if not 0 < low <= high <= top or high == np.inf:
+                rule = "0 < smallest <= largest" + (" <= 1" if top == 1 else ", both finite")
+                raise UserError(f"{name} is ({low}, {high}); give {rule}")
         for name, value in (("flip", self.flip), ("erase", self.erase), ("color_jitter", self.color_jitter)):
             if not 0 <= value <= 1:
                 raise UserError(f"{name} is {value}; it must lie in [0, 1]")

@@ -113,6 +113,11 @@ class ArchiveSource:
         return int(width), int(height)
 
     @property
+    def sizes(self) -> NDArray[np.int32]:
+        """[N, 2] width and height of every image, as `size` has them."""
+        return self.index.sizes
+
+    @property
     def turns(self) -> NDArray[np.uint8] | None:
         """[N] EXIF orientation by which engines turn each image; None where they turn none."""
         return self.index.orientation if self.index.turned else None

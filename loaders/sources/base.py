@@ -48,6 +48,11 @@ class Source(Protocol):
         ...
 
     @property
+    def sizes(self) -> NDArray[np.int32]:
+        """[N, 2] width and height of every image, as `size` has them."""
+        ...
+
+    @property
     def turns(self) -> NDArray[np.uint8] | None:
         """[N] EXIF orientation by which engines turn each image; None where they turn none."""
         ...

@@ -43,7 +43,7 @@ def scan(path: str, max_pixels: int, has_classes: bool) -> Found:
 def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
     schema = parquet.schema_arrow
     image = _image_column(path, schema)
-    label, classes = _label_column(schema) if has_classes else (None, ())
+    label, classes = _label_column(path, schema) if has_classes else (None, ())
     found = Found(classes=classes, extra={name: [] for name in _EXTRA})
     for group in range(parquet.num_row_groups):
         columns = [image] if label is None else [image, label]
@@ -65,7 +65,13 @@ def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_clas
 
 def _image_column(path: str, schema: pa.Schema) -> str:
     for field in schema:
-        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+        if pa.types.is_struct(field.type) and (at := field.type.get_field_index("bytes")) >= 0:
+            kind = field.type[at].type
+            if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+                raise UserError(
+                    f"field bytes of column {field.name} in {path} is of the type {kind}; write the encoded "
+                    "images to it, as binary"
+                )
             return str(field.name)
     raise UserError(
         f"{path} has no column of structs with a field bytes (columns: {', '.join(schema.names)}); write it "
@@ -73,14 +79,37 @@ def _image_column(path: str, schema: pa.Schema) -> str:
     )
 
 
-def _label_column(schema: pa.Schema) -> tuple[str | None, tuple[str, ...]]:
+def _label_column(path: str, schema: pa.Schema) -> tuple[str | None, tuple[str, ...]]:
     """The class column and its class names, by Hugging Face's metadata, else by its usual names."""
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features: dict[str, Any] = described.get("info", {}).get("features", {})
-    for name, feature in features.items():
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in schema.names:
-            return name, tuple(feature.get("names") or ())
-    return next((name for name in _LABELS if name in schema.names), None), ()
+    name, classes = _described(path, schema)
+    name = name or next((name for name in _LABELS if name in schema.names), None)
+    kind = schema.field(name).type if name else pa.string()
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not any(holds(kind) for holds in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)):
+        raise UserError(
+            f"column {name} in {path}, the classes, is of the type {kind}; write whole numbers or text to it"
+        )
+    return name, classes
+
+
+def _described(path: str, schema: pa.Schema) -> tuple[str | None, tuple[str, ...]]:
+    """The class column and its class names as Hugging Face's metadata has them, if it does."""
+    try:
+        described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features: dict[str, Any] = described.get("info", {}).get("features", {})
+        for name, feature in features.items():
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in schema.names:
+                names = feature.get("names") or []
+                if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+                    raise ValueError
+                return name, tuple(names)
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(
+            f"the metadata huggingface in {path} does not describe its columns as Hugging Face's datasets "
+            "does; write the file again with it, or take the metadata out"
+        ) from None
+    return None, ()
 
 
 def _values(column: pa.StructArray) -> tuple[list[memoryview | None], list[str | None]]:

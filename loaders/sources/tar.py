@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index.archive_index import Found, build_archive_index
+from fastsemi.loaders.index.archive_index import Found, build_archive_index, too_large
 from fastsemi.loaders.index.formats import FURTHER, HIDDEN, extension, is_hidden, is_image_name
 from fastsemi.loaders.index.header import stored_size
 from fastsemi.loaders.sources.archive import ArchiveSource
 
+_LONGEST = 30  # digits of a class number; Python reads none of 5,000
 _LABEL_KEYS = ("cls", "label", "class", "target")  # of a sample's .json, the first that is there
 
 
@@ -65,17 +66,25 @@ class TarSource(ArchiveSource):
 
 def _scan(path: str, max_pixels: int, has_classes: bool) -> Found:
     if path.endswith("classes.txt"):
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        return Found(classes=tuple(line.strip() for line in lines if line.strip()))
+        return Found(classes=_class_names(path))
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             return _members(path, tar, file.fileno(), max_pixels, has_classes)
-    except (tarfile.TarError, ArithmeticError, MemoryError, ValueError) as error:  # of sizes that none has
+    except (tarfile.TarError, ArithmeticError, MemoryError, RecursionError, ValueError) as error:
+        # sizes that none has, headers of headers without end
         raise UserError(
             f"{path} is no complete, uncompressed tar ({error}); decompress it (gunzip), or write it again"
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; make it readable") from error
+
+
+def _class_names(path: str) -> tuple[str, ...]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error}); write it again as UTF-8") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 @dataclass
@@ -135,13 +144,19 @@ def _samples(
         if not samples or samples[-1].key != key:
             samples.append(_Sample(key))
         kind = kind.lower()
+        if member.issparse() and (is_image_name(base) or kind in (".cls", ".json")):
+            raise UserError(
+                f"{member.name} in {path} is stored without its zeros (tar --sparse), so that it cannot be "
+                "read in one piece; write the shard again without --sparse"
+            )
         if is_image_name(base):
             samples[-1].images.append(_Image(member.name, stem, member.offset_data, member.size))
         elif kind not in (".cls", ".json"):
             skipped[extension(base)] += 1
         elif has_classes:
             content = os.pread(fd, member.size, member.offset_data)
-            label = _parse(content) if kind == ".cls" else _from_json(content)
+            of = f"{member.name} in {path}"
+            label = _parse(content, of) if kind == ".cls" else _from_json(content)
             if label is not None and samples[-1].labels.setdefault((stem, kind), label) != label:
                 raise _several(path, stem, {samples[-1].labels[stem, kind], label})
     return samples
@@ -184,15 +199,19 @@ def _several(path: str, image: str, labels: set[int | str]) -> UserError:
     )
 
 
-def _parse(data: bytes) -> int | str | None:
+def _parse(data: bytes, of: str) -> int | str | None:
     text = data.decode("utf-8", "replace").strip()
-    return int(text) if text.isascii() and text.isdigit() else text or None
+    if not (text.isascii() and text.isdigit()):
+        return text or None
+    if len(number := text.lstrip("0")) > _LONGEST:
+        raise too_large(number, of)
+    return int(number or "0")
 
 
 def _from_json(data: bytes) -> int | str | None:
     try:
         fields = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict):
         return None

@@ -1,5 +1,6 @@
 """Files that are no images, or not what they seem: each an error, or the right pixels."""
 
+import io
 import os
 import struct
 import subprocess
@@ -228,3 +229,151 @@ def test_a_beton_whose_names_are_none_is_refused(folder, content):
         UserError, match=r"x\.beton is no complete \.beton file \((its names|maximum recursion)"
     ):
         open_source(folder, "x.beton", has_classes=True, max_pixels=LARGE)
+
+
+def tar(folder, *members, headers=None):
+    """A shard of one picture, and members of other kinds."""
+    with tarfile.open(folder / "train.tar", "w", format=tarfile.PAX_FORMAT) as shard:
+        shard.add(folder / "train/a/1.png", "1.png")
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(content), headers or {}
+            shard.addfile(member, io.BytesIO(content))
+
+
+def refused(folder, what, message):
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(folder, what, has_classes=True, max_pixels=LARGE)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("1.json", b"[" * 100_000, r"image 1\.png in .* has no class"),
+        ("1.json", b'{"cls": ' * 100_000, r"image 1\.png in .* has no class"),
+        ("1.json", b'{"cls": -1%s}' % (b"0" * 30), r"class -10{30} of an image in .* is not one of"),
+        (
+            "1.cls",
+            b"1" + b"0" * 30,
+            r"class 10{19}\.\.\. \(31 digits\) of 1\.cls in .* is too large",
+        ),
+        ("1.cls", b"7" * 5000, r"class 7{20}\.\.\. \(5,000 digits\) of 1\.cls in .* is too large; number"),
+    ],
+)
+def test_classes_of_a_tar_that_are_none_are_refused(folder, name, content, message):
+    tar(folder, (name, content))
+    refused(folder, "train.tar", message)
+
+
+def test_a_class_with_zeros_before_it_is_its_number(folder):
+    tar(folder, ("1.cls", b"0" * 5000 + b"2"))
+    assert open_source(folder, "train.tar", has_classes=True, max_pixels=LARGE).index.labels.tolist() == [2]
+
+
+def test_a_tar_of_headers_without_end_is_refused(folder):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2
+    block = header.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")
+    (folder / "train.tar").write_bytes(block * 20_000 + bytes(1024))
+    refused(folder, "train.tar", r"train\.tar is no complete, uncompressed tar \(")
+
+
+@pytest.mark.parametrize("name", ["2.png", "1.cls"])
+def test_a_member_without_its_zeros_is_refused(folder, name):
+    """As `tar --sparse` writes one: 8 zeros and a byte, of which the byte is stored."""
+    sparse = {"GNU.sparse.map": "8,1", "GNU.sparse.size": "9"}
+    tar(folder, (name, b"1"), headers=sparse)
+    refused(folder, "train.tar", rf"{name} in .* is stored without its zeros \(tar --sparse\)")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (b"caf\xe9\n", r"classes\.txt is no text in UTF-8 \(.*; write it again as UTF-8"),
+        (b"crane\nlion\ncrane\n", r"class crane is 2 of the 3 classes that .* give each class a name of its"),
+    ],
+)
+def test_names_of_classes_that_are_none_are_refused(folder, names, message):
+    tar(folder, ("1.cls", b"crane"))
+    (folder / "classes.txt").write_bytes(names)
+    refused(folder, "train.tar", message)
+
+
+def test_two_classes_of_one_name_may_be_told_by_their_numbers(folder):
+    """As the cranes of ImageNet."""
+    tar(folder, ("1.cls", b"2"))
+    (folder / "classes.txt").write_bytes(b"\xef\xbb\xbfcrane\nlion\ncrane\n")
+    index = open_source(folder, "train.tar", has_classes=True, max_pixels=LARGE).index
+    assert index.classes == ("crane", "lion", "crane") and index.labels.tolist() == [2]
+
+
+LABEL = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": %s}}}}'
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "{",
+        "[1]",
+        "7",
+        '{"info": [1]}',
+        '{"info": {"features": 3}}',
+        LABEL % "3",
+        LABEL % "[1, 2]",
+        "[" * 99_999,
+    ],
+)
+def test_odd_metadata_of_a_parquet_file_is_named(folder, metadata):
+    path, _ = parquet(folder)
+    rewrite(path, lambda table: table.replace_schema_metadata({"huggingface": metadata}))
+    refused(folder, "train.parquet", r"the metadata huggingface in .*train\.parquet does not describe")
+
+
+@pytest.mark.parametrize("metadata", ["{}", LABEL.replace(', "names": %s', ""), LABEL % "null"])
+def test_metadata_without_names_leaves_the_numbers(folder, metadata):
+    path, _ = parquet(folder)
+    rewrite(path, lambda table: table.replace_schema_metadata({"huggingface": metadata}))
+    index = open_source(folder, "train.parquet", has_classes=True, max_pixels=LARGE).index
+    assert index.classes == ("0", "1") and index.labels.tolist() == [0, 1]
+
+
+def rewrite(path, change):
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(change(pq.read_table(path)), path, compression="none", use_dictionary=False)
+
+
+def test_columns_of_other_types_are_named(folder):
+    path, _ = parquet(folder)
+    pa = pytest.importorskip("pyarrow")
+    whole = path.read_bytes()
+    labels = pa.array([0.5, None])
+    rewrite(path, lambda table: table.set_column(1, "label", labels))
+    refused(folder, "train.parquet", r"column label in .*, the classes, is of the type double; write whole")
+    path.write_bytes(whole)
+    images = pa.array([{"bytes": 1}, {"bytes": 2}])
+    rewrite(path, lambda table: table.set_column(0, "image", images))
+    refused(folder, "train.parquet", r"field bytes of column image in .* is of the type int64; write the enc")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x" * 140_000 + ",Index\n1,1\n", r"cannot be read: field larger than field limit \(131072\)"),
+        ("Index\n" + "x" * 140_000 + "\n", r"cannot be read: field larger than field limit \(131072\)"),
+        ("Index\n" + "9" * 5000 + "\n", r"line 2: index 9{20} is beyond the data"),
+        ("Index\n-" + "9" * 5000 + "\n", r"line 2: index -9{19} is beyond the data"),
+        ("Index\n1\0\n", r"line 2: '1\\x00' is not a position"),
+        ("Index\n" + "x" * 5000 + "\n", r"line 2: 'x{100}' is not a position"),
+        ("\0\n", "has no column Index"),
+    ],
+)
+def test_label_files_that_are_none_are_refused(folder, content, message):
+    from fastsemi.loaders.index.labels import select_labelled
+
+    index = open_source(folder, "train", has_classes=True, max_pixels=LARGE).index
+    path = folder / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        select_labelled(index, index_file=path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

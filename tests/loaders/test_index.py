@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index import formats, scan
 from fastsemi.loaders.index.formats import FURTHER, IMAGE_EXTENSIONS, OUTSIDE, say_skipped
-from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.index.index import _FORMAT, build_index
 
 
 def save(path, size=(3, 2), **options):
@@ -229,7 +229,7 @@ def test_damaged_cache_is_built_again(build, tree, tmp_path, damage):
         (generation / "labels.npy").unlink()
     else:
         text = (folder / "current.json").read_text()
-        (folder / "current.json").write_text(text.replace('"format": 2', '"format": 1'))
+        (folder / "current.json").write_text(text.replace(f'"format": {_FORMAT}', '"format": 1'))
     assert build().sizes.tolist() == [[3, 2]] * 5
     assert len(list(folder.glob("generation-*"))) == 1
     assert not generation.exists()
@@ -262,7 +262,7 @@ def test_cache_place_comes_from_the_environment(tmp_path, tree, monkeypatch):
 _BUILD = """
 import sys
 from pathlib import Path
-from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.index.index import _FORMAT, build_index
 index = build_index(Path(sys.argv[1]), has_classes=True, cache_dir=Path(sys.argv[2]), threads=1)
 print(len(index), index.sizes.sum())
 """

@@ -58,6 +58,10 @@ class Contents:
     def size(self, i):
         return WIDTH, HEIGHT
 
+    @property
+    def sizes(self):
+        return np.tile(np.array([[WIDTH, HEIGHT]], np.int32), (len(self.contents), 1))
+
 
 @pytest.fixture(params=[pytest.param(kind, id=kind.replace(" ", "-")) for kind in KINDS])
 def jpeg(request, photo):

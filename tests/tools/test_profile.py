@@ -91,6 +91,10 @@ class SlowDisk:
         return self._source.size(i)
 
     @property
+    def sizes(self):
+        return self._source.sizes
+
+    @property
     def is_raw(self):
         return self._source.is_raw
 

@@ -51,6 +51,11 @@ class MemorySource:
         return self._source.size(i)
 
     @property
+    def sizes(self) -> NDArray[np.int32]:
+        """[N, 2] width and height of every image, as `size` has them."""
+        return self._source.sizes
+
+    @property
     def turns(self) -> NDArray[np.uint8] | None:
         """As the source turns them."""
         return self._source.turns
