@@ -34,6 +34,8 @@ class LabelsConfig:
         """Refuse impossible values."""
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise UserError(f"data.labels.fraction is {self.fraction}; it must lie in (0, 1]")
+        if self.per_class is not None and self.per_class < 1:
+            raise UserError(f"data.labels.per_class is {self.per_class}; it must be at least 1")
         if not 0 <= self.validation < 1:
             raise UserError(f"data.labels.validation is {self.validation}; it must lie in [0, 1)")
 
@@ -83,6 +85,8 @@ class DataConfig:
             )
         if self.image_size < 1:
             raise UserError(f"data.image_size is {self.image_size}; it must be positive")
+        if self.max_pixels < 1:
+            raise UserError(f"data.max_pixels is {self.max_pixels}; it must be at least 1")
         if self.max_bad < 0:
             raise UserError(f"data.max_bad is {self.max_bad}; it must be 0 or more")
         if not all(0 <= m <= 1 for m in self.mean) or not all(0 < s < math.inf for s in self.std):

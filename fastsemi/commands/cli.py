@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from fastsemi import __version__
 from fastsemi.common.errors import UserError
-from fastsemi.common.leaving import READER_LEFT, leave, reader_left
+from fastsemi.common.leaving import READER_LEFT, leave, reader_left, ready_streams
+from fastsemi.common.printable import PrintableFormatter, printable
 
 # Threads of PyTorch that spin while they wait take the cores from the decoding threads: on 2 cores the small
 # ViT of the demo trained 1.2 times as fast with waiting threads asleep. Read when PyTorch is first imported.
@@ -66,19 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, 2 for wrong input or a failure, 128 and a signal's number when it interrupted, that of
         SIGPIPE where nobody reads what is printed any more.
     """
+    ready_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="fastsemi: %(message)s", level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[_log_handler()])
     logging.getLogger("fastsemi.loaders").setLevel(logging.INFO)  # which engine runs, and why
     warnings.filterwarnings("ignore", module="torch.*")
     try:
         return _dispatch(*arguments)
     except UserError as error:
-        sys.stderr.write(f"fastsemi: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"fastsemi: error: {printable(' '.join(str(error).split()))}\n")
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError) and reader_left():
             return READER_LEFT
-        where = f" {error.filename}" if error.filename else ""
+        where = f" {printable(str(error.filename))}" if error.filename else ""
         reason = error.strerror or str(error)
         sys.stderr.write(
             f"fastsemi: error: cannot use{where}: {reason}; check the path, its rights and the disk\n"
@@ -87,6 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("fastsemi: interrupted; the same command resumes from the last checkpoint\n")
         return 130
+
+
+def _log_handler() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("fastsemi: %(message)s"))
+    return handler
 
 
 def _dispatch(command: str = "--help", *arguments: str) -> int:

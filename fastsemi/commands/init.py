@@ -10,6 +10,7 @@ from pathlib import Path
 from fastsemi.commands.options import command_parser
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
+from fastsemi.common.printable import printable
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -52,6 +53,6 @@ def main(command: str, arguments: list[str]) -> int:
     made = make(layout, labels, options.recipe)
     with replacing(output) as file:
         file.write(made.text)
-    sys.stdout.write("".join(f"{line}\n" for line in made.lines))
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in made.lines))
     sys.stdout.write(f"{output} is written; next: fastsemi train --config {shlex.quote(str(output))}\n")
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure, split
+from fastsemi.common.printable import printable
 from fastsemi.run.folder import RunFolder
 from fastsemi.stages.names import STAGES
 
@@ -33,7 +34,7 @@ def main(command: str, arguments: list[str]) -> int:
 
     replayed = replay(config, stage, options.step, micro=options.micro, count=options.count)
     for image in replayed.images:
-        sys.stdout.write(f"{image.role}\t{image.micro}\t{image.name}\n")
+        sys.stdout.write(f"{image.role}\t{image.micro}\t{printable(image.name)}\n")
     draw(replayed, options.png)
     sys.stdout.write(f"{options.png}\n")
     return 0

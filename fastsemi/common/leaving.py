@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -16,6 +17,22 @@ _left: list[object] = []
 def abandon(thing: object) -> None:
     """Keep what owns a thread that hangs: to let go of it would mean to wait for the thread."""
     _left.append(thing)
+
+
+def ready_streams() -> None:
+    """Let standard output and the errors take any text.
+
+    Where they are closed (`>&-`) it goes nowhere: a file opened later would get their number. What the
+    encoding of the terminal lacks is written as an escape.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # closed from the start
+            setattr(sys, name, open(number, "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as the errors are by default
 
 
 def reader_left() -> bool:
@@ -38,8 +55,7 @@ def reader_left() -> bool:
 def leave(code: int) -> NoReturn:
     """End the process with an exit code; Python's own end waits for every thread of a pool."""
     try:
-        if sys.stdout is not None:  # closed from the start
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:  # another one Python itself tells
         if reader_left():
             code = code or READER_LEFT

@@ -6,10 +6,14 @@ import math
 import os
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
+
+from fastsemi.common.printable import printable
 
 LABELS = {
     "loss": "loss {:.3f}",
@@ -21,10 +25,14 @@ LABELS = {
 
 
 class QuietConsole(Console):
-    """Falls silent when its reader has gone (`fastsemi train | head`): the training goes on."""
+    """Shows names as `printable`, and falls silent when its reader has gone (`fastsemi train | head`)."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Any text that comes as such, also in cells of tables."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
     def on_broken_pipe(self) -> None:
-        """Print nothing from here on."""
+        """Print nothing from here on: the training goes on."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

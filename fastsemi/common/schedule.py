@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+_LONGEST = 1e15  # in any unit; steps are counted in 64 bits
+
 
 class Duration(str):
     """A length of training: a number and a unit, such as `5 epochs` or `1000 steps`.
@@ -25,6 +27,10 @@ class Duration(str):
         if not match:
             raise ValueError(
                 f"{text!r} is no duration; write a number and a unit: '5 epochs' or '1000 steps'"
+            )
+        if float(match[1]) > _LONGEST:
+            raise ValueError(
+                f"{match[1][:20]} {match[2]}s is no duration; it must be at most {_LONGEST:,.0f}"
             )
         number = f"{Decimal(f'{float(match[1]):.12g}'):f}"  # twelve digits, without an exponent
         duration = super().__new__(cls, f"{number} {match[2]}s")

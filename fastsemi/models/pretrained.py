@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.hub import load_state_dict_from_url
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.files import why_unreadable
 from fastsemi.models.formats import Weights, recognise
 
 _PATIENCE = 10.0  # seconds
@@ -86,7 +87,7 @@ def published_weights(name: str) -> Weights:
     except UserError:
         raise
     except Exception as error:  # whatever the hub's client, its network library or a damaged file raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = why_unreadable(error)[:160]
         source = f"https://huggingface.co/{settings.hf_hub_id}" if settings.hf_hub_id else settings.url
         raise UserError(
             f"the weights of {name} cannot be had from {source} ({reason}); check the connection, or get the "

@@ -71,6 +71,10 @@ class ModelConfig:
             raise UserError(
                 f"model.pretrained is {self.pretrained} and model.weights {self.weights}; give one of them"
             )
+        if not 0 <= self.head_init_scale < math.inf:
+            raise UserError(
+                f"model.head_init_scale is {self.head_init_scale}; it must be finite and not negative"
+            )
         if self.adapt_layers < 1:
             raise UserError(f"model.adapt_layers is {self.adapt_layers}; it must be at least 1")
         if self.lora_rank < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastsemi.common.errors import UserError
-from fastsemi.common.files import UNREADABLE
+from fastsemi.common.files import UNREADABLE, code_in
 from fastsemi.models.adapt import adapt, classifier_names
 from fastsemi.models.formats import Weights, recognise
 
@@ -182,11 +181,12 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
 
 
 def _refusal(path: Path, error: BaseException) -> str:
-    text = str(error)
-    if code := re.search(r"(?:GLOBAL|but got|unrecognized function|class) (<[^>]*>|[\w.]+)", text):
+    if code := code_in(error):
         return (
-            f"weights {path} are refused: reading them would run Python code ({code[1]}); save the tensors "
+            f"weights {path} are refused: reading them would run Python code ({code}); save the tensors "
             "alone, as .safetensors or a state dict"
         )
-    reason = "it is damaged or no weight file" if not isinstance(error, OSError) else error.strerror or text
+    reason = (
+        "it is damaged or no weight file" if not isinstance(error, OSError) else error.strerror or str(error)
+    )
     return f"cannot read weights {path}: {reason}; give a .safetensors file or a PyTorch checkpoint"

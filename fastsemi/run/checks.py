@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fastsemi.common.errors import UserError
 from fastsemi.parallel import processes
 from fastsemi.parallel.rendezvous import require_split
@@ -43,6 +45,29 @@ def check_stage(run: RunContext, name: StageName) -> None:
     start = None if earlier(run.config, name) else start_weights(run.config.model)
     if start or (has_classifier(name) and run.config.model.adapt != "full"):
         check_network(run.config, name, len(run.data.classes), start)
+
+
+def check_images(run: RunContext, stages: Sequence[StageName]) -> None:
+    """Refuse more images that cannot be read than may be skipped, as far as the index knows them.
+
+    Raises:
+        UserError: Says how many the stages would meet, and names one.
+    """
+    data, limit = run.data, run.config.data.max_bad
+    sets = []
+    for name in stages:
+        roles = STAGE_CLASSES[name].build_roles(settings(run.config, name), data, run.config.seed)
+        sets += [role.images for role in roles.values()]
+        sets += [data.val, data.selection] if has_classifier(name) else []
+    broken = {
+        images.source.name(int(i)) for images in sets for i in np.intersect1d(images.ids, images.index.broken)
+    }
+    if len(broken) > limit:
+        count = f"{len(broken):,} images" if len(broken) > 1 else "1 image"
+        raise UserError(
+            f"{count} cannot be read, such as {min(broken)}, and data.max_bad is {limit}; repair or remove "
+            f"what is broken, or set data.max_bad to {len(broken)} to skip it"
+        )
 
 
 def check_nodes(run: RunContext, stages: Sequence[StageName]) -> None:

@@ -18,6 +18,7 @@ from jsonargparse.typing import register_type
 from fastsemi.common.errors import UserError
 from fastsemi.common.schedule import Duration
 from fastsemi.common.settings import PrecisionName
+from fastsemi.common.yaml_file import read_yaml
 from fastsemi.kernels.settings import KernelKind
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
 from fastsemi.models.settings import ModelConfig
@@ -136,14 +137,8 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = Path(path)
     if path.resolve() in seen:
         raise UserError(f"config {path} is based on itself; remove one of the base: lines")
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except FileNotFoundError:
-        raise UserError(f"config {path} does not exist; presets are in configs/") from None
-    except RecursionError:
-        raise UserError(f"config {path} cannot be read: it is nested too deeply") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that is none
-        raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, "config", "presets are in configs/")
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no mapping; write lines such as 'seed: 0'")
     base = content.pop("base", None)
@@ -211,6 +206,17 @@ def _check_keys(content: dict[str, Any], kind: type, where: str, prefix: str = "
                     f"{prefix}{key} in {where} is a section; give it indented keys, not {value!r}"
                 )
             _check_keys(value, fields[key], where, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            _check_words(value, f"{prefix}{key}", where)
+
+
+def _check_words(content: dict[Any, Any], name: str, where: str) -> None:
+    """Refuse keys that are no words where any word may be one."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise UserError(f"key {key!r} of {name} in {where} is no word; give words, in quotes if need be")
+        if isinstance(value, dict):
+            _check_words(value, f"{name}.{key}", where)
 
 
 def _check_options(options: Sequence[str]) -> None:

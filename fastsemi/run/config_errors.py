@@ -14,7 +14,7 @@ from fastsemi.common.schedule import Duration
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
 _VALUE = re.compile(
-    r"(?:(?:Got|Given) value|Not of type \w+): (?P<value>.*?)(?: is no \w+;.*)?$", re.MULTILINE
+    r"(?:Got|Given) value: (?P<value>.*)$|Not of type \w+: (?P<named>.*?) is no \w+;", re.MULTILINE
 )
 # What a key must be, by its type.
 _KINDS: dict[Any, str] = {
@@ -45,7 +45,8 @@ def explain(error: BaseException, hint_of: Callable[[str], Any]) -> str:
     except KeyError:
         hint = None
     if found and hint is not None and (wanted := _wanted(hint)):
-        shown = f"{found['key']} is {value['value'].strip()}; it" if value else found["key"]
+        given = next(group for group in value.groups() if group is not None) if value else ""
+        shown = f"{found['key']} is {given.strip()}; it" if value else found["key"]
         return f"{shown} must be {wanted}"
     return "; ".join(lines) if lines else type(error).__name__
 

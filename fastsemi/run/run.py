@@ -19,7 +19,7 @@ from fastsemi.parallel.stop import Stop, StopVote, stop_signals
 from fastsemi.probe.probe import best, to_json
 from fastsemi.run.baseline import baselines_digest, judge_baselines, wants_baselines
 from fastsemi.run.build import build_stage, build_trainer
-from fastsemi.run.checks import check_folder, check_nodes, check_stage, stage_fingerprint
+from fastsemi.run.checks import check_folder, check_images, check_nodes, check_stage, stage_fingerprint
 from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
 from fastsemi.run.images_of_step import naming_images
@@ -85,6 +85,7 @@ class Run:
                 self.context.close()
 
     def _run(self, stages: Sequence[StageName], stop: Stop, lengths: Lengths | None) -> dict[str, Any]:
+        read_summary(self.folder.summary)  # which the end of each stage adds to
         if lengths:
             self._configure(lengths.kept(self.context))
         todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
@@ -114,6 +115,7 @@ class Run:
         with processes.one_per_node_first():  # which indexes the images
             for name in todo:
                 check_stage(self.context, name)
+            check_images(self.context, todo)
         check_nodes(self.context, todo)
         for name in STAGES:
             check_folder(self.context, name, stages)

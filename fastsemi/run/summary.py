@@ -38,7 +38,11 @@ def read_summary(path: Path) -> dict[str, Any]:
         if budget := summary.get("budget"):
             [float(budget[key]) for key in ("seconds", "planned", "spent")]
             list(budget["stages"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+        sorted({*summary.get("skipped_images", []), ""})
+        summary_table(summary), verdict(summary)  # what the end of the run shows, it must be able to show
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # whatever odd values lead to
         raise UserError(f"{path} is damaged; delete it (the figures of finished stages are lost)") from None
     return summary
 

@@ -47,7 +47,8 @@ class StageConfig:
             self.require(name, getattr(self, name).value > 0, "be more than nothing")
         for name in ("min_lr", "weight_decay"):
             self.require(name, 0 <= getattr(self, name) < math.inf, "be finite and not negative")
-        self.require("clip_grad", self.clip_grad is None or self.clip_grad > 0, "be positive, or null")
+        clips = self.clip_grad is None or 0 < self.clip_grad < math.inf
+        self.require("clip_grad", clips, "be positive and finite, or null")
         self.require("betas", all(0 <= beta < 1 for beta in self.betas), "lie in [0, 1)")
         for name in ("batch", "micro_batches"):
             self.require(name, getattr(self, name) >= 1, "be at least 1")

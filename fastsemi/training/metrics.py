@@ -41,6 +41,20 @@ class Accumulator:
         # A fill: to copy a number of the host's to a GPU waits for all that was launched before.
         return torch.full((), value, dtype=torch.float32, device=self._device)
 
+    def state(self) -> list[dict[str, list[float]]]:
+        """Sums since the last read by process and name, in rank 0; all processes must ask for it."""
+        table = torch.stack(list(self._sums.values())).tolist() if self._sums else []
+        return processes.to_main(dict(zip(self._sums, table, strict=True)))
+
+    def restore(self, state: list[dict[str, list[float]]]) -> None:
+        """Go on from what `state` gave, to the same bits where there are as many processes as there were."""
+        names, rank, alike = list(state[0]), processes.rank(), len(state) == processes.world()
+        # of other processes: the sums of all become the first one's, zeros those of the rest
+        whose = state[rank : rank + 1] if alike else state if rank == 0 else []
+        for name in names:
+            table = torch.tensor([sums[name] for sums in whose], device=self._device).reshape(-1, 2)
+            self._sums[name] = table.sum(0)
+
     def read(self) -> dict[str, float]:
         """Ratios since the last read over all processes, in one transfer; NaN where nothing was counted."""
         if not self._sums:

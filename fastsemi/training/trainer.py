@@ -338,6 +338,7 @@ class Trainer:
             "owes_evaluation": self._owes_evaluation,
             "bad": sorted(self.data.bad.paths),
             "scaler": self.updater.scaler.state_dict(),
+            "metrics": self.metrics.state(),
             "best": self.selection.state() if self.selection else None,
             **state.values(),
         }
@@ -360,6 +361,8 @@ class Trainer:
             self.step, self.seconds, self.scores = info["step"], info["seconds"], info["scores"]
             self._owes_evaluation = info.get("owes_evaluation", False)
             self.data.bad.paths.update(info["bad"])
+            if info.get("metrics"):  # since the last row
+                self.metrics.restore(info["metrics"])
             seen = info["fingerprint"].get(EVALUATED, self.fingerprint.get(EVALUATED))
             if self.selection and seen == self.fingerprint.get(EVALUATED):
                 self.selection.restore(info["best"])

@@ -23,6 +23,11 @@ def test_every_preset_loads_and_survives_a_round_trip(preset, tmp_path):
     assert set(yaml.safe_load(resolved.read_text())) == set(vars(config)), "complete"
 
 
+BOMB = "model:\n  args:\n    a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"    a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 40)
+)
+
+
 def _write(path, text):
     path.write_text(text)
     return path
@@ -52,34 +57,62 @@ def test_a_later_file_wins(tmp_path):
             [],
             r"unknown key semi\.treshold in .*yaml; did you mean semi\.threshold\?",
         ),
-        ("", ["--semi.treshold", "1"], r"unknown key semi\.treshold in the command line; did you mean"),
-        ("", ["--threshold", "1"], r"did you mean semi\.threshold\?"),
+        ("{}", ["--semi.treshold", "1"], r"unknown key semi\.treshold in the command line; did you mean"),
+        ("{}", ["--threshold", "1"], r"did you mean semi\.threshold\?"),
         ("semi: 3", [], "semi in .* is a section"),
-        ("", ["--semi.threshold", "1.5"], r"semi\.threshold is 1\.5; it must lie in \[0, 1\]"),
-        ("", ["--finetune.batch", "0"], r"finetune\.batch is 0; it must be at least 1"),
-        ("", ["--semi.momentum", "1"], r"semi\.momentum is 1\.0; it must lie in \[0, 1\)"),
-        ("", ["--semi.length", "10"], r"semi\.length is '10'; it must be a number and a unit, such as"),
+        ("{}", ["--semi.threshold", "1.5"], r"semi\.threshold is 1\.5; it must lie in \[0, 1\]"),
+        ("{}", ["--finetune.batch", "0"], r"finetune\.batch is 0; it must be at least 1"),
+        ("{}", ["--semi.momentum", "1"], r"semi\.momentum is 1\.0; it must lie in \[0, 1\)"),
+        ("{}", ["--semi.length", "10"], r"semi\.length is '10'; it must be a number and a unit, such as"),
         (
-            "",
+            "{}",
             ["--semi.mixing", "probable"],
             r"semi\.mixing is probable; it must be one of none, pseudo, pseudo_plus, prob$",
         ),
         ("semi: {batch: many}", [], r"semi\.batch is many; it must be a whole number$"),
-        ("", ["--seed", "one"], "seed is one; it must be a whole number$"),
+        ("{}", ["--seed", "one"], "seed is one; it must be a whole number$"),
         (
-            "",
+            "{}",
             ["--data.labels.per_class", "1.5"],
             r"per_class is 1\.5; it must be a whole number or null$",
         ),
-        ("", ["--data.mean", "0.5"], r"data\.mean is 0\.5; it must be a list of 3, each a number$"),
-        ("", ["--model.args", "x"], r"model\.args is x; it must be indented keys and values$"),
-        ("", ["--stages", "[semi, finetune]"], "in this order"),
-        ("", ["--semi.mix.mixup", "0", "--semi.mix.cutmix", "0"], r"set semi\.mixing to none"),
-        ("", ["--pretrain.decoder_dim", "100"], "multiple of 4 and of decoder_heads"),
-        ("", ["--semi.strong.randaugment", "rand-m9"], "rand-m9-mstd0.5-inc1"),
-        ("", ["stray"], "stray"),
+        ("{}", ["--data.mean", "0.5"], r"data\.mean is 0\.5; it must be a list of 3, each a number$"),
+        ("{}", ["--model.args", "x"], r"model\.args is x; it must be indented keys and values$"),
+        ("{}", ["--stages", "[semi, finetune]"], "in this order"),
+        ("{}", ["--semi.mix.mixup", "0", "--semi.mix.cutmix", "0"], r"set semi\.mixing to none"),
+        ("{}", ["--pretrain.decoder_dim", "100"], "multiple of 4 and of decoder_heads"),
+        ("{}", ["--semi.strong.randaugment", "rand-m9"], "rand-m9-mstd0.5-inc1"),
+        ("{}", ["stray"], "stray"),
         ("- a\n- b\n", [], "holds no mapping"),
         ("a: [", [], "cannot be read"),
+        (
+            "seed: 1\nsemi: {batch: 2}\nseed: 3\n",
+            [],
+            r"seed is given twice, first in line 1 \(line 3, column 1\)$",
+        ),
+        ("semi: {batch: 1, batch: 2}", [], r"batch is given twice, first in line 1 \(line 1, column 18\)$"),
+        (
+            "semi:\n\tbatch: 1\n",
+            [],
+            r"found character '\\t' that cannot start any token \(line 2, ",
+        ),
+        (BOMB, [], r"with its aliases it holds more than 100,000 values \(line 7, "),
+        ("model: {args: &a {x: *a}}", [], r"alias a stands inside of what it means \(line 1, column 22\)$"),
+        ("stages: !!set {semi}", [], "could not determine a constructor for the tag 'tag:yaml.org,2002:set'"),
+        ('output: "a\\0b"', [], r"character 0 is in a text \(line 1, column 9\)$"),
+        ("root:$6$secret: x: y\n", [], r"mapping values are not allowed here \(line 1, column 18\)$"),
+        ("", [], "is empty; write it again$"),
+        ("[]", [], "holds no mapping"),
+        ("treshold: 1", [], r"unknown key treshold in .*yaml; did you mean semi\.threshold\?$"),
+        ("model: {args: {a: {1: 2}}}", [], r"key 1 of model\.args\.a in .*yaml is no word"),
+        ("seed: ''", [], "seed is ; it must be a whole number$"),
+        ("data: {root: 2001-01-01}", [], r"data\.root must be a path$"),
+        (
+            "semi: {length: 1%s epochs}" % ("0" * 400),
+            [],
+            r"semi\.length is 10{19} epochs; it",
+        ),
+        ("semi: {threshold: 1e400}", [], r"semi\.threshold is inf; it must lie in \[0, 1\]"),
         ("base: config.yaml\n", [], "based on itself"),
         ("base: nowhere.yaml\n", [], "does not exist"),
         ("base: /etc/passwd\n", [], "it must name a preset, a .yaml file$"),
@@ -92,7 +125,19 @@ def test_wrong_input_ends_with_one_line_that_names_it(tmp_path, text, options, m
     preset = _write(tmp_path / "config.yaml", text)
     with pytest.raises(UserError, match=message) as error:
         configuration.load([preset], options)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
+def test_values_that_stand_for_others_are_read(tmp_path):
+    text = "semi: &s {batch: 4, base_lr: 0.5}\nfinetune: {<<: *s, batch: 2}\nseed: &n 3\nlog_every: *n\n"
+    config = configuration.load([_write(tmp_path / "x.yaml", text)], [])
+    assert (config.semi.batch, config.finetune.batch, config.finetune.base_lr) == (4, 2, 0.5)
+    assert (config.seed, config.log_every) == (3, 3)
+
+
+def test_a_folder_is_no_configuration(tmp_path):
+    with pytest.raises(UserError, match=rf"config {tmp_path} cannot be read: Is a directory$"):
+        configuration.load([tmp_path], [])
 
 
 def test_a_long_row_of_bases_is_refused(tmp_path):

@@ -1,6 +1,9 @@
-"""Any configuration that can be given is read back from its YAML as it was."""
+"""Any configuration that can be given is read back from its YAML; numbers that are none are refused."""
 
+import dataclasses
+import math
 import tempfile
+import typing
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,36 @@ pytest.importorskip("hypothesis", reason="needs hypothesis: pip install 'fastsem
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from fastsemi.run.config import load, to_yaml
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.settings import LabelsConfig
+from fastsemi.run.config import Config, load, to_yaml
+
+NO_NUMBERS = {float: (math.nan, math.inf, -math.inf, -1.0), int: (-1,)}
+
+
+def _sections(section):
+    yield section
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _sections(value)
+
+
+def test_no_key_takes_a_number_that_is_none_or_negative():
+    tried = 0
+    for section in _sections(Config()):
+        for name, hint in typing.get_type_hints(type(section)).items():
+            arguments = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
+            several = typing.get_origin(hint) is tuple
+            if (type(section), name) == (LabelsConfig, "seed"):  # any whole number
+                continue
+            for value in [v for kind in NO_NUMBERS if kind in (hint, *arguments) for v in NO_NUMBERS[kind]]:
+                wrong = (value, *[0.5] * (len(arguments) - 1)) if several else value
+                with pytest.raises(UserError, match=rf"\b{name}\b"):
+                    dataclasses.replace(section, **{name: wrong})
+                tried += 1
+    assert tried > 300
+
 
 few = settings(max_examples=4, derandomize=True, deadline=None, database=None)
 lengths = some.builds("{} {}".format, some.integers(1, 10**13), some.sampled_from(["epochs", "steps"]))

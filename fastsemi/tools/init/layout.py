@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.formats import is_image_name
 from fastsemi.loaders.index.scan import require_folder
 from fastsemi.loaders.sources.open import EVALUATION_FOLDERS, require_images
 
@@ -26,6 +27,8 @@ class Layout:
     """Images without classes, None for none."""
     unused: tuple[str, ...] = ()
     """Further folders that look like evaluation images."""
+    beside: int = 0
+    """Images that lie in `root` itself, beside the folder `train`."""
 
     @property
     def name(self) -> str:
@@ -66,4 +69,5 @@ def find_layout(folder: Path, unlabelled: Path | None = None) -> Layout:
         evaluation[0] if evaluation else None,
         unlabelled,
         tuple(evaluation[1:]),
+        sum(is_image_name(path.name) and path.is_file() for path in folder.iterdir()) if inside else 0,
     )

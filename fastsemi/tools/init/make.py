@@ -133,6 +133,11 @@ def _found(survey: Survey) -> Iterator[str]:
 
 def _odd(survey: Survey) -> Iterator[str]:
     """What is no image, and images that are not stored as viewers show them."""
+    if count := survey.layout.beside:
+        yield (
+            f"{survey.layout.root}: not used: {count:,} image{'s' * (count > 1)} beside the folder "
+            f"{survey.layout.train}; move them into a class, or into a folder unlabeled to train on them"
+        )
     for folder, skipped in survey.skipped:
         yield f"{folder}: {say_skipped(skipped)}"
     if survey.lying:

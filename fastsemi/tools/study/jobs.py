@@ -17,6 +17,7 @@ from fastsemi.common.files import replacing
 from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.fingerprint import fingerprint
 from fastsemi.run.folder import RunFolder
+from fastsemi.run.summary import read_summary
 from fastsemi.stages.names import STAGES, StageName
 from fastsemi.tools.study.study_file import Cell, Study
 
@@ -65,8 +66,8 @@ class StageRun:
             return None
         path = RunFolder(self.folder).summary
         try:
-            return json.loads(path.read_text())["stages"][self.stage]
-        except (OSError, ValueError, KeyError, TypeError):
+            return read_summary(path)["stages"][self.stage]
+        except (UserError, KeyError):
             raise UserError(
                 f"{path} is missing or damaged; delete {self.folder} to train this stage again"
             ) from None

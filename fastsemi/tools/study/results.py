@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsemi.common.files import replacing
+from fastsemi.common.files import csv_safe, replacing
 from fastsemi.tools.study.jobs import SeededCell
 from fastsemi.tools.study.study_file import QUANTITIES, Cell, Number, Study
 
@@ -118,14 +118,13 @@ def write_cells(study: Study, results: Sequence[Row], path: Path) -> None:
     head += [f"{name}_{part}" for name in HEADS for part in ("mean", "std")] + [c[0] for c in columns]
     with replacing(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
+        writer.writerow(map(csv_safe, head))
         for row in results:
             figures = [x for name in HEADS for x in (row.mean(name), row.deviation(name))]
             numbers = [paper_number(row.cell, preset, quantity) for _, preset, quantity in columns]
             writer.writerow(
                 [
-                    row.cell.preset,
-                    *row.cell.values,
+                    *map(csv_safe, (row.cell.preset, *row.cell.values)),
                     len(row.seeds),
                     *("" if figure is None else f"{figure:.4f}" for figure in figures),
                     *("" if number is None else number for number in numbers),
@@ -137,7 +136,7 @@ def write_seeds(study: Study, entries: Sequence[SeededCell], path: Path) -> None
     """A CSV with a line for each finished cell and seed, and the run directory of its last stage."""
     with replacing(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["preset", *study.axes, "seed", *QUANTITIES, "seconds", "run"])
+        writer.writerow(map(csv_safe, ("preset", *study.axes, "seed", *QUANTITIES, "seconds", "run")))
         for entry in entries:
             if entry.finished:
                 scores = entry.accuracies()
@@ -145,8 +144,7 @@ def write_seeds(study: Study, entries: Sequence[SeededCell], path: Path) -> None
                 run = entry.jobs[-1].folder.name
                 writer.writerow(
                     [
-                        entry.cell.preset,
-                        *entry.cell.values,
+                        *map(csv_safe, (entry.cell.preset, *entry.cell.values)),
                         entry.seed,
                         *figures,
                         f"{entry.seconds():.1f}",

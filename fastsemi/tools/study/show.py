@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fastsemi.tools.study.jobs import StudyPlan
@@ -43,7 +44,7 @@ def show_progress(console: Console, plan: StudyPlan) -> None:
         done = [job.result.exists() for job in entry.jobs]
         state = "finished" if all(done) else f"{sum(done)} of {len(done)} stages"
         runs = " ".join(job.folder.name for job in entry.jobs)
-        table.add_row(entry.cell.name, str(entry.seed), runs, state)
+        table.add_row(escape(entry.cell.name), str(entry.seed), runs, state)
     console.print(table)
 
 
@@ -67,11 +68,11 @@ def report_results(
     if not any(row.seeds for row in rows):
         return
     head, lines = text_table(study, rows)
-    table = Table(title=study.title)
+    table = Table(title=escape(study.title))
     for column in head:
-        table.add_column(column)
+        table.add_column(escape(column))
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     console.print(table)
     folder.mkdir(parents=True, exist_ok=True)
     write_cells(study, rows, folder / "cells.csv")

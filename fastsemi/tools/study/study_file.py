@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fastsemi.common.errors import UserError
+from fastsemi.common.yaml_file import read_yaml
 from fastsemi.run.config import Config, load
 
 QUANTITIES = ("finetune", "student", "teacher")
@@ -115,12 +114,7 @@ def load_study(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"study {file} does not exist; those of the paper are in configs/studies/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"study {file} cannot be read: {' '.join(str(error).split())}") from None
+    content = read_yaml(file, "study", "those of the paper are in configs/studies/")
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), dict) and content[key] for key in ("presets", "axes")
     ):

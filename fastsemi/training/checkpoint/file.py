@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from fastsemi.common.errors import UserError
-from fastsemi.common.files import UNREADABLE, replacing
+from fastsemi.common.files import UNREADABLE, replacing, why_unreadable
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -63,9 +63,8 @@ def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist; check the path") from None
     except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"cannot read checkpoint {path}: {reason}; delete it to start the stage again"
+            f"cannot read checkpoint {path}: {why_unreadable(error)}; delete it to start the stage again"
         ) from error
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} holds no state dict; move it away or check the path")
