@@ -6,6 +6,8 @@ import pytest
 
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
+from fastsemi.run.checks import check_images
+from fastsemi.run.context import RunContext
 
 
 def test_unlabelled_images_may_come_from_a_folder_without_classes(tiny, tmp_path, photo, runs):
@@ -56,3 +58,22 @@ def test_a_failed_prediction_keeps_the_former_file(trained, tmp_path, capsys):
     assert main(["predict", f"--output={config.output}", str(folder), "--csv", str(table)]) == 2
     assert "a.png" in capsys.readouterr().err
     assert table.read_text() == "precious"
+
+
+@pytest.mark.parametrize("folder", ["train", "val"])
+def test_images_that_the_index_cannot_read_are_told_before_the_start(tiny, tmp_path, shapes, folder, runs):
+    root = tmp_path / "broken"
+    shutil.copytree(shapes, root)
+    for name in ("bar/003.png", "dot/005.png"):
+        (root / folder / name).write_bytes(b"no image")
+    options = ["--stages", "[pretrain, semi]", "--data.root", str(root), "--data.max_bad", "1"]
+    with pytest.raises(
+        UserError, match=r"^2 images cannot be read, such as .*/bar/003\.png, and .*max_bad is 1"
+    ):
+        runs.train(tiny(*options))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    context = RunContext(tiny(*options, "--data.max_bad", "2"))
+    check_images(context, context.config.stages)
+    context = RunContext(tiny(*options))
+    if folder == "val":
+        check_images(context, ["pretrain"])  # which evaluates nothing

@@ -47,7 +47,7 @@ def one_thread():
 
 
 def test_a_kill_between_checkpoints_loses_only_the_steps_since_the_last(tiny, trained, one_thread, runs):
-    """SIGKILL leaves a whole checkpoint and log rows beyond it."""
+    """SIGKILL leaves a whole checkpoint and log rows beyond it. It lies between two rows."""
     (whole, _), config = trained(), tiny()
     pid = os.fork()
     if pid == 0:
@@ -61,6 +61,14 @@ def test_a_kill_between_checkpoints_loses_only_the_steps_since_the_last(tiny, tr
     assert read_info(Checkpoints(config.output / "checkpoints", "finetune").latest())["step"] in (3, 6)
     runs.train(config)
     runs.assert_equal(runs.weights(whole), runs.weights(config))
+    found, expected = _figures(runs.rows(config)), _figures(runs.rows(whole))
+    assert found == expected, "rows are of all steps since the row before"
+
+
+def _figures(rows):
+    """Rows of metrics without their times."""
+    times = {"images_per_s", "loader_wait", "seconds"}
+    return [{key: value for key, value in row.items() if key not in times} for row in rows]
 
 
 def test_a_signal_after_a_stages_last_evaluation_stops_before_the_next(tiny, runs):

@@ -61,3 +61,12 @@ def test_a_checkpoint_behind_the_new_end_of_a_stage_is_refused(finetuned, tiny, 
     shorter += ("--train.allow_changed", "true")
     with pytest.raises(UserError, match=r"is at step 8, and finetune now ends at step 3"):
         runs.train(tiny("--stages", "[finetune]", *shorter))
+
+
+def test_a_damaged_summary_is_told_before_anything_else(tiny, runs):
+    config = tiny("--data.root", "/nowhere")
+    config.output.mkdir()
+    (config.output / "summary.json").write_text('{"stages": {}, "skipped_images": 3}')
+    with pytest.raises(UserError, match=r"summary\.json is damaged; delete it"):
+        runs.train(config)
+    assert not (config.output / "config.yaml").exists()

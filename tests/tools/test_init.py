@@ -210,6 +210,17 @@ def test_a_written_configuration_trains():
     assert Path("runs/few/model/model.safetensors").is_file()
 
 
+def test_images_beside_the_class_folders_are_counted(capsys):
+    paint(Path("photos/train"), {"cat": 5, "dog": 5}, size=(30, 30))
+    paint(Path("photos"), {".": 2}, size=(30, 30))
+    Path("photos/notes.txt").write_text("no image")
+    paint(Path("photos/train"), {".": 1}, size=(30, 30))
+    assert main(["init", "photos"]) == 0
+    said = capsys.readouterr().out
+    assert "photos: not used: 2 images beside the folder train; move them into a class, or into" in said
+    assert "skipped 1 image outside class folders" in said
+
+
 def test_broken_images_are_told(capsys):
     paint(Path("photos/train"), {"cat": 5, "dog": 5}, size=(30, 30))
     paint(Path("photos/val"), {"cat": 2, "dog": 2}, size=(30, 30))

@@ -166,7 +166,17 @@ def test_the_gain_is_over_what_the_semi_stage_starts_from(tiny):
     ]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"stages": {"semi": 1}}', '{"stages": {"semi": {}}}'])
+SPEED = '"seconds": 1, "images_per_s": 1'
+DAMAGED = [
+    *("{", "[]", '{"stages": {"semi": 1}}', '{"stages": {"semi": {}}}', "[" * 99_999, "[]" * 3),
+    '{"stages": {"semi": {' + SPEED + ', "teacher_top1": "high"}}}',
+    '{"stages": {"semi": {' + SPEED + ', "chosen": 3}}}',
+    '{"stages": {}, "skipped_images": [3]}',
+    '{"stages": {}, "baselines": [{"top1": 3, "features": "pixels"}]}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_summary_is_named(content, tmp_path):
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(UserError, match=r"summary\.json is damaged; delete it"):
