@@ -39,8 +39,9 @@ test-quick: env ## a part of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST) -m 'not slow' \
 	  $(addprefix --ignore=,$(LONG)) $(QUICK)
 
-soak: env optional ## runs that are killed twenty times with each engine: some ten minutes
+soak: env optional ## runs that are killed twenty times with each engine, then long ones that are left alone
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/kills.py --kills 20
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/leaks.py
 
 corpus: env optional ## every engine on the images that Pillow is tested with, which pip fetches once
 	$(BIN)/python tests/loaders/pillow_images.py
