@@ -9,6 +9,7 @@ import torch
 from torch.distributed import checkpoint as dcp
 
 from fastsemi.common.errors import UserError
+from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.checkpoint.folder import Checkpoints, read_info, read_tensors, shapes
 
 
@@ -70,6 +71,18 @@ def test_reading_runs_no_code(saved, tmp_path):
     (folder / ".metadata").write_bytes(pickle.dumps(_Evil(str(tmp_path / "owned"))))
     with pytest.raises(UserError, match=r"it names (posix|os)\.mkdir, which no checkpoint holds"):
         shapes(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_pytorchs_advice_to_run_code_is_not_passed_on(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save(_Evil(str(tmp_path / "owned")), path)
+    with pytest.raises(UserError, match=r"would run Python code \((posix|os)\.mkdir\); delete it") as caught:
+        checkpoint_file.load(path)
+    path.write_bytes(b"\x80\x02}q\x00.")  # no zip archive
+    with pytest.raises(UserError) as other:
+        checkpoint_file.load(path)
+    assert "weights_only" not in str(caught.value) + str(other.value)
     assert not (tmp_path / "owned").exists()
 
 
