@@ -217,7 +217,7 @@ def test_images_beside_the_class_folders_are_counted(capsys):
     paint(Path("photos/train"), {".": 1}, size=(30, 30))
     assert main(["init", "photos"]) == 0
     said = capsys.readouterr().out
-    assert "photos: not used: 2 images beside the folder train; move them into a class, or into" in said
+    assert "photos: not used: 2 images beside the folder train; move them into class folders" in said
     assert "skipped 1 image outside class folders" in said
 
 

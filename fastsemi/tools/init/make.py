@@ -136,7 +136,7 @@ def _odd(survey: Survey) -> Iterator[str]:
     if count := survey.layout.beside:
         yield (
             f"{survey.layout.root}: not used: {count:,} image{'s' * (count > 1)} beside the folder "
-            f"{survey.layout.train}; move them into a class, or into a folder unlabeled to train on them"
+            f"{survey.layout.train}; move them into class folders to use them"
         )
     for folder, skipped in survey.skipped:
         yield f"{folder}: {say_skipped(skipped)}"
