@@ -86,7 +86,8 @@ def _label_column(path: str, schema: pa.Schema) -> tuple[str | None, tuple[str, 
     kind = schema.field(name).type if name else pa.string()
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if not any(holds(kind) for holds in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)):
+    kinds = pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string
+    if not any(holds(kind) for holds in kinds):
         raise UserError(
             f"column {name} in {path}, the classes, is of the type {kind}; write whole numbers or text to it"
         )

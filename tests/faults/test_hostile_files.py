@@ -350,6 +350,10 @@ def test_columns_of_other_types_are_named(folder):
     labels = pa.array([0.5, None])
     rewrite(path, lambda table: table.set_column(1, "label", labels))
     refused(folder, "train.parquet", r"column label in .*, the classes, is of the type double; write whole")
+    labels = pa.array([True, False])
+    rewrite(path, lambda table: table.set_column(1, "label", labels))
+    index = open_source(folder, "train.parquet", has_classes=True, max_pixels=LARGE).index
+    assert index.labels.tolist() == [1, 0]
     path.write_bytes(whole)
     images = pa.array([{"bytes": 1}, {"bytes": 2}])
     rewrite(path, lambda table: table.set_column(0, "image", images))
