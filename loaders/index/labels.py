@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import Index
+from fastsemi.loaders.index.regular import regular_fd
 
 _log = logging.getLogger(__name__)
 
@@ -163,7 +164,8 @@ def _splitmix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _from_file(index: Index, file: Path) -> NDArray[np.int64]:
     try:
-        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+        with open(regular_fd(str(file)), encoding="utf-8-sig", errors="surrogateescape") as opened:
+            lines = opened.read().split("\n")
     except OSError as error:
         raise UserError(f"cannot read label index file {file}: {error.strerror}; correct the path") from error
     try:

@@ -370,6 +370,7 @@ def test_columns_of_other_types_are_named(folder):
         ("Index\n1\0\n", r"line 2: '1\\x00' is not a position"),
         ("Index\n" + "x" * 5000 + "\n", r"line 2: 'x{100}' is not a position"),
         ("\0\n", "has no column Index"),
+        (None, r"cannot read label index file .*: Invalid argument|not a regular file"),
     ],
 )
 def test_label_files_that_are_none_are_refused(folder, content, message):
@@ -377,7 +378,10 @@ def test_label_files_that_are_none_are_refused(folder, content, message):
 
     index = open_source(folder, "train", has_classes=True, max_pixels=LARGE).index
     path = folder / "labels.csv"
-    path.write_text(content)
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
         select_labelled(index, index_file=path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
