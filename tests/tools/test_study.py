@@ -17,7 +17,7 @@ from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
 from fastsemi.tools.study import runner
 from fastsemi.tools.study.jobs import plan_study
-from fastsemi.tools.study.results import seed_means, text_table
+from fastsemi.tools.study.results import seed_means, text_table, write_cells
 from fastsemi.tools.study.study_file import load_study
 from fastsemi.training.checkpoint import file as checkpoint_file
 
@@ -55,6 +55,19 @@ def study_file(tiny, tmp_path):
 
 def _cell(study, name):
     return next(cell for cell in study.cells if cell.name == name)
+
+
+def test_no_cell_of_a_csv_is_a_formula(study_file, tmp_path):
+    study_file.write_text(FILE.replace("plain", "'=1+2'"))
+    study = load_study(study_file)
+    plan = plan_study(study, [0], tmp_path / "runs")
+    write_cells(study, seed_means(study, plan.entries), tmp_path / "cells.csv")
+    with open(tmp_path / "cells.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"'=1+2", "mixed"} and {row["epochs"] for row in rows} == {
+        "0",
+        "2",
+    }
 
 
 def test_cells_are_presets_times_axes_without_those_the_paper_leaves_out(study_file):
