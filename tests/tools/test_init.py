@@ -280,7 +280,7 @@ def test_a_beton_cannot_be_turned(shapes, tmp_path, capsys):
         (["inner"], "inner/train/unlabeled lies among the class folders"),
         (["single"], "no class has a second label to evaluate on"),
         (["good", "--per_class", "6"], "more than the 5 images of class cat"),
-        (["good", "--per_class", "0"], "below 1"),
+        (["good", "--per_class", "0"], "at least 1"),
         (["good", "--per_class", "1", "--labels", "x"], "give one of them"),
         (["good", "--labels", "x"], "cannot read label index file x"),
         (["good", "--unlabeled", "x"], "does not exist"),
