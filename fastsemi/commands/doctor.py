@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
+from argparse import Namespace
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastsemi.commands.options import command_parser, configure
+from fastsemi.common.errors import UserError
+from fastsemi.common.files import replacing
+from fastsemi.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from fastsemi.run.config import Config
+    from fastsemi.tools.health.health import Health
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -12,16 +25,93 @@ def main(command: str, arguments: list[str]) -> int:
     parser = command_parser(
         "doctor", "Check what works on this machine; with --config also the images of the configuration."
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--data",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="look at every image, of the configuration or of a folder as `fastsemi init` takes it, for what "
+        "is broken, there twice, trained and evaluated on, or in the wrong class",
+    )
+    parser.add_argument(
+        "--json", nargs="?", const="", metavar="FILE", help="write JSON, or print it where no file is given"
+    )
     options, config = configure(parser, arguments)
     if config is None:
         return 0
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise UserError(f"--json {options.json}: its folder does not exist; make it")
+    return _data(config, options) if options.data is not None else _machine(config, options)
+
+
+def _machine(config: Config, options: Namespace) -> int:
     from fastsemi.common.progress import QuietConsole
     from fastsemi.tools.doctor.diagnose import diagnose, show, to_json, works
 
     checks = list(diagnose(config, data=bool(options.config)))
-    if options.json:
-        sys.stdout.write(to_json(checks) + "\n")
+    if options.json is not None:
+        _write(to_json(checks), options.json)
     else:
         show(checks, QuietConsole())
     return 0 if works(checks) else 1
+
+
+def _data(config: Config, options: Namespace) -> int:
+    from fastsemi.tools.health.health import to_json
+    from fastsemi.tools.health.lines import lines
+
+    logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # what it says of images is said below
+    if options.data and options.config:
+        raise UserError("--data FOLDER and --config both name images; give one of them")
+    health = _health_of_folder(Path(options.data), config) if options.data else _health(config)
+    text = json.dumps(to_json(health), indent=2)
+    if options.json is not None:
+        _write(text, options.json)
+    run = RunFolder(config.output)
+    if not options.data and run.config.is_file():
+        _write(text, str(run.health))  # for the run's report
+    if options.json != "":
+        sys.stdout.write("".join(f"{line}\n" for line in lines(health)))
+    return 0 if health.works else 1
+
+
+def _health(config: Config) -> Health:
+    from fastsemi.loaders.data import Data
+    from fastsemi.tools.health.health import examine
+    from fastsemi.tools.health.roles import roles_of
+
+    with closing(Data(config.data, config.loader)) as data:
+        return examine(
+            roles_of(data, config.stages), config.data, config.loader, image_size=config.data.image_size
+        )
+
+
+def _health_of_folder(folder: Path, config: Config) -> Health:
+    from dataclasses import replace
+
+    from fastsemi.loaders.data import Data
+    from fastsemi.loaders.settings import LabelsConfig
+    from fastsemi.tools.health.health import examine
+    from fastsemi.tools.health.roles import roles_of_folder
+    from fastsemi.tools.init.layout import find_layout
+
+    layout = find_layout(folder)
+    labels = LabelsConfig(fraction=1.0, validation=0.2)  # which is asked for without evaluation images
+    images = replace(
+        config.data,
+        root=layout.root,
+        train=layout.train,
+        val=layout.val,
+        unlabeled=layout.unlabelled,
+        labels=labels,
+    )
+    with closing(Data(images, config.loader)) as data:
+        return examine(roles_of_folder(data), images, config.loader)
+
+
+def _write(text: str, file: str) -> None:
+    if not file:
+        sys.stdout.write(f"{text}\n")
+        return
+    with replacing(Path(file), encoding="utf-8", errors="surrogateescape") as out:
+        out.write(f"{text}\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,10 +25,19 @@ class Parser(argparse.ArgumentParser):
         """
         raise UserError(f"{message}; {self.prog} --help lists the options")
 
-    def takes(self, word: str) -> int | None:
-        """How many values follow an option of this parser, None where it has no such option."""
+    def takes(self, word: str, after: str | None) -> int | None:
+        """How many values follow an option of this parser, None where it has no such option.
+
+        Args:
+            word: The option.
+            after: The word behind it, None for none; an option that may stand alone takes no other option.
+        """
         action = self._option_string_actions.get(word)
-        return None if action is None else int(action.nargs != 0)
+        if action is None:
+            return None
+        if action.nargs == "?":
+            return int(after is not None and not after.startswith("--"))
+        return int(action.nargs != 0)
 
 
 def command_parser(command: str, description: str) -> Parser:
@@ -51,15 +59,18 @@ def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
     """
     own: list[str] = []
     overrides: list[str] = []
-    words = iter(arguments)
-    for word in words:
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
         option, equals, _ = word.partition("=")
         if not word.startswith("--"):
             own.append(word)
             continue
-        values = parser.takes(option)
+        values = parser.takes(option, words[0] if words else None)
         part = overrides if values is None else own
-        part += [word, *itertools.islice(words, 0 if equals else 1 if values is None else values)]
+        count = 0 if equals else 1 if values is None else values
+        part += [word, *words[:count]]
+        del words[:count]
     return own, overrides
 
 

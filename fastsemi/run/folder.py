@@ -103,6 +103,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def health(self) -> Path:
+        """What `fastsemi doctor --data` found of the images."""
+        return self.path / "health.json"
+
+    @property
     def profile(self) -> tuple[Path, Path]:
         """What `fastsemi profile` found: the figures, and a plot of them."""
         return self.path / "profile.json", self.path / "profile.png"
