@@ -1,9 +1,9 @@
 """What `fastsemi doctor --data` finds of images that were put in twice on purpose, and how fast.
 
-`python -m benchmarks.loading.doubles FOLDER...` looks at every image of each folder, then once more beside a changed
-copy of each, and prints for every kind of change how many copies are found with their original (recall), and
-how many images are found like another that is not their copy. Of the latter some are true duplicates of the
-data itself: only a look at them tells.
+`python -m benchmarks.loading.doubles FOLDER...` looks at every image of each folder, then once more beside a
+changed copy of each. It prints for every kind of change how many copies are found with their original, and
+before that how many images are like another one as they are. Some of those are true duplicates of the data
+itself: only a look at them tells.
 """
 
 from __future__ import annotations

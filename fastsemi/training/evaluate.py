@@ -104,32 +104,6 @@ def _accuracy(hits: list[int], loss: float, images: list[int]) -> Accuracy:
     return Accuracy(100 * sum(right) / total, 100 * among_five / total, balanced, loss / total, sum(images))
 
 
-@torch.no_grad()
-def confusion(
-    model: nn.Module, data: Data, views: Views, precision: Precision, *, batch: int
-) -> NDArray[np.int64]:
-    """What a classifier takes the images of `data.val` for, in one process.
-
-    Args:
-        model: Classifier of C classes in evaluation mode.
-        data: The run's data.
-        views: Normalises.
-        precision: Number format.
-        batch: Images per batch.
-
-    Returns:
-        [C, C] counts of readable images: rows are true classes, columns predicted ones.
-    """
-    classes = len(data.classes)
-    counts = torch.zeros(classes * classes, dtype=torch.int64, device=views.device)
-    for on_device, pixels in _batches(data.val, data.val.ids, data, views, batch):
-        with precision.autocast():
-            predicted = model(pixels).argmax(1)
-        cell = on_device.labels * classes + predicted
-        counts.scatter_add_(0, cell, on_device.valid.long())
-    return counts.reshape(classes, classes).cpu().numpy()
-
-
 def _batches(
     images: ImageSet, ids: NDArray[np.int64], data: Data, views: Views, batch: int
 ) -> Iterator[tuple[DeviceBatch, Tensor]]:

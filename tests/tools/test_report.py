@@ -92,6 +92,14 @@ def test_class_names_are_text_and_the_evaluation_agrees(tiny, odd_names, capsys)
     assert "<b>bar" not in (config.output / "report.html").read_text()
     assert f"top-1 {summary['stages']['semi']['teacher_top1']:.2f} %" in page.text
     assert "on 30 evaluation images" in page.text
+    for part in (
+        "Data",
+        "4 evaluation images that repeat",
+        "Confidence",
+        "Images to look at",
+        "highest energy",
+    ):
+        assert part in page.text
     assert "chosen: by top-1 on the same images, which flatters it" in page.text
     picture = config.output / "views.png"
     assert main(["views", "--output", str(config.output), "--count", "2", "--png", str(picture)]) == 0

@@ -1,4 +1,4 @@
-"""What images that are alike mean: copies, evaluation images that are trained on, labels that may be wrong."""
+"""What images that are alike mean: copies, evaluation images that are trained on, doubtful labels."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ class Pair:
     role: str
     of: str | None
     """Its class, None where it has none."""
+    id: int
+    """Its position in the index of its role."""
     other: str
     other_role: str
     other_of: str | None
+    other_id: int
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Doubles:
     leaks: list[Pair]
     """Images to evaluate or to choose on that are trained on too: each once, with one that it is like."""
     conflicts: list[Pair]
-    """Images that are the same or nearly, in different classes: each once. Mirror images are not among them: b
-    and d are."""
+    """Images that are the same or nearly, in different classes: each once. Mirror images are not among
+    them: b and d are."""
     flat: int
     """Pictures of one colour; they count only where they are the same file."""
     complete: bool
@@ -65,14 +68,11 @@ class _Images:
     def pair(self, how: str, a: int, b: int) -> Pair:
         return Pair(how, *self._told(a), *self._told(b))
 
-    def _told(self, n: int) -> tuple[str, str, str | None]:
+    def _told(self, n: int) -> tuple[str, str, str | None, int]:
         role = self.roles[self.role[n]]
         i = int(role.images.ids[n - self.start[self.role[n]]])
-        return (
-            role.images.source.name(i),
-            role.name,
-            self.names[self.label[n]] if self.label[n] >= 0 else None,
-        )
+        of = self.names[self.label[n]] if self.label[n] >= 0 else None
+        return role.images.source.name(i), role.name, of, i
 
     def among(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """[N] whether an image has one of some roles."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.image_set import digest
@@ -18,7 +19,7 @@ from fastsemi.tools.health.counts import (
     count_turned,
     unevenness,
 )
-from fastsemi.tools.health.doubles import Doubles, find_doubles
+from fastsemi.tools.health.doubles import Doubles, Pair, find_doubles
 from fastsemi.tools.health.kinds import count_kinds
 from fastsemi.tools.health.likeness import compare
 from fastsemi.tools.health.roles import Role
@@ -108,6 +109,19 @@ def examine(
     )
 
 
-def to_json(health: Health) -> dict[str, object]:
+def to_json(health: Health) -> dict[str, Any]:
     """All that was found, as JSON takes it."""
     return dataclasses.asdict(health)
+
+
+def from_json(tree: dict[str, Any]) -> Health:
+    """What `to_json` made, back again.
+
+    Raises:
+        KeyError, TypeError: It is of another version.
+    """
+    doubles = tree["doubles"]
+    pairs = {name: [Pair(**pair) for pair in doubles[name]] for name in ("leaks", "conflicts")}
+    classes = [ClassCount(**count) for count in tree["classes"]]
+    parts = {"classes": classes, "sizes": Sizes(**tree["sizes"]), "doubles": Doubles(**{**doubles, **pairs})}
+    return Health(**{**tree, **parts})

@@ -46,8 +46,8 @@ def _classes(health: Health) -> Iterator[str]:
 def _sizes(health: Health) -> Iterator[str]:
     sizes = health.sizes
     yield (
-        f"sides: the shortest has {sizes.least:,} pixels, the longest {sizes.most:,}; the shorter sides of half "
-        f"of the images have at most {sizes.median:,}"
+        f"sides: the shortest has {sizes.least:,} pixels, the longest {sizes.most:,}; half of the images "
+        f"have a shorter side of {sizes.median:,} or less"
     )
     if sizes.small:
         yield f"very small: {sizes.small:,} have a shorter side of less than {sizes.floor} pixels"

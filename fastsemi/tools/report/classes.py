@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MATRIX_CLASSES = 20  # a larger matrix is not readable
+MATRIX_CLASSES = 30  # a larger matrix is not readable
 SHOWN_CLASSES = 40  # of many classes the worst
 SHOWN_PAIRS = 10
 

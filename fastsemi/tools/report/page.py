@@ -24,9 +24,8 @@ from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.selected import EVALUATION, HELD_OUT, evaluated_on, honest, selection_notes
 from fastsemi.run.summary import best_baseline, results
-from fastsemi.run.trained import trained_run
 from fastsemi.stages.names import STAGES
-from fastsemi.tools.report.classes import Classes, describe
+from fastsemi.tools.report.answers import answers
 from fastsemi.tools.report.contents import (
     RunFiles,
     deviations,
@@ -36,10 +35,11 @@ from fastsemi.tools.report.contents import (
     stage_lines,
 )
 from fastsemi.tools.report.curves import draw_curves
+from fastsemi.tools.report.data import MOST_IMAGES, describe_data
 from fastsemi.tools.report.examples import Examples, make_examples
-from fastsemi.training.evaluate import confusion
 
 EXAMPLES = 4
+THUMBNAIL = 192  # pixels of a side
 T = TypeVar("T")
 
 
@@ -48,7 +48,7 @@ def write_report(config: Config, *, evaluate: bool) -> Path:
 
     Args:
         config: The run; its images may have moved since.
-        evaluate: Whether to run its network over the evaluation images, for the table of classes.
+        evaluate: Whether to run its network over its images, and to look for copies among them.
 
     Returns:
         The page.
@@ -78,7 +78,9 @@ def write_report(config: Config, *, evaluate: bool) -> Path:
         examples=_attempt("views", notes, lambda: _examples(config)),
         semi=config.semi,
         evaluated_on=evaluated_on(config),
-        classes=_attempt("classes", notes, lambda: _classes(config)) if evaluate else None,
+        data=_attempt("data", notes, lambda: describe_data(config, look=evaluate)),
+        most_images=MOST_IMAGES,
+        answers=_attempt("classes", notes, lambda: answers(config)) if evaluate else None,
         notes=notes,
         environment=_environment(config, files),
         settings=files.settings,
@@ -95,6 +97,7 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"picture": _picture, "data_uri": _data_uri, "duration": duration}
+    environment.filters["thumbnail"] = _thumbnail
     return environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
 
 
@@ -107,6 +110,16 @@ def _picture(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return _data_uri(file.getvalue(), "png")
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> str:
+    """A small JPEG of an image [S, S, 3], or all of its pixels where it is no larger."""
+    if len(pixels) <= THUMBNAIL // 2:
+        return _picture(pixels)
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(file, "JPEG", quality=85)
+    return _data_uri(file.getvalue(), "jpeg")
 
 
 def _attempt(part: str, notes: dict[str, str], make: Callable[[], T | None]) -> T | None:
@@ -202,11 +215,3 @@ def _examples(config: Config) -> Examples | None:
     semi = config.semi
     per_micro_batch = semi.batch * semi.unlabelled_ratio // semi.micro_batches
     return make_examples(config, count=min(EXAMPLES, per_micro_batch), step=0)
-
-
-def _classes(config: Config) -> Classes | None:
-    if not RunFolder(config.output).has_model:
-        return None  # no stage with a classifier has finished
-    with trained_run(config) as run:
-        counts = confusion(run.model, run.data, run.views, run.precision, batch=config.eval_batch)
-        return describe(counts, run.data.classes)
