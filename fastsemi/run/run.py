@@ -22,6 +22,7 @@ from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.checks import check_folder, check_images, check_nodes, check_stage, stage_fingerprint
 from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
+from fastsemi.run.data_lines import data_lines
 from fastsemi.run.images_of_step import naming_images
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
@@ -90,6 +91,9 @@ class Run:
             self._configure(lengths.kept(self.context))
         todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
         self._check(stages, todo)
+        if todo:
+            for line in data_lines(self.config, self.context.data, todo):
+                self._say(line)
         if lengths:
             self._judge_baselines(stages)
             self._configure(lengths.choose(self.context, todo, stop))
