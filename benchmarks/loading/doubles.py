@@ -108,7 +108,7 @@ def measure(folder: Path, out: Path) -> None:
     (out / "copy").mkdir()
     for n, file in enumerate(files):
         with Image.open(file) as image:
-            to_rgb(image).save(out / "original" / f"{n}.png")
+            to_rgb(image).save(out / "original" / f"{n}.png", compress_level=1)
     names, alone, _ = _look(out / "original")
     sys.stdout.write(
         f"{len(files):,} of them alone: {len(_pairs(alone, False)[0])} nearly the same as another, "
@@ -117,7 +117,7 @@ def measure(folder: Path, out: Path) -> None:
     for what, change in CHANGES.items():
         for n in range(len(files)):
             with Image.open(out / "original" / f"{n}.png") as image:
-                change(image.convert("RGB")).save(out / "copy" / f"{n}.png")
+                change(image.convert("RGB")).save(out / "copy" / f"{n}.png", compress_level=1)
         names, found, _ = _look(out)
         sys.stdout.write(f"{what}: {100 * _recall(names, found, what == 'mirrored'):.1f} % found\n")
 

@@ -6,7 +6,8 @@ import json
 import logging
 import sys
 from argparse import Namespace
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from fastsemi.run.folder import RunFolder
 if TYPE_CHECKING:
     from fastsemi.run.config import Config
     from fastsemi.tools.health.health import Health
+    from fastsemi.tools.health.roles import Role
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -67,11 +69,13 @@ def _data(config: Config, options: Namespace) -> int:
     text = json.dumps(to_json(health), indent=2)
     if options.json is not None:
         _write(text, options.json)
+    said = list(lines(health))
     run = RunFolder(config.output)
     if not options.data and run.config.is_file():
-        _write(text, str(run.health))  # for the run's report
+        _write(text, str(run.health))
+        said.append(f"written to {run.health}, which `fastsemi report` shows")
     if options.json != "":
-        sys.stdout.write("".join(f"{line}\n" for line in lines(health)))
+        sys.stdout.write("".join(f"{line}\n" for line in said))
     return 0 if health.works else 1
 
 
@@ -81,9 +85,10 @@ def _health(config: Config) -> Health:
     from fastsemi.tools.health.roles import roles_of
 
     with closing(Data(config.data, config.loader)) as data:
-        return examine(
-            roles_of(data, config.stages), config.data, config.loader, image_size=config.data.image_size
-        )
+        roles = roles_of(data, config.stages)
+        with _bar(roles) as progress:
+            size = config.data.image_size
+            return examine(roles, config.data, config.loader, image_size=size, progress=progress)
 
 
 def _health_of_folder(folder: Path, config: Config) -> Health:
@@ -106,7 +111,21 @@ def _health_of_folder(folder: Path, config: Config) -> Health:
         labels=labels,
     )
     with closing(Data(images, config.loader)) as data:
-        return examine(roles_of_folder(data), images, config.loader)
+        roles = roles_of_folder(data)
+        with _bar(roles) as progress:
+            return examine(roles, images, config.loader, progress=progress)
+
+
+@contextmanager
+def _bar(roles: Sequence[Role]) -> Iterator[Callable[[int], None]]:
+    """What is to be called with the number of images that have just been looked at; a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("images", total=sum(len(role.images.ids) for role in roles))
+        yield lambda count: bars.advance(task, count)
 
 
 def _write(text: str, file: str) -> None:

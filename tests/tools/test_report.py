@@ -18,6 +18,7 @@ from fastsemi.run.summary import read_summary
 from fastsemi.tools.report.classes import MATRIX_CLASSES, describe
 from fastsemi.tools.report.contents import deviations, read_run, stage_lines
 from fastsemi.tools.report.curves import draw_curves
+from fastsemi.tools.report.data import describe_data
 from fastsemi.tools.report.page import _figures
 
 
@@ -246,3 +247,31 @@ def test_confusions_are_counted_and_ordered():
     assert describe(np.eye(many, dtype=np.int64), [str(i) for i in range(many)]).matrix is None
     empty = describe(np.zeros((2, 2), dtype=np.int64), ["a", "b"])
     assert not empty.worst and not empty.pairs and empty.top1 == 0
+
+
+def test_the_page_shows_evaluation_images_that_are_trained_on(tiny, shapes, tmp_path, monkeypatch):
+    """Found on the spot where images are few, else what the doctor has found, if it is of the same images."""
+    root = tmp_path / "leaky"
+    shutil.copytree(shapes, root)
+    shutil.copy(root / "train" / "dot" / "000.png", root / "val" / "dot" / "again.png")
+    config = tiny("--data.root", str(root), "--data.unlabelled_includes_labelled", "true")
+    assert describe_data(config, look=False).findings is None
+    found = describe_data(config, look=True)
+    assert found.roles == {"labelled": 12, "unlabelled": 108, "evaluation": 31} and found.largest == 40
+    assert [count.trained_on for count in found.classes] == [40, 40, 40] and found.count == 3
+    assert any(
+        "1 of 31 evaluation images are in the training set too (1 same file)" in x for x in found.findings
+    )
+    ((one, other),) = found.leaks
+    assert (one.name, other.name) == (str(root / "val/dot/again.png"), str(root / "train/dot/000.png"))
+    assert np.array_equal(one.pixels, other.pixels) and one.title == other.title == "dot"
+    assert one.text == "evaluation, same file" and not found.conflicts
+    monkeypatch.setattr("fastsemi.tools.report.data.MOST_IMAGES", 150)
+    assert describe_data(config, look=True).findings is None
+    config.output.mkdir()
+    (config.output / "config.yaml").write_text((tmp_path / "tiny.yaml").read_text())
+    options = ("--data.root", str(root), "--data.unlabelled_includes_labelled", "true")
+    assert main(["doctor", "--data", "--output", str(config.output), *options]) == 1
+    assert describe_data(config, look=False).findings == found.findings
+    (root / "val" / "dot" / "again.png").unlink()
+    assert describe_data(config, look=False).findings is None

@@ -56,6 +56,9 @@ def small_views(
         data: Limits of the images.
         loader: How they are read.
         progress: Called with the number of images that have just been looked at.
+
+    Raises:
+        UserError: An image that is too large for `loader.max_memory`, or a read that does not return.
     """
     total, done, bad = sum(len(images.ids) for images in sets), 0, _Collected()
     grey = np.zeros((total, SIDE, SIDE), np.uint8)
@@ -64,6 +67,7 @@ def small_views(
     batches = Batches(replace(data, image_size=SIDE), loader, bad=bad)
     try:
         for images in sets:
+            batches.require_memory(images)
             with batches.load(images, _whole(images), allow_empty=True) as loaded:
                 for batch in loaded:
                     rows = slice(done, done + len(batch.valid))

@@ -19,7 +19,7 @@ from fastsemi.tools.report.pictures import Picture, load_pictures
 from fastsemi.tools.report.reliability import Reliability, draw_reliability
 from fastsemi.training.outcomes import Outcomes, outcomes
 
-MOST_UNLABELLED = 20_000  # that are looked at, spread evenly
+LEAST = 2_000  # images that are looked at of a use; of more no more than there are evaluation images
 SHOWN = 8
 
 
@@ -38,6 +38,7 @@ class Answers:
     disagreements: int
     """How many labelled images it takes for another class."""
     labelled: int
+    """Labelled images that were looked at."""
     unsure: list[Picture]
     """Unlabelled images with the lowest confidence."""
     unlike: list[Picture]
@@ -57,8 +58,9 @@ def answers(config: Config) -> Answers | None:
     with trained_run(config) as run:
         data = run.data
         evaluated = _outcomes(run, data.val, config)
-        labelled = _outcomes(run, data.all_labelled, config)
-        rest = _unlabelled(data, config)
+        most = max(LEAST, len(data.val.ids))
+        labelled = _outcomes(run, _some(data.all_labelled, most), config)
+        rest = _some(_unlabelled(data, config), most)
         found = _outcomes(run, rest, config)
         wrong = _order(~evaluated.right, -evaluated.confidence)
         doubted = _order(~labelled.right, -labelled.confidence)
@@ -81,12 +83,16 @@ def _outcomes(run: Trained, images: ImageSet, config: Config) -> Outcomes:
     return outcomes(run.model, images, run.data, run.views, run.precision, batch=config.eval_batch)
 
 
+def _some(images: ImageSet, most: int) -> ImageSet:
+    return replace(images, ids=images.ids[evenly(len(images.ids), most)])
+
+
 def _unlabelled(data: Data, config: Config) -> ImageSet:
-    """Some of the images that the semi stage labels; none where there is no such stage."""
+    """The images that the semi stage labels; none where there is no such stage."""
     images = data.unlabelled_or_none if "semi" in config.stages else None
     if images is None:
         return replace(data.labelled, ids=data.labelled.ids[:0])
-    return replace(images, ids=images.ids[evenly(len(images.ids), MOST_UNLABELLED)])
+    return images
 
 
 def _order(chosen: NDArray[np.bool_], by: NDArray[np.float32]) -> NDArray[np.int64]:
