@@ -100,11 +100,12 @@ def test_without_an_evaluation_set_the_run_says_so_first_and_last(tiny):
     summary = Run(config, Progress(console)).train(config.stages)
     console.print(summary_table(summary))
     lines = console.export_text().splitlines()
-    assert lines[0].startswith(
+    assert lines[0].startswith("data: 120 training images") and lines[0].endswith("3 to evaluate on")
+    assert lines[1].startswith(
         "no evaluation set (data.val is null): 3 of the 12 labelled images train nothing"
     )
-    assert "which flatters it" in lines[0]
-    assert any("no evaluation set: accuracies are of 3" in line for line in lines[1:])
+    assert "which flatters it" in lines[1]
+    assert any("no evaluation set: accuracies are of 3" in line for line in lines[2:])
     assert summary["evaluated_on"] == summary["selected_on"] == "held-out labelled images"
     assert summary["evaluation"] == 3
 

@@ -95,7 +95,7 @@ def test_class_names_are_text_and_the_evaluation_agrees(tiny, odd_names, capsys)
     assert "on 30 evaluation images" in page.text
     for part in (
         "Data",
-        "4 evaluation images that repeat",
+        "Images of each class",
         "Confidence",
         "Images to look at",
         "highest energy",
