@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fastsemi import __version__
+from fastsemi.commands.help import explain, overview
 from fastsemi.common.errors import UserError
 from fastsemi.common.leaving import READER_LEFT, leave, reader_left, ready_streams
 from fastsemi.common.printable import PrintableFormatter, printable
+from fastsemi.common.telling import be_quiet
 
 # Threads of PyTorch that spin while they wait take the cores from the decoding threads: on 2 cores the small
 # ViT of the demo trained 1.2 times as fast with waiting threads asleep. Read when PyTorch is first imported.
@@ -35,6 +37,10 @@ COMMANDS = {
     "study": ("study", "a table of the paper as a grid of runs over seeds"),
     "estimate": ("estimate", "steps, memory and hours of a run before it is started"),
     "views": ("views", "draw weak, strong and mixed views with pseudo labels"),
+    "suggest": ("suggest", "which images to label next, as a table to fill in and a picture"),
+    "compare": ("compare", "runs side by side: settings that differ, and what came of them"),
+    "completion": ("completion", "a script that completes commands, options and keys: bash, zsh or fish"),
+    "help": ("help", "explain a command, a key or a section of keys: fastsemi help semi.threshold"),
     "replay": ("replay", "the images of a step, and their views: fastsemi replay RUN STEP"),
     "profile": ("profile", "where the time of a job goes, and what limits it"),
     "tune": ("tune", "find the fastest loader settings: fastsemi tune loader"),
@@ -48,17 +54,6 @@ COMMANDS = {
 # Modules whose work the processes of torchrun share.
 SHARED = ("train", "evaluate", "predict")
 
-_LIST = "\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
-
-USAGE = f"""usage: fastsemi COMMAND --config FILE [--KEY VALUE ...]
-
-commands:
-{_LIST}
-
-fastsemi COMMAND --help prints the options of a command. Every KEY of the configuration can be
-overridden, for example --semi.threshold 0.5; --print_config prints the resolved configuration.
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -70,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ready_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[_log_handler()])
-    logging.getLogger("fastsemi.loaders").setLevel(logging.INFO)  # which engine runs, and why
-    warnings.filterwarnings("ignore", module="torch.*")
+    be_quiet(False)  # which engine runs is said, and why
+    if not sys.warnoptions:  # of libraries; fastsemi itself logs what it warns of
+        warnings.simplefilter("ignore")
     try:
         return _dispatch(*arguments)
     except UserError as error:
@@ -94,12 +90,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _log_handler() -> logging.Handler:
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("fastsemi: %(message)s"))
+    handler.addFilter(_is_ours)
     return handler
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether fastsemi logs this, or a library an error."""
+    return record.name.partition(".")[0] == "fastsemi" or record.levelno >= logging.ERROR
+
+
 def _dispatch(command: str = "--help", *arguments: str) -> int:
-    if command in ("-h", "--help"):
-        sys.stdout.write(USAGE)
+    if command == "help" and arguments and arguments[0] in COMMANDS:
+        command, arguments = arguments[0], ("--help",)
+    elif command == "help" and arguments and not arguments[0].startswith("-"):
+        sys.stdout.write(explain(arguments[0]))
+        return 0
+    if command in ("-h", "--help", "help"):
+        sys.stdout.write(overview(COMMANDS))
         return 0
     if command == "--version":
         sys.stdout.write(f"fastsemi {__version__}\n")

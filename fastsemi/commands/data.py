@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from fastsemi.commands.options import Parser, command_parser
+from fastsemi.commands.options import command_parser
 from fastsemi.common.errors import UserError
 
 
@@ -17,9 +17,8 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.tools import datasets
 
     writers = {"digits": datasets.write_digits, "fashion-mnist": datasets.write_fashion_mnist}
-    parser = Parser(
-        "fastsemi data",
-        description="Write a data set as folders of images. To pack one: fastsemi data beton --help",
+    parser = command_parser(
+        "data", "Write a data set as folders of images. To pack one: fastsemi data beton --help"
     )
     parser.add_argument("name", choices=writers, help="which data set")
     parser.add_argument("out", type=Path, help="folder to write")

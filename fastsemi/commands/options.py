@@ -7,15 +7,43 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fastsemi.commands.help import EXAMPLES, Formatter, all_keys, key_overview
 from fastsemi.common.errors import UserError
+from fastsemi.common.telling import be_quiet
 from fastsemi.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from fastsemi.run.config import Config
 
 
+class _Silence(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        be_quiet()
+
+
 class Parser(argparse.ArgumentParser):
-    """Reports wrong options as every other wrong input."""
+    """Reports wrong options as every other wrong input, and shows an example with its help.
+
+    Args:
+        command: The words behind `fastsemi`.
+        purpose: What it does, in a sentence.
+    """
+
+    def __init__(self, command: str, purpose: str):
+        super().__init__(
+            f"fastsemi {command}", description=purpose, formatter_class=Formatter, allow_abbrev=False
+        )
+        self._command = command
+        self.add_argument(
+            "--quiet", action=_Silence, nargs=0, help="print results and warnings, and no progress"
+        )
+
+    def format_help(self) -> str:
+        """Usage in a line, purpose, options, an example."""
+        words = [str(action.metavar or action.dest).upper() for action in self._get_positional_actions()]
+        keys = ["[--KEY VALUE ...]"] if self.takes("--config") else []
+        self.usage = " ".join([self.prog, *words, "[OPTION ...]", *keys])
+        return f"{super().format_help()}\nexample: {EXAMPLES[self._command.split()[0]]}\n"
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with an option.
@@ -42,7 +70,7 @@ class Parser(argparse.ArgumentParser):
 
 def command_parser(command: str, description: str) -> Parser:
     """The parser of a command's own options."""
-    return Parser(f"fastsemi {command}", description=description, allow_abbrev=False)
+    return Parser(command, description)
 
 
 def add_size_options(parser: argparse.ArgumentParser) -> None:
@@ -95,9 +123,12 @@ def configure(parser: Parser, arguments: list[str]) -> tuple[Any, Config | None]
 
     parser.add_argument("--config", type=Path, action="append", default=[], help="preset; a later one wins")
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration")
+    parser.add_argument("--help-all", action="store_true", help="show this help with all keys, and exit")
+    if "--help-all" in arguments:
+        sys.stdout.write(f"{parser.format_help()}\nconfiguration:\n{all_keys()}")
+        return None, None
     if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(parser.format_help() + "\nconfiguration:\n")
-        sys.stdout.write(configuration.make_parser().format_help().split("\n\n", 1)[-1])
+        sys.stdout.write(f"{parser.format_help()}\n{key_overview()}")
         return None, None
     rest, overrides = split(parser, arguments)
     options = parser.parse_args(rest)

@@ -7,6 +7,7 @@ import sys
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure
+from fastsemi.common.telling import tell
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -31,7 +32,7 @@ def main(command: str, arguments: list[str]) -> int:
 
     run = RunContext(config)
     try:
-        found = judge_baselines(run, lambda text: sys.stderr.write(f"{text}\n"))  # type: ignore[arg-type,return-value]
+        found = judge_baselines(run, tell)
         labels, classes = len(run.data.labelled.ids), len(run.data.classes)
         images = f"{len(run.data.val.ids)} {evaluated_on(config)}"
     finally:

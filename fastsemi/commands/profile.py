@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure
+from fastsemi.common.telling import tell
 from fastsemi.stages.names import STAGES
 
 
@@ -41,7 +41,7 @@ def main(command: str, arguments: list[str]) -> int:
         steps=options.steps,
         warmup=options.warmup,
         trace=options.trace,
-        say=lambda text: sys.stderr.write(f"measuring {text}\n"),  # type: ignore[arg-type,return-value]
+        say=lambda text: tell(f"measuring {text}"),
     )
     show(result, console)
     for path in (*write(result, config.output), *([options.trace] if options.trace else [])):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastsemi.commands.options import command_parser, split
 from fastsemi.common.errors import Interrupted, UserError
+from fastsemi.common.telling import is_quiet
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -61,7 +62,8 @@ def main(command: str, arguments: list[str]) -> int:
     devices = tuple(device for device in options.devices.split(",") if device)
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if not is_quiet():
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     runner = Runner(list(work.jobs.values()), RunnerOptions(options.jobs, options.threads, devices), say)
     stopped = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure
 from fastsemi.common.errors import UserError
+from fastsemi.common.telling import tell
 from fastsemi.stages.names import STAGES
 
 
@@ -50,12 +50,9 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.tools.profile.search import search
     from fastsemi.tools.profile.tuning import Bench, table_rows, to_yaml
 
-    def say(text: str) -> None:
-        sys.stderr.write(f"measuring {text}\n")
-
     bench = Bench(config, options.stage or config.stages[-1])
     try:
-        result = search(config.loader, bench.changes(), bench.measure, budget, say=say)
+        result = search(config.loader, bench.changes(), bench.measure, budget, say=lambda text: tell(f"measuring {text}"))
     finally:
         bench.close()
     console = QuietConsole()

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from fastsemi.common.printable import printable
 
+from fastsemi.common.telling import is_quiet
+
 LABELS = {
     "loss": "loss {:.3f}",
     "images_per_s": "{:,.0f} images/s",
@@ -53,6 +55,8 @@ class Progress:
         """Begin a stage at `step` of `total`."""
         self._stage, self._total, self._scores = stage, total, ""
         self._started, self._first = time.perf_counter(), step
+        if is_quiet():
+            return
         if self.console.is_terminal:
             self._bars = Bars(
                 TextColumn("[bold]{task.description:>8}"),
@@ -69,6 +73,8 @@ class Progress:
 
     def update(self, step: int, row: dict[str, float]) -> None:
         """Show the metrics of a log step."""
+        if is_quiet():
+            return
         values = ", ".join(
             form.format(row[name])
             for name, form in LABELS.items()
@@ -92,6 +98,8 @@ class Progress:
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Show an evaluation."""
+        if is_quiet():
+            return
         text = ", ".join(
             f"{name.replace('_', ' ')} {value:.1f} %"
             for name, value in scores.items()

@@ -80,34 +80,38 @@ class Graph:
         kinds = (True,) if trained else (False, True)
         return cls(tuple(Space.of(every, cosine=cosine) for cosine in kinds))
 
-    def spread(self, y: NDArray[np.int64]) -> Spread:
+    def spread(self, y: NDArray[np.int64], known: NDArray[np.int64] | None = None) -> Spread:
         """Spread the labels, in the space that does best in cross-validation on them.
 
         Args:
             y: [L] classes of the labelled images.
+            known: [L] which images these are; by default the first ones.
         """
+        known = np.arange(len(y)) if known is None else known
         classes, codes = np.unique(y, return_inverse=True)
         flows = [_flow(space) for space in self.spaces]
         judged = len(flows) > 1  # features that were trained on the labels would look right in any case
-        scores = [_score(flow, codes, len(classes)) if judged else 0.0 for flow in flows]
+        scores = [_score(flow, codes, known, len(classes)) if judged else 0.0 for flow in flows]
         chosen = int(np.argmax(scores))
-        shares = _run(flows[chosen], _start(flows[chosen], codes, np.arange(len(y)), len(classes)))
+        shares = _run(flows[chosen], _start(flows[chosen], codes, known, len(classes)))
         shares = _balanced(shares, np.bincount(codes, minlength=len(classes)))
-        return Spread(self.spaces[chosen], shares, classes, len(y), scores[chosen])
+        return Spread(self.spaces[chosen], shares, classes, known, scores[chosen])
 
 
-def _score(flow: sp.csr_matrix, codes: NDArray[np.int64], classes: int) -> float:
+def _score(
+    flow: sp.csr_matrix, codes: NDArray[np.int64], known: NDArray[np.int64], classes: int
+) -> float:
     """Accuracy in cross-validation on the labels, in [0, 1]; 0 where they are too few for it."""
     split = folds(codes)
     if split is None:
         return 0.0
     parts = list(split.split(codes, codes))
-    starts = [_start(flow, codes, train, classes) for train, _ in parts]
+    starts = [_start(flow, codes[train], known[train], classes) for train, _ in parts]
     shares = _run(flow, np.hstack(starts)).reshape(flow.shape[0], len(parts), classes)
     hits = 0
     for fold, (train, test) in enumerate(parts):
         found = _balanced(shares[:, fold], np.bincount(codes[train], minlength=classes))
-        hits += int((found[test].argmax(axis=1) == codes[test]).sum())
+        hits += int((found[known[test]].argmax(axis=1) == codes[test]).sum())
     return hits / len(codes)
 
 
@@ -124,7 +128,7 @@ def _flow(space: Space) -> sp.csr_matrix:
 
 def _start(flow: sp.csr_matrix, codes: NDArray[np.int64], known: NDArray[np.int64], classes: int) -> Array:
     start = np.zeros((flow.shape[0], classes), np.float32)
-    start[known, codes[known]] = 1
+    start[known, codes] = 1
     return start
 
 
@@ -135,8 +139,7 @@ class Spread:
     space: Space
     shares: Array  # [N, C] of each class in each image, adding up to 1
     classes: NDArray[np.int64]  # [C]
-    labelled: int
-    """How many images had a label; they come first."""
+    known: NDArray[np.int64]  # [L] which images had a label
     score: float
     """Accuracy in cross-validation on the labels, in [0, 1]; 0 where they were too few for it."""
 
@@ -147,7 +150,7 @@ class Spread:
 
     def unlabelled(self) -> tuple[NDArray[np.int64], Array]:
         """Class and confidence of each unlabelled image, [U]."""
-        shares = self.shares[self.labelled :]
+        shares = np.delete(self.shares, self.known, axis=0)
         return self.classes[shares.argmax(axis=1)], shares.max(axis=1)
 
 

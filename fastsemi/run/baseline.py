@@ -31,10 +31,11 @@ def judge_baselines(run: RunContext, say: Callable[[str], None] = lambda text: N
     return found
 
 
-def frozen_network(run: RunContext) -> nn.Module:
-    """The network with the given weights, in evaluation mode."""
+def frozen_network(run: RunContext, classes: int | None = None) -> nn.Module:
+    """The network with the given weights, in evaluation mode; with as many classes as the data has, or given."""
     config = run.config
-    model = create_model(config.model, num_classes=len(run.data.classes), image_size=config.data.image_size)
+    classes = len(run.data.classes) if classes is None else classes
+    model = create_model(config.model, num_classes=classes, image_size=config.data.image_size)
     load_weights(run, model, quiet=True)
     use_fused_attention(model, run.precision.fused_attention)
     return model.to(run.device).eval().requires_grad_(False)

@@ -197,7 +197,7 @@ def _check_keys(content: dict[str, Any], kind: type, where: str, prefix: str = "
     fields = _fields(kind)
     for key, value in content.items():
         if key not in fields:
-            raise _unknown(f"{prefix}{key}", where)
+            raise unknown_key(f"{prefix}{key}", where)
         if value is None and type(None) not in typing.get_args(fields[key]):
             raise UserError(f"{prefix}{key} in {where} is null; give it a value or leave it out")
         if _is_section(fields[key]):
@@ -223,7 +223,7 @@ def _check_options(options: Sequence[str]) -> None:
     known = set(known_keys())
     for key in _options(options):
         if key not in known and not key.startswith("model.args."):
-            raise _unknown(key, "the command line")
+            raise unknown_key(key, "the command line")
 
 
 def _options(overrides: Sequence[str]) -> list[str]:
@@ -250,12 +250,13 @@ def _fit_to_weights(config: Config, given: Set[str]) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **free))
 
 
-def _unknown(key: str, where: str) -> UserError:
+def unknown_key(key: str, where: str) -> UserError:
+    """What is wrong with a key that there is not, with the nearest one."""
     keys = known_keys()
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     leaf = key.rsplit(".", 1)[-1]
     near = near or [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
-    hint = f"did you mean {near[0]}?" if near else "--help lists all keys"
+    hint = f"did you mean {near[0]}?" if near else "--help-all lists all keys"
     return UserError(f"unknown key {key} in {where}; {hint}")
 
 

@@ -1,0 +1,1 @@
+"""Which images to label next: those that say most about the others."""
