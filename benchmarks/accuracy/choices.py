@@ -1,4 +1,4 @@
-"""Ways to choose images to label beside that of `fastsemi suggest`: at random, by doubt, by distance, by both."""
+"""Ways to choose images to label beside that of `fastsemi suggest`: at random, by doubt, by distance."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def most_entropy(pool: Pool, count: int, seed: int) -> Ids:
 
 
 def k_center(pool: Pool, count: int, seed: int) -> Ids:
-    """The one furthest from all chosen ones, again and again (Sener and Savarese, 2018); first the middle one."""
+    """The one furthest from all chosen ones, again and again (Sener and Savarese, 2018)."""
     x = pool.x.astype(np.float64)
     nearest, chosen = np.full(len(x), np.inf), list(pool.known)
     if not chosen:
@@ -90,7 +90,6 @@ def typical(pool: Pool, count: int, seed: int) -> Ids:
 
 FIRST: dict[str, Callable[[Pool, int, int], Ids]] = {
     "random": at_random,
-    "k-center": k_center,
     "suggest": typical,
 }
 NEXT = {

@@ -36,12 +36,11 @@ from fastsemi.run.baseline import frozen_network
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run
-from fastsemi.tools.suggest.choose import main_components
+from fastsemi.tools.suggest.choose import DIMENSIONS, main_components
 
 Ids = NDArray[np.int64]
 
 MOST_EVALUATED = 3_000
-COMPONENTS = 200  # of the features that logistic regression sees: it is chosen hundreds of times
 A_CLASS = (1, 2, 5)
 START = 2  # labels a class before the next ones
 
@@ -68,7 +67,8 @@ class Judge:
         self.y, self._truth, self.classes = train.y, evaluated.y, int(train.y.max()) + 1
         self._graph = Graph.of(x)
         self._near = [space.near(target) for space in self._graph.spaces]
-        pca = PCA(min(COMPONENTS, *x.shape), svd_solver="randomized", random_state=0).fit(x)
+        # All pixels take logistic regression seconds, a hundred times.
+        pca = PCA(min(DIMENSIONS, *x.shape), svd_solver="randomized", random_state=0).fit(x)
         self._x, self._target = pca.transform(x), pca.transform(target)
         self._scale = Scale.of(self._x)
 

@@ -35,7 +35,6 @@ def table(found: Sequence[dict[str, Any]], part: str = "first") -> str:
                 above = [mine[seed][name] - base[seed][name] for seed in both]
                 cells.append(spread(above, sign=True) if above and choice != "random" else "")
             classes = sum(row["classes"] for row in mine.values()) / len(mine)
-            lines.append(
-                f"| {data['data']} | {labels} | {choice} | {classes:.1f} | {' | '.join(cells)} | {len(mine)} |"
-            )
+            cells = [data["data"], str(labels), choice, f"{classes:.1f}", *cells, str(len(mine))]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

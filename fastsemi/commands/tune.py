@@ -52,7 +52,9 @@ def main(command: str, arguments: list[str]) -> int:
 
     bench = Bench(config, options.stage or config.stages[-1])
     try:
-        result = search(config.loader, bench.changes(), bench.measure, budget, say=lambda text: tell(f"measuring {text}"))
+        result = search(
+            config.loader, bench.changes(), bench.measure, budget, say=lambda text: tell(f"measuring {text}")
+        )
     finally:
         bench.close()
     console = QuietConsole()

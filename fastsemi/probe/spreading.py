@@ -98,9 +98,7 @@ class Graph:
         return Spread(self.spaces[chosen], shares, classes, known, scores[chosen])
 
 
-def _score(
-    flow: sp.csr_matrix, codes: NDArray[np.int64], known: NDArray[np.int64], classes: int
-) -> float:
+def _score(flow: sp.csr_matrix, codes: NDArray[np.int64], known: NDArray[np.int64], classes: int) -> float:
     """Accuracy in cross-validation on the labels, in [0, 1]; 0 where they are too few for it."""
     split = folds(codes)
     if split is None:

@@ -32,7 +32,12 @@ def judge_baselines(run: RunContext, say: Callable[[str], None] = lambda text: N
 
 
 def frozen_network(run: RunContext, classes: int | None = None) -> nn.Module:
-    """The network with the given weights, in evaluation mode; with as many classes as the data has, or given."""
+    """The network with the given weights, in evaluation mode.
+
+    Args:
+        run: Names the network and its weights.
+        classes: How many the network tells apart; by default those of the data.
+    """
     config = run.config
     classes = len(run.data.classes) if classes is None else classes
     model = create_model(config.model, num_classes=classes, image_size=config.data.image_size)

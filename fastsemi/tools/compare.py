@@ -179,9 +179,9 @@ def paired(runs: Sequence[Compared]) -> Iterator[tuple[Compared, Paired]]:
     first, *others = runs
     for run in runs:
         if run.images is None or run.images != first.images:
+            why = "are not here" if run.images is None else f"differ from those of {first.path}"
             raise UserError(
-                f"--paired needs the same evaluation images, and those of {run.path} "
-                f"{'are not here' if run.images is None else f'differ from those of {first.path}'}; leave it out"
+                f"--paired needs the same evaluation images, and those of {run.path} {why}; leave it out"
             )
     of_first = _right(first)
     for run in others:

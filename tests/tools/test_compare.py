@@ -21,7 +21,12 @@ SUMMARY = {
     "stages": {
         "finetune": {"top1": 50.0, "top5": 99.0, "balanced": 49.0, **STAGE},
         "semi": {
-            **{"student_top1": 60.0, "student_balanced": 59.0, "teacher_top1": 61.04, "teacher_balanced": 58.0},
+            **{
+                "student_top1": 60.0,
+                "student_balanced": 59.0,
+                "teacher_top1": 61.04,
+                "teacher_balanced": 58.0,
+            },
             **{"chosen": {"network": "teacher", "top1": 62.0, "balanced": 61.0}, **STAGE},
         },
     },
@@ -101,7 +106,7 @@ def test_networks_are_paired_on_the_same_images(tiny, tmp_path, capsys):
         summary = Run(config, Progress(Console(quiet=True))).train(["finetune"])
         scores.append(summary["stages"]["finetune"]["chosen"]["top1"])
     runs = open_runs([tmp_path / "a", tmp_path / "b"])
-    (run, found), = paired(runs)
+    ((run, found),) = paired(runs)
     assert run is runs[1] and found.images == 30
     assert found.points == pytest.approx(scores[1] - scores[0], abs=0.01)
     assert main(["compare", *(str(run.path) for run in runs), "--paired"]) == 0

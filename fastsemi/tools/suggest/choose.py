@@ -1,8 +1,7 @@
 """The images whose labels say most about the others: typical ones of groups that have no label yet.
 
-TypiClust of Hacohen et al., "Active Learning on a Budget" (2022), on the main components of the features. With
-few labels a model does not know what it does not know: the images that it doubts most are worth less than
-images at random (docs/results.md).
+TypiClust of Hacohen et al., "Active Learning on a Budget" (2022), on the main components of the features.
+With few labels a model's doubts mislead: measured beside labels at random in docs/results.md.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class _Known:
 
 
 def suggest(
-    config: Config, count: int, *, trained: bool = False, images: str | None = None, drawn: int = 0
+    config: Config, count: int, *, trained: bool = False, images: str | None = None, drawn: int
 ) -> Suggested:
     """Choose images to label.
 
@@ -80,21 +80,26 @@ def suggest(
     run = RunContext(config)
     try:
         labelled, rest = _images(run.data, images)
-        if count > len(rest.ids):
-            raise UserError(
-                f"--count {count} is more than the {len(rest.ids):,} images without a label in "
-                f"{rest.index.root}; give that or less"
-            )
+        _require(count, len(rest.ids), rest)
         if len(rest.ids) > MOST_UNLABELLED:
             tell(f"looking at {MOST_UNLABELLED:,} of {len(rest.ids):,} images without a label, spread evenly")
             rest = replace(rest, ids=rest.ids[evenly(len(rest.ids), MOST_UNLABELLED)])
         known = _network(run, labelled, rest) if trained else _untrained(run, labelled, rest)
+        _require(count, len(known.ids), rest)  # of which some may be broken
         chosen = choose(main_components(known.x), np.arange(known.labelled), count)
         rows = [_row(known, rest, int(i)) for i in chosen]
         ids = known.ids[chosen[:drawn] - known.labelled]
         return Suggested(rows, _labelled_rows(labelled), _pictures(run.data, replace(rest, ids=ids)))
     finally:
         run.close()
+
+
+def _require(count: int, there: int, images: ImageSet) -> None:
+    if count > there:
+        raise UserError(
+            f"--count {count} is more than the {there:,} readable images without a label in "
+            f"{images.index.root}; give that or less"
+        )
 
 
 def _images(data: Data, images: str | None) -> tuple[ImageSet | None, ImageSet]:
