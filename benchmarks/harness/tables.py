@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import curves, harness, loader_goals, result_tables
+from benchmarks.harness import curves, harness, label_choices, loader_goals, result_tables
 from benchmarks.harness.paired_study import paired
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +184,11 @@ def mixing() -> str:
     return paired({name: path for name, path in paths.items() if path.exists()}, "mixing", "none")
 
 
+def suggested(part: str) -> str:
+    """What labels are worth by how they were chosen."""
+    return label_choices.table(_load("suggest/*.json"), part)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
@@ -202,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
     "mixing": mixing,
     "profile-overhead": lambda: measured("profile_overhead"),
+    **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import re
@@ -45,17 +46,21 @@ def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi completion` with the words that follow it; returns the exit code."""
     parser = command_parser(
         "completion",
-        "Print a script that completes commands, options and keys. In bash and zsh: "
-        "source <(fastsemi completion SHELL); in fish: fastsemi completion fish | source.",
+        "Print a script that completes commands, options and keys. Where it goes: in bash and zsh into a "
+        "file that .bashrc or .zshrc sources, in fish into ~/.config/fish/completions/fastsemi.fish.",
     )
     shells = {"bash": _bash, "zsh": lambda *words: _ZSH + _bash(*words), "fish": _fish}
     parser.add_argument("shell", choices=shells, help="which shell")
     shell = parser.parse_args(arguments).shell
     from fastsemi.run.config import known_keys
 
-    options = {name: _options(name) for name in COMMANDS if name not in ("help", "completion")}
-    sys.stdout.write(shells[shell](options, [f"--{key}" for key in known_keys()]))
+    sys.stdout.write(shells[shell](_all_options(), [f"--{key}" for key in known_keys()]))
     return 0
+
+
+@functools.cache
+def _all_options() -> dict[str, list[str]]:
+    return {name: _options(name) for name in COMMANDS if name not in ("help", "completion")}
 
 
 def _options(command: str) -> list[str]:

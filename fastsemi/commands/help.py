@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 
 GROUPS = {
     "start": ("init", "data", "suggest", "probe", "completion", "help"),
@@ -75,6 +77,10 @@ class Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30, width=width())
 
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        short = {int: "N", float: "X", Path: "PATH"}.get(action.type)  # type: ignore[call-overload]
+        return short or super()._get_default_metavar_for_optional(action)
+
 
 def key_overview() -> str:
     """Which keys a configuration has, by their sections, in a few lines."""
@@ -97,15 +103,14 @@ def explain(key: str) -> str:
     Raises:
         UserError: There is no such key.
     """
-    from fastsemi.run.config import make_parser, unknown_key
+    from fastsemi.run.config import known_keys, unknown_key
 
-    parser = make_parser()
-    found = [a for a in parser._actions if a.dest == key or a.dest.startswith(f"{key}.")]
-    if not found:
+    if key not in known_keys():
         raise unknown_key(key, "the configuration")
-    formatter = parser._get_formatter()  # which adds types and defaults
-    formatter.add_arguments(found)
-    return f"{formatter.format_help().strip()}\n"
+    entries = re.split(r"(?m)^(?=  --)|\n\n", all_keys())
+    return (
+        "".join(entry for entry in entries if re.match(rf"  --{re.escape(key)}[ .]", entry)).rstrip() + "\n"
+    )
 
 
 def all_keys() -> str:

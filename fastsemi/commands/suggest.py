@@ -5,12 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import command_parser, configure, split
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.sources.open import require_images
 from fastsemi.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from fastsemi.run.config import Config
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -71,6 +75,16 @@ def main(command: str, arguments: list[str]) -> int:
     sys.stdout.write(
         f"{options.count} images to label are the first rows of {options.to}, {len(found.labelled):,} that "
         f"have a label follow; pictures{some}: {sheet}\n"
-        f"fill in the labels; next: fastsemi train ... --data.labels.file {shlex.quote(str(options.to))}\n"
+        f"fill in the labels; then {_next(config, options.images, options.to)}\n"
     )
     return 0
+
+
+def _next(config: Config, images: str | None, table: Path) -> str:
+    """How the labels are used."""
+    file = shlex.quote(str(table))
+    if images is not None:
+        return f"fastsemi init {shlex.quote(images)} --labels {file}"
+    given = [name for name in ("per_class", "fraction") if getattr(config.data.labels, name) is not None]
+    instead = "".join(f" --data.labels.{name} null" for name in given)
+    return f"train with a new --output and --data.labels.file {file}{instead}"

@@ -57,5 +57,5 @@ def _spread(prober: Prober, stage: Semi, classes: int, steps: range) -> tuple[Id
     features = prober.features("teacher", network, unlabelled=ids, evaluated=False)
     spread = Graph.of(features.scaled, trained=True).spread(features.labelled.y)
     shares = np.zeros((len(features.unlabelled.ids), classes), np.float32)
-    shares[:, spread.classes] = spread.shares[spread.labelled :]
+    shares[:, spread.classes] = spread.shares[len(features.labelled.y) :]
     return features.unlabelled.ids, shares

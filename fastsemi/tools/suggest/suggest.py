@@ -155,7 +155,7 @@ def _untrained(run: RunContext, labelled: ImageSet | None, rest: ImageSet) -> _K
 
 
 def _row(known: _Known, rest: ImageSet, i: int) -> Row:
-    path = rest.index.path(int(known.ids[i - known.labelled]))
+    path = rest.source.name(int(known.ids[i - known.labelled]))
     if known.shares is None:
         return Row(path)
     shares = known.shares[i]
@@ -166,7 +166,7 @@ def _labelled_rows(labelled: ImageSet | None) -> list[Row]:
     if labelled is None:
         return []
     index = labelled.index
-    return [Row(index.path(int(i)), index.classes[index.labels[i]]) for i in labelled.ids]
+    return [Row(labelled.source.name(int(i)), index.classes[index.labels[i]]) for i in labelled.ids]
 
 
 def _pictures(data: Data, images: ImageSet) -> NDArray[np.uint8]:
