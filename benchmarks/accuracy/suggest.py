@@ -170,23 +170,30 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--most", type=int, default=5_000, help="training images at most, spread evenly")
     parser.add_argument("--recipe", action="store_true", help="train the stages of the configuration")
-    parser.add_argument("--json", type=Path, help="file that the rows are added to")
+    parser.add_argument("--json", type=Path, help="file that the rows are added to, in place of former ones")
     args, overrides = parser.parse_known_args(argv)
     config = configuration.load([args.config], overrides)
     seeds = [int(seed) for seed in args.seeds.split(",")]
     train, evaluated = features(config, args.most)
     about = {"data": args.name, "images": len(train.y), "evaluated": len(evaluated.y)}
     about |= {"features": "frozen features" if config.model.has_weights else "pixels"}
-    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    before = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    rows = {_key(row): row for row in before}
     for row in trained(config, train, seeds) if args.recipe else judged(train, evaluated, seeds):
         print(row, file=sys.stderr, flush=True)
-        rows.append(row)
+        rows[_key(row)] = row
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps({**about, **environment(), "rows": rows}, indent=1) + "\n")
+            args.json.write_text(
+                json.dumps({**about, **environment(), "rows": [*rows.values()]}, indent=1) + "\n"
+            )
     for part in ("first", "next", "recipe"):
-        print(label_choices.table([{**about, "rows": rows}], part))
-    return rows
+        print(label_choices.table([{**about, "rows": [*rows.values()]}], part))
+    return [*rows.values()]
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("part", "labels", "choice", "seed"))
 
 
 if __name__ == "__main__":

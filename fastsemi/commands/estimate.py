@@ -24,7 +24,7 @@ def main(command: str, arguments: list[str]) -> int:
         "--measured",
         type=Path,
         action="append",
-        help="JSON of python -m benchmarks.steps --json; its row of such a step gives the rate",
+        help="JSON of python -m benchmarks.steps --json, which gives the rate",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_size_options(parser)
