@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from fastsemi.loaders.image_set import digest
 from fastsemi.run.config import Config, known_keys, load, plain
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.seen import look
+from fastsemi.run.selected import selection_notes
 from fastsemi.run.summary import best_baseline, networks, read_summary
 from fastsemi.run.trained import trained_run
 
@@ -101,7 +103,9 @@ def _value(tree: Any, key: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None or value == "" or isinstance(value, bool):
+        return json.dumps(value)  # as YAML has it
+    return str(value)
 
 
 def figures(run: Compared) -> dict[str, str]:
@@ -127,7 +131,7 @@ def figures(run: Compared) -> dict[str, str]:
 def rows(runs: Sequence[Compared]) -> tuple[list[list[str]], list[list[str]]]:
     """Lines of a table, a name and a value of each run: settings that differ, and figures."""
     of_each = [figures(run) for run in runs]
-    names = dict.fromkeys(name for found in of_each for name in found)
+    names = dict.fromkeys(name for found in sorted(of_each, key=len, reverse=True) for name in found)
     return (
         [[key, *values] for key, values in settings(runs).items()],
         [[name, *(found.get(name, "-") for found in of_each)] for name in names],
@@ -168,6 +172,10 @@ def notes(runs: Sequence[Compared]) -> Iterator[str]:
         for run in others:
             if run.images and run.images != first.images:
                 yield f"{run.path} was evaluated on other images than {first.path}: accuracies do not compare"
+        if all(run.images == first.images for run in others):
+            yield "all were evaluated on the same images, by their names and classes"
+    for run in runs:
+        yield from (f"{run.path}: {note}" for note in selection_notes(run.summary))
 
 
 def paired(runs: Sequence[Compared]) -> Iterator[tuple[Compared, Paired]]:

@@ -52,10 +52,23 @@ def run(tiny, tmp_path):
 
 
 def test_only_settings_that_differ_are_shown_and_all_figures(run, capsys, tmp_path):
-    a, b = run("a"), run("b", "--semi.threshold", "0.9", "--model.args.depth", "3", summary={"stages": {}})
+    a, b = (
+        run("a"),
+        run(
+            "b",
+            "--semi.threshold",
+            "0.9",
+            "--semi.strong.randaugment",
+            "",
+            "--model.args.depth",
+            "3",
+            summary={"stages": {}},
+        ),
+    )
     runs = open_runs([a, b])
     shown = settings(runs)
     assert shown.pop("semi.threshold") == ["0.3", "0.9"]
+    assert shown.pop("semi.strong.randaugment")[1] == '""'
     assert list(shown) == ["model.args"] and "'depth': 3" in shown["model.args"][1]
     assert figures(runs[0]) == {
         **{"labels": "12", "best simple classifier, top-1 %": "45.0 (prototypes)"},
@@ -81,7 +94,10 @@ def test_other_evaluation_images_are_told(run, shapes, tmp_path):
     (other / "val" / "dot" / "009.png").unlink()
     c, d = run("c", "--data.root", str(other)), run("d", "--data.root", "/nowhere")
     runs = dict(zip("abcd", open_runs([a, b, c, d]), strict=True))
-    assert list(notes([runs["a"], runs["b"]])) == ["the settings are the same"]
+    assert list(notes([runs["a"], runs["b"]])) == [
+        "the settings are the same",
+        "all were evaluated on the same images, by their names and classes",
+    ]
     assert list(notes(list(runs.values()))) == [
         f"{d}: its evaluation images are not here, so whether they are the same is unknown",
         f"{c} was evaluated on other images than {a}: accuracies do not compare",
