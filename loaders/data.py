@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,11 +19,13 @@ from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.index.labels import hold_out, select_labelled, unlabelled_ids
-from fastsemi.loaders.index.same_classes import require_same_classes
+from fastsemi.loaders.index.same_classes import with_classes_of
+from fastsemi.loaders.index.same_files import ids_also_in
+from fastsemi.loaders.index.table import Part, has_columns
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
-from fastsemi.loaders.sources.open import open_source, require_evaluation
+from fastsemi.loaders.sources.open import is_table, open_source, require_evaluation
 
 
 class Data:
@@ -38,11 +41,14 @@ class Data:
         self.config = config
         self.batches = Batches(config, loader, device=device)
 
-    def _open(self, what: str | Path, has_classes: bool) -> ImageSet:
+    def _open(self, what: str | Path, part: Part) -> ImageSet:
+        has_classes = part != "unlabeled"
         source = open_source(
             self.config.root if has_classes else Path(),
             what,
             has_classes=has_classes,
+            part=part,
+            labels=self._table if part == "train" else None,
             max_pixels=self.config.max_pixels,
             threads=4 * self.loader.thread_count,
             refresh=self.config.reindex,
@@ -56,17 +62,28 @@ class Data:
         Raises:
             UserError: As `open_source`.
         """
-        return self._open(what, False)
+        return self._open(what, "unlabeled")
+
+    @cached_property
+    def _table(self) -> Path | None:
+        """The table that says which training images have which label, where there is one."""
+        file = self.config.labels.file
+        return file if file is not None and has_columns(file) else None
 
     @cached_property
     def train(self) -> ImageSet:
         """The training images, of which `labelled` chooses some."""
-        return self._open(self.config.train, True)
+        return self._open(self.config.train, "train")
 
     @cached_property
     def all_labelled(self) -> ImageSet:
         """The images with a label: those that train, and those that are held out."""
         labels, train = self.config.labels, self.train
+        if len(train.index.classes) == 1:
+            raise UserError(
+                f"{train.index.root} holds the one class {train.index.classes[0]}; a classifier needs "
+                "two or more"
+            )
         ids = select_labelled(
             train.index,
             fraction=labels.fraction,
@@ -88,6 +105,11 @@ class Data:
     def labelled(self) -> ImageSet:
         """The labelled images that train."""
         every = self.all_labelled
+        if len(both := np.intersect1d(every.ids, self._evaluated)):
+            raise UserError(
+                f"{len(both)} images have a label to train on and are among the evaluation images, the "
+                f"first: {every.source.name(int(both[0]))}; take them out of one of them"
+            )
         return replace(every, ids=np.setdiff1d(every.ids, self.held_out.ids))
 
     @property
@@ -130,7 +152,17 @@ class Data:
 
     def _unevaluated(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of some training images that are not evaluated on, not even looked at without their label."""
-        return np.setdiff1d(ids, self.held_out.ids) if self.config.val is None else ids
+        return np.setdiff1d(ids, self.held_out.ids if self.config.val is None else self._evaluated)
+
+    @cached_property
+    def _evaluated(self) -> NDArray[np.int64]:
+        """Ids of training images that are evaluation images too: those of a table may lie together."""
+        root, val = self.config.root, self.config.val
+        if val is None or not os.path.exists(root / val):
+            return np.zeros(0, np.int64)
+        if self._table is None and not (is_table(root / val) or is_table(root / self.config.train)):
+            return np.zeros(0, np.int64)
+        return ids_also_in(self.train.index, self._val_images.index)
 
     @property
     def selection(self) -> ImageSet:
@@ -139,13 +171,18 @@ class Data:
 
     @cached_property
     def val(self) -> ImageSet:
-        """The evaluation images; their classes are those of the training images."""
+        """The evaluation images, with the classes of the training images; of some there may be none."""
         if self.config.val is None:
             return self.held_out
+        images = self._val_images
+        return replace(images, index=with_classes_of(self.train.index, images.index))
+
+    @cached_property
+    def _val_images(self) -> ImageSet:
+        """The evaluation images with classes as they have them alone."""
+        assert self.config.val is not None
         require_evaluation(self.config.root, self.config.val)
-        images = self._open(self.config.val, True)
-        require_same_classes(self.train.index, images.index)
-        return images
+        return self._open(self.config.val, "val")
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ class LabelsConfig:
     per_class: int | None = None
     """Images of each class."""
     file: Path | None = None
-    """Index file: the authors' CSV (column Index) or a text list of image file names."""
+    """A table of paths and labels of images in the folder data.train, of which the others then have none; or
+    a list of those that count as labelled: the authors' CSV (column Index) or a text list of file names."""
     seed: int = 0
     """Seed of the choice; apart from the run's seed, so that runs can share their labels."""
     validation: float = 0.0
@@ -47,11 +48,12 @@ class DataConfig:
     root: Path = Path("data")
     """Folder that holds the sets."""
     train: str = "train"
-    """Training images below root: a folder with one folder a class, or files that hold images: a .beton, tar
-    shards or Parquet files, by name, as a folder of them or as a pattern (train-{000..099}.tar)."""
+    """Training images below root: a folder with one folder a class; a table of paths and labels (CSV, TSV,
+    JSON lines, Parquet); or files that hold images: a .beton, tar shards or Parquet files, by name, as a
+    folder of them or as a pattern (train-{000..099}.tar)."""
     val: str | None = "val"
-    """Evaluation images below root, in any of these forms: the same classes; null for none, then
-    data.labels.validation of the labelled images are evaluated on."""
+    """Evaluation images below root, in any of these forms: of the same classes, or some of them; null for
+    none, then data.labels.validation of the labelled images are evaluated on."""
     unlabeled: Path | None = None
     """Further images without classes, in any of these forms; by default training images without a label."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 from fastsemi.commands.options import command_parser
 from fastsemi.common.errors import UserError
@@ -32,6 +33,7 @@ def _beton(arguments: list[str]) -> int:
     from fastsemi.loaders import write_beton as beton
     from fastsemi.loaders.bad_images import BadImages
     from fastsemi.loaders.index.index import MAX_PIXELS
+    from fastsemi.loaders.index.table import Part
     from fastsemi.loaders.sources.open import open_source
 
     default = beton.Encoding()
@@ -42,14 +44,23 @@ def _beton(arguments: list[str]) -> int:
     parser.add_argument("--max_side", type=int, default=default.max_side, help="0 keeps all sizes")
     parser.add_argument("--quality", type=int, default=default.quality, help="of JPEGs encoded anew")
     parser.add_argument("--without_classes", action="store_true", help="the images have no classes")
+    parser.add_argument("--labels", type=Path, help="table of labels of the images in a folder")
+    parser.add_argument("--split", choices=get_args(Part), help="rows of a table with a column split")
     parser.add_argument("--max_bad", type=int, default=0, help="broken images to leave out at most")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="encoding threads")
     options = parser.parse_args(arguments)
     if options.out.suffix != ".beton":
         raise UserError(f"{options.out} does not end in .beton; add it, the name tells the kind of file")
     encoding = beton.Encoding(options.mode, options.max_side, options.quality)
+    if options.labels is not None and options.without_classes:
+        raise UserError("--labels gives images their classes, --without_classes leaves them out; give one")
     source = open_source(
-        Path(), options.images, has_classes=not options.without_classes, max_pixels=MAX_PIXELS
+        Path(),
+        options.images,
+        has_classes=not options.without_classes,
+        max_pixels=MAX_PIXELS,
+        part=options.split,
+        labels=options.labels,
     )
     count = beton.write_beton(
         options.out,

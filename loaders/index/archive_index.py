@@ -179,9 +179,13 @@ def _gather(
 def _numbers(labels: Sequence[Any], files: Sequence[str]) -> NDArray[np.int64]:
     """Classes that are numbers, which name as many classes as the largest says."""
     largest = max(labels)
+    if largest < 0:
+        raise UserError(
+            f"no image in {files[0]} or beside it has a label; name these files in data.unlabeled"
+        )
     if largest >= MOST_CLASSES:
         raise too_large(str(largest), f"an image in {files[0]} or beside it")
-    return np.array([max(-1, label) for label in labels], np.int64)  # below 0 is refused, however far
+    return np.array([max(-2, label) for label in labels], np.int64)  # below -1 is refused, however far
 
 
 def too_large(number: str, of: str) -> UserError:
@@ -199,7 +203,10 @@ def too_large(number: str, of: str) -> UserError:
 
 
 def _classes(files: Sequence[str], found: list[Found]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names and the class of each image: numbers as they are, names in sorted order."""
+    """Class names and the class of each image: numbers as they are, names in sorted order.
+
+    Where files name their classes, -1 stands for an image without a label, as in `datasets` and `.beton`.
+    """
     labels: list[int | str] = []
     for file, part in zip(files, found, strict=True):
         for name, label in zip(part.names, part.labels, strict=True):
@@ -222,8 +229,9 @@ def _classes(files: Sequence[str], found: list[Found]) -> tuple[tuple[str, ...],
                 f"class {name} is {times} of the {len(classes)} classes that {files[0]} or a file beside it "
                 "names, and images give their class by name; give each class a name of its own"
             )
-        numbers = np.array([position.get(str(label), -1) for label in labels], np.int64)
-    odd = np.flatnonzero((numbers < 0) | (numbers >= len(classes)))
+        numbers = np.array([position.get(str(label), -2) for label in labels], np.int64)
+    none = -1 if given else 0
+    odd = np.flatnonzero((numbers < none) | (numbers >= len(classes)))
     if len(odd):
         raise UserError(
             f"class {labels[odd[0]]!r} of an image in {files[0]} or beside it is not one of its "

@@ -128,21 +128,54 @@ def build_index(
     """
     top = os.path.abspath(root)
     scan.require_folder(top)
-    key = (top, "classes" if has_classes else "flat", str(max_pixels), *FORMATS)
-    folder = cache_folder(key, cache_dir)
+    key = ("classes" if has_classes else "flat",)
+    listed = Listed(top, key, "", lambda: scan.scan(top, has_classes))
+    return open_index(
+        listed,
+        max_pixels=max_pixels,
+        cache_dir=cache_dir,
+        threads=threads,
+        refresh=refresh,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Images as files that can be listed."""
+
+    root: str  # absolute
+    key: tuple[str, ...]  # what besides `root` tells this list from others
+    state: str  # of what the list depends on besides the folders; another one means "list again"
+    tree: Callable[[], scan.Tree]  # lists them
+
+
+def open_index(
+    listed: Listed,
+    *,
+    max_pixels: int,
+    cache_dir: Path | None,
+    threads: int,
+    refresh: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Index:
+    """The index of listed files, built or reopened as `build_index` says."""
+    top = listed.root
+    folder = cache_folder((top, *listed.key, str(max_pixels), *FORMATS), cache_dir)
 
     def cached() -> Cached | None:
         return None if refresh else open_generation(folder, _ARRAYS, _FORMAT)
 
     def known() -> Index | None:
         found = cached()
-        return _index(found, top) if found and _fresh(found, top, threads) else None
+        same = found is not None and found.meta.get("state", "") == listed.state
+        return _index(found, top) if found and same and _fresh(found, top, threads) else None
 
     def build() -> Index:
-        tree = scan.scan(top, has_classes)
+        tree = listed.tree()
         arrays = _measure(top, tree, cached(), max_pixels, threads, progress)
         meta = {"format": _FORMAT, "root": top, "classes": tree.classes, "skipped": tree.skipped}
-        write_generation(folder, meta, arrays)
+        write_generation(folder, {**meta, "state": listed.state}, arrays)
         return _index(read_back(open_generation(folder, _ARRAYS, _FORMAT)), top)
 
     return open_or_build(folder, top, known, build)

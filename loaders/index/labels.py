@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import Index
 from fastsemi.loaders.index.regular import regular_fd
+from fastsemi.loaders.index.table import has_columns
 
 _log = logging.getLogger(__name__)
 
@@ -41,12 +42,12 @@ def select_labelled(
         per_class: This many of each class.
         index_file: A CSV with a column `Index` of positions in the index (as the paper's authors publish),
             or a text list of image files, one a line (as SimCLR publishes): the file's name or
-            `<class>/<name>`.
+            `<class>/<name>`. Of a table that gave `index` its labels, all that have one.
         seed: Another seed is another choice; unused with `index_file`.
 
     Raises:
-        UserError: None or several ways given, a value outside its range, a class too small, an image or
-            position that is not in the data or is given twice.
+        UserError: None or several ways given, a value outside its range, an image without a label, an image
+            or position that is not in the data or is given twice.
     """
     if sum(choice is not None for choice in (fraction, per_class, index_file)) != 1:
         raise UserError(
@@ -59,7 +60,8 @@ def select_labelled(
         ids = _from_file(index, Path(index_file))
         _warn_of_classes_without_label(index, ids, Path(index_file))
         return ids
-    counts = np.bincount(index.labels, minlength=len(index.classes))  # [C]
+    every = np.flatnonzero(index.labels >= 0)
+    counts = np.bincount(index.labels[every], minlength=len(index.classes))  # [C]
     if fraction is not None:
         if not 0 < fraction <= 1:
             raise UserError(
@@ -67,8 +69,8 @@ def select_labelled(
             )
         wanted = np.maximum(1, np.rint(fraction * counts)).astype(np.int64)
     else:
-        wanted = _checked_per_class(index, per_class, counts)
-    return _draw(index, np.arange(len(index)), wanted, seed)
+        wanted = _per_class(index, per_class, counts)
+    return _draw(index, every, wanted, seed)
 
 
 def hold_out(index: Index, labelled: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
@@ -113,16 +115,19 @@ def unlabelled_ids(index: Index, labelled: NDArray[np.int64], *, include_labelle
     return np.flatnonzero(use)
 
 
-def _checked_per_class(index: Index, per_class: int | None, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _per_class(index: Index, per_class: int | None, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """As many of each class [C], of smaller classes all, which is said."""
     if per_class is None or per_class < 1:
         raise UserError(f"data.labels.per_class {per_class} is below 1; give 1 or more")
-    smallest = int(np.argmin(counts))
-    if per_class > counts[smallest]:
-        raise UserError(
-            f"data.labels.per_class {per_class} is more than the {counts[smallest]} images of class "
-            f"{index.classes[smallest]} in {index.root}; give that or less, or a fraction"
+    smaller = np.flatnonzero(counts < per_class)
+    if len(smaller):
+        named = ", ".join(f"{index.classes[c]} ({counts[c]})" for c in smaller[:5])
+        _log.warning(
+            "data.labels.per_class %d is more than %d of %d classes hold; all of their images are labelled: "
+            "%s%s",
+            *(per_class, len(smaller), len(counts), named, ", ..." if len(smaller) > 5 else ""),
         )
-    return np.full(len(counts), per_class, np.int64)
+    return np.minimum(counts, per_class)
 
 
 def _draw(index: Index, ids: NDArray[np.int64], wanted: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -163,6 +168,8 @@ def _splitmix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _from_file(index: Index, file: Path) -> NDArray[np.int64]:
+    if has_columns(file):
+        return np.flatnonzero(index.labels >= 0)
     try:
         with open(regular_fd(str(file)), encoding="utf-8-sig", errors="surrogateescape") as opened:
             lines = opened.read().split("\n")
@@ -182,8 +189,8 @@ def _listed(index: Index, file: Path, lines: list[str]) -> NDArray[np.int64]:
         entries = _positions(index, file, lines, column)
     elif file.suffix.lower() == ".csv":
         raise UserError(
-            f"label index file {file} has no column Index; name the column of image positions Index, "
-            "or give a .txt list of image file names"
+            f"label index file {file} has no column Index, and no two columns path and label; give a table "
+            "of paths and labels, positions in a column Index, or a .txt list of image file names"
         )
     else:
         entries = _named(index, file, lines)
@@ -193,6 +200,11 @@ def _listed(index: Index, file: Path, lines: list[str]) -> NDArray[np.int64]:
             raise UserError(
                 f"label index file {file} gives image {index.relative_path(i)} twice, in lines "
                 f"{first_line[i]} and {line}; remove one"
+            )
+        if index.labels[i] < 0:
+            raise UserError(
+                f"label index file {file}, line {line}: image {index.relative_path(i)} has no label; give it "
+                "one in the table, or remove the line"
             )
         first_line[i] = line
     if not first_line:
@@ -230,7 +242,7 @@ def _named(index: Index, file: Path, lines: list[str]) -> Iterator[tuple[int, in
     found: dict[bytes, int] = {}
     several: set[bytes] = set()
     for i, path in enumerate(index.iter_relative()):
-        for name in (path, path.rsplit(b"/", 1)[-1]):
+        for name in {path, path.rsplit(b"/", 1)[-1]}:
             if name in wanted:
                 if name in found:
                     several.add(name)

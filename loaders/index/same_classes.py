@@ -1,23 +1,44 @@
-"""Whether evaluation images have the classes of the training images."""
+"""Evaluation images get the class numbers of the training images, by the names of the classes."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
+import numpy as np
+
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import Index
+from fastsemi.loaders.index.places import joined
+
+_log = logging.getLogger(__name__)
 
 
-def require_same_classes(train: Index, val: Index) -> None:
-    """Refuse evaluation images of other classes than the training images.
+def with_classes_of(train: Index, val: Index) -> Index:
+    """Evaluation images, numbered by the classes of the training images; of some there may be none.
 
     Raises:
-        UserError: Names some of the classes that only one of them has.
+        UserError: Images without a label, or names of classes that the training images do not have.
     """
-    found = val.classes
-    # the highest class numbers may be without evaluation image; names come as a whole
-    numbered = found == tuple(str(i) for i in range(len(found)))
-    if found != (train.classes[: len(found)] if numbered else train.classes):
-        odd = sorted(set(found) ^ set(train.classes))[:3]
+    if without := int(np.count_nonzero(val.labels < 0)):
         raise UserError(
-            f"{val.root} has other classes than {train.root} ({', '.join(odd)}, ...); "
-            "give both the same classes"
+            f"{without} images of {val.root} to evaluate on have no label; give it or remove them"
         )
+    if val.classes == train.classes:
+        return val
+    position = {joined(name): c for c, name in enumerate(train.classes)}
+    own = [joined(name) for name in val.classes]
+    odd = [name for name in own if name not in position]
+    if odd:
+        raise UserError(
+            f"{val.root} has classes that {train.root} has not ({', '.join(odd[:3])}"
+            f"{', ...' if len(odd) > 3 else ''}); give both the same classes"
+        )
+    if missing := [name for name in position if name not in set(own)]:
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        _log.info(
+            "%s: no images to evaluate on of %d of %d classes (%s)",
+            *(val.root, len(missing), len(train.classes), named),
+        )
+    numbers = np.array([position[name] for name in own], np.int32)
+    return replace(val, classes=train.classes, labels=numbers[val.labels])

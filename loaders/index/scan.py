@@ -138,8 +138,9 @@ def scan(root: str, has_classes: bool) -> Tree:
     if not top.subfolders:
         if top.images:
             raise UserError(
-                f"folder {root} holds images but no class folders; put the images of each class in a folder "
-                "of their own, or name this folder in data.unlabeled for unlabelled images"
+                f"folder {root} holds images but no class folders; put those of each class in a folder of "
+                "their own, name a table of paths and labels as data.train or data.labels.file, or let "
+                "`fastsemi init FOLDER --labels TABLE` do it (data.unlabeled is for images without class)"
             )
         raise UserError(f"folder {root} holds no class folders; expected {root}/<class>/<image>")
     top_status = os.stat(root)

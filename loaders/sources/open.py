@@ -1,4 +1,4 @@
-"""Which source a name in the configuration means: a folder, tar shards, a .beton or Parquet files."""
+"""Which source a name in the configuration means: a folder, a table, tar shards, a .beton or Parquet."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.index.index import build_index
 from fastsemi.loaders.index.scan import is_folder, require_folder
 from fastsemi.loaders.index.settings import Exif
+from fastsemi.loaders.index.table import TABLES, Part, has_columns, is_table_name
+from fastsemi.loaders.index.table_index import build_table_index
 from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
@@ -30,6 +33,7 @@ _ARCHIVES: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource]] 
     ".beton": BetonSource,
     ".parquet": ParquetSource,
 }
+_KINDS = dict.fromkeys((*_ARCHIVES, *TABLES))
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -43,6 +47,8 @@ def open_source(
     threads: int = 8,
     refresh: bool = False,
     exif: Exif = "ignore",
+    part: Part | None = None,
+    labels: Path | None = None,
 ) -> IndexedSource:
     """Open the images called `what`; the source's `index` says which they are.
 
@@ -50,18 +56,21 @@ def open_source(
 
     Args:
         root: Folder that `what` is relative to.
-        what: A folder of images; a `.tar`, `.beton` or `.parquet` file; a folder that holds such files and
-            no other folders; or a pattern of them with `*`, `?`, `{a,b}` or `{000..123}`.
+        what: A folder of images; a table of their paths; a `.tar`, `.beton` or `.parquet` file; a folder
+            that holds such files and no other folders; or a pattern of them: `*`, `?`, `{a,b}`, `{000..123}`.
         has_classes: Whether the images have classes.
         max_pixels: Larger images count as broken.
         threads: Threads that index.
         refresh: Index anew, whatever is known.
         exif: Whether images are turned by their EXIF orientation.
+        part: What the images are for: the rows of a table with a column `split`.
+        labels: Table of labels of the images in a folder, which is then no folder of class folders.
 
     Raises:
         UserError: Nothing there, files of several kinds, a `.beton` to be turned, or what the source raises.
     """
-    source = _open(root, what, has_classes, max_pixels, threads, refresh, exif)
+    options = {"has_classes": has_classes, "max_pixels": max_pixels, "threads": threads, "refresh": refresh}
+    source = _open(root, what, exif, part, labels, options)
     index = source.index
     if skipped := say_skipped(index.skipped):
         _log.info("%s: %s", index.root, skipped)
@@ -74,15 +83,27 @@ def open_source(
 
 
 def _open(
-    root: Path, what: str | Path, has_classes: bool, max_pixels: int, threads: int, refresh: bool, exif: Exif
+    root: Path,
+    what: str | Path,
+    exif: Exif,
+    part: Part | None,
+    labels: Path | None,
+    options: dict[str, Any],
 ) -> IndexedSource:
-    files = _files(Path(root), str(what))
-    if not files:
-        folder = Path(root) / what
-        index = build_index(
-            folder, has_classes=has_classes, max_pixels=max_pixels, threads=threads, refresh=refresh
+    path = Path(root) / what
+    table = is_table(path)
+    files = [] if table else _files(Path(root), str(what))
+    if labels is not None and (table or files):
+        raise UserError(
+            f"table {labels} gives the images of a folder their labels, and {path} is no folder of images; "
+            "give a list of names in its place, or data.labels.fraction 1.0 for all labels that are there"
         )
-        return FolderSource(index)
+    if labels is not None:
+        return FolderSource(build_table_index(labels, tree=path, part=part, **options))
+    if table:
+        return FolderSource(build_table_index(path, part=part, **options))
+    if not files:
+        return FolderSource(build_index(path, **options))
     kinds = {_suffix(file) for file in files}
     if len(kinds) > 1 or not kinds <= _ARCHIVES.keys():
         raise UserError(
@@ -94,9 +115,14 @@ def _open(
             f"{files[0]} does not say how its images lie, which data.exif apply asks for; give folders, tar "
             "shards or Parquet files, or set data.exif to ignore"
         )
-    return _ARCHIVES[kinds.pop()].open(
-        files, has_classes=has_classes, max_pixels=max_pixels, threads=threads, refresh=refresh
-    )
+    return _ARCHIVES[kinds.pop()].open(files, **options)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of images, and no Parquet file that holds them."""
+    if not path.is_file() or not is_table_name(path):
+        return False
+    return path.suffix.lower() != ".parquet" or has_columns(path, labels=False)
 
 
 def require_images(root: Path, what: str | Path) -> None:
@@ -107,9 +133,9 @@ def require_images(root: Path, what: str | Path) -> None:
         what: As in `open_source`.
 
     Raises:
-        UserError: Neither a folder nor a file that holds images.
+        UserError: Neither a folder nor a file that holds or names images.
     """
-    if not _files(Path(root), str(what)):
+    if not _is_text_table(Path(root) / what) and not _files(Path(root), str(what)):
         require_folder(os.path.abspath(Path(root) / what))
 
 
@@ -138,6 +164,11 @@ def require_evaluation(root: Path, what: str) -> None:
     )
 
 
+def _is_text_table(path: Path) -> bool:
+    """Whether a file is a table that is no Parquet file, for which pyarrow would have to be asked."""
+    return path.is_file() and is_table_name(path) and _suffix(str(path)) not in _ARCHIVES
+
+
 def _suffix(file: str) -> str:
     return os.path.splitext(file)[1].lower()
 
@@ -157,7 +188,7 @@ def _files(root: Path, what: str) -> list[str]:
             return [path]
         if os.path.isfile(path):
             raise UserError(
-                f"{path} is neither a folder nor a file of the kinds {', '.join(_ARCHIVES)}; name one of "
+                f"{path} is neither a folder nor a file of the kinds {', '.join(_KINDS)}; name one of "
                 "those, or unpack it"
             )
         return []

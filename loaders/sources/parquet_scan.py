@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.archive_index import Found
+from fastsemi.loaders.index.class_label import class_label
 from fastsemi.loaders.index.header import BROKEN, image_header
 from fastsemi.loaders.sources.parquet_codecs import CODECS
 from fastsemi.loaders.sources.parquet_pages import DICTIONARY_PAGE, Page, pages
@@ -81,7 +80,7 @@ def _image_column(path: str, schema: pa.Schema) -> str:
 
 def _label_column(path: str, schema: pa.Schema) -> tuple[str | None, tuple[str, ...]]:
     """The class column and its class names, by Hugging Face's metadata, else by its usual names."""
-    name, classes = _described(path, schema)
+    name, classes = class_label(schema, path)
     name = name or next((name for name in _LABELS if name in schema.names), None)
     kind = schema.field(name).type if name else pa.string()
     if pa.types.is_dictionary(kind):
@@ -92,25 +91,6 @@ def _label_column(path: str, schema: pa.Schema) -> tuple[str | None, tuple[str, 
             f"column {name} in {path}, the classes, is of the type {kind}; write whole numbers or text to it"
         )
     return name, classes
-
-
-def _described(path: str, schema: pa.Schema) -> tuple[str | None, tuple[str, ...]]:
-    """The class column and its class names as Hugging Face's metadata has them, if it does."""
-    try:
-        described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features: dict[str, Any] = described.get("info", {}).get("features", {})
-        for name, feature in features.items():
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in schema.names:
-                names = feature.get("names") or []
-                if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-                    raise ValueError
-                return name, tuple(names)
-    except (ValueError, AttributeError, RecursionError):
-        raise UserError(
-            f"the metadata huggingface in {path} does not describe its columns as Hugging Face's datasets "
-            "does; write the file again with it, or take the metadata out"
-        ) from None
-    return None, ()
 
 
 def _values(column: pa.StructArray) -> tuple[list[memoryview | None], list[str | None]]:

@@ -203,7 +203,7 @@ def test_class_without_label_is_logged(tmp_path, caplog):
         ("a.csv", "x,Index\n3\n", ("line 2", "''")),
         ("a.csv", "Index\n4\n5\n4\n", ("n01/n01_4.JPEG twice", "lines 2 and 4")),
         ("a.csv", "Index\n", ("names no image",)),
-        ("a.csv", "image,label\n1,2\n", ("no column Index",)),
+        ("a.csv", "image,text\n1,2\n", ("no column Index", "no two columns path and label")),
         ("a.txt", "n01_0.JPEG\nn99_0.JPEG\n", ("line 2", "'n99_0.JPEG'", "is not in /data")),
         ("a.txt", "n01_0.JPEG\nn01/n01_0.JPEG\n", ("twice", "lines 1 and 2")),
         ("a.txt", "\n", ("names no image",)),
@@ -239,13 +239,19 @@ def test_name_in_two_classes_must_be_told_apart(tmp_path):
         ({"fraction": 1.5}, r"1\.5 is outside"),
         ({"fraction": float("nan")}, "nan is outside"),
         ({"per_class": 0}, "below 1"),
-        ({"per_class": 2}, "more than the 1 images of class n04"),
     ],
 )
 def test_wrong_choices(choice, message):
     with pytest.raises(UserError, match=message) as error:
         select_labelled(INDEX, **choice)
     assert "\n" not in str(error.value)
+
+
+def test_of_classes_that_are_too_small_all_images_are_labelled_and_that_is_said(caplog):
+    ids = select_labelled(INDEX, per_class=8)
+    assert np.bincount(INDEX.labels[ids]).tolist() == [8, 7, 8, 1]
+    said = "per_class 8 is more than 2 of 4 classes hold; all of their images are labelled: n02 (7), n04 (1)"
+    assert [record.getMessage() for record in caplog.records] == [f"data.labels.{said}"]
 
 
 def test_missing_index_file(tmp_path):

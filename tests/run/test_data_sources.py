@@ -1,5 +1,7 @@
 """`data.train` may name any kind of source, and `fastsemi data beton` packs one."""
 
+import logging
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from fastsemi.common.errors import UserError
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
 from fastsemi.loaders.stream import evaluation_batches
+from fastsemi.run.checks import stage_fingerprint
+from fastsemi.run.context import RunContext
+from fastsemi.run.order import STAGE_CLASSES, settings
 
 
 @pytest.fixture
@@ -52,6 +57,92 @@ def test_a_beton_holds_the_same_training_set(packed, shapes):
         beton.close()
 
 
+def test_class_folders_as_a_table_are_the_same_run(tiny, shapes, tmp_path):
+    """Ids, labels, fingerprints and the first step's pixels of each role."""
+    shutil.copytree(shapes, tmp_path / "d")
+    for part in ("train", "val"):
+        names = sorted(
+            file.relative_to(tmp_path / "d" / part) for file in (tmp_path / "d" / part).rglob("*.png")
+        )
+        rows = [f"{name};{name.parent}" for name in reversed(names)]
+        (tmp_path / "d" / part / "t.csv").write_text("\ufefffile;class\r\n" + "\r\n".join(rows))
+    root = ("--data.root", str(tmp_path / "d"))
+    folders, table = (
+        RunContext(tiny(*root)),
+        RunContext(tiny(*root, "--data.train", "train/t.csv", "--data.val", "val/t.csv")),
+    )
+    try:
+        for stage in ("pretrain", "finetune", "semi"):
+            mine, theirs = ({**stage_fingerprint(run, stage)} for run in (folders, table))
+            assert (theirs.pop("data.train"), mine.pop("data.train")) == ("train/t.csv", "train")
+            assert mine == theirs
+            steps = []
+            for run in (folders, table):
+                roles = STAGE_CLASSES[stage].build_roles(settings(run.config, stage), run.data, 0)
+                for role in roles.values():
+                    with run.data.load(role.images, [role.stream.plan(0, 0)]) as loader:
+                        batch = next(iter(loader))
+                        steps.append((batch.plan.ids, batch.plan.labels, batch.images.clone()))
+            half = len(steps) // 2
+            for mine, theirs in zip(steps[:half], steps[half:], strict=True):
+                assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    finally:
+        folders.close()
+        table.close()
+
+
+def test_a_table_is_packed_with_its_images_without_label(shapes, tmp_path, capsys):
+    shutil.copytree(shapes / "val", tmp_path / "val")
+    table = tmp_path / "some.csv"
+    table.write_text("path,label,split\nbar/000.png,x,train\ndot/000.png,y,train\ndot/001.png,y,val\n")
+    words = ("data", "beton", str(tmp_path / "a.beton"), "--images", str(tmp_path / "val"), "--mode", "raw")
+    assert main([*words, "--labels", str(table)]) == 2 and "say whose rows" in capsys.readouterr().err
+    assert main([*words, "--labels", str(table), "--without_classes"]) == 2
+    assert main([*words, "--labels", str(table), "--split", "train"]) == 0
+    data = data_of(tmp_path, train="a.beton", val="val")
+    assert data.classes == ("x", "y") and np.bincount(data.train.index.labels + 1).tolist() == [27, 1, 1]
+    assert (len(data.all_labelled.ids), len(data.unlabelled.ids)) == (2, 27), (
+        "of each class all that there is"
+    )
+    with pytest.raises(UserError, match="has classes that"):
+        _ = data.val
+    data = data_of(tmp_path, train="val", val="a.beton")
+    with pytest.raises(UserError, match=r"27 images of .*a.beton to evaluate on have no label"):
+        _ = data.val
+
+
+def test_evaluation_images_of_some_classes_are_numbered_by_name(shapes, tmp_path, caplog):
+    for name in ("dot", "bar"):
+        shutil.copytree(shapes / "val" / name, tmp_path / "val" / name)
+    (tmp_path / "train").symlink_to(shapes / "train")
+    data = data_of(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert set(data.val.index.labels) == {0, 2} and data.val.index.classes == data.classes
+        _ = data.val
+    assert [r.getMessage() for r in caplog.records if "evaluate on" in r.getMessage()] == [
+        f"{tmp_path / 'val'}: no images to evaluate on of 1 of 3 classes (cross)"
+    ]
+    shutil.copytree(shapes / "val" / "dot", tmp_path / "val" / "dots")
+    with pytest.raises(UserError, match=r"has classes that .*/train has not \(dots\)"):
+        _ = data_of(tmp_path).val
+
+
+def test_one_class_is_refused(shapes, tmp_path):
+    shutil.copytree(shapes / "train" / "bar", tmp_path / "train" / "bar")
+    data = data_of(tmp_path)
+    assert len(data.pretraining.ids) == 40, "which needs no classes"
+    with pytest.raises(UserError, match="holds the one class bar; a classifier needs two or more"):
+        _ = data.labelled
+
+
+def test_a_table_of_labels_needs_a_folder_of_images(packed, shapes, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(f"path,label\n{shapes}/train/bar/000.png,x\n")
+    config = DataConfig(root=packed, train="train.beton", labels=LabelsConfig(file=table))
+    with pytest.raises(UserError, match=r"train.beton is no folder of images; give a list"):
+        _ = Data(config, LoaderConfig()).train
+
+
 def test_unlabelled_images_need_no_classes(packed, shapes):
     data = data_of(shapes, unlabeled=packed / "val.tar")
     assert len(data.unlabelled.ids) == 30 and set(data.unlabelled.index.labels) == {-1}
@@ -64,7 +155,7 @@ def test_other_classes_are_refused(packed, shapes):
         (packed / "cls").write_text("3")
         tar.add(next((shapes / "val" / "dot").iterdir()), "a.png")
         tar.add(packed / "cls", "a.cls")
-    with pytest.raises(UserError, match="other classes"):
+    with pytest.raises(UserError, match=r"has classes that .* has not"):
         _ = data_of(packed, train="train.beton", val="numbers.tar").val
 
 

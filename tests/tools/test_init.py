@@ -14,8 +14,10 @@ from PIL import Image
 from rich.console import Console
 
 from fastsemi.commands.cli import main
+from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
-from fastsemi.loaders.settings import DataConfig, LabelsConfig
+from fastsemi.loaders.data import Data
+from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
 from fastsemi.loaders.sources.open import open_source
 from fastsemi.loaders.write_beton import Encoding, write_beton
 from fastsemi.run import config as configuration
@@ -144,7 +146,7 @@ def test_images_of_class_folders_that_nothing_uses_are_told(capsys):
     assert "labelled: 6 images; unlabelled: 9 in photos/unlabeled" in said
     cure = "add copies of them to photos/unlabeled to train on them too"
     assert f"not used: 7 images of photos/train that do not count as labelled; {cure}" in said
-    assert "Not used: the 7 images of the class folders" in Path("photos.yaml").read_text()
+    assert "Not used: the 7 training images that have no label" in Path("photos.yaml").read_text()
     assert config.data.unlabeled == Path("photos/unlabeled")
     assert "not used" not in made(capsys, "photos", "--force")[1].lower()
 
@@ -197,6 +199,78 @@ def test_a_list_of_labels_is_taken(shapes, capsys):
     config, said = made(capsys, str(shapes), "--labels", "list.txt", "--output", "x.yaml")
     assert config.data.labels == LabelsConfig(file=Path("list.txt")) and "labelled: 6 images" in said
     assert (config.finetune.batch, config.semi.batch) == (6, 6)
+
+
+def flat(root, counts, labelled, table="labels.csv"):
+    """Pictures of all classes in one folder, and a table that names some of each."""
+    paint(root, {".": sum(counts.values())}, size=(20, 20))
+    files = iter(sorted(root.glob("*.png")))
+    rows = [(next(files).name, name) for name, count in counts.items() for _ in range(count)]
+    some = [row for c in counts for row in [r for r in rows if r[1] == c][:labelled]]
+    (root / table).write_text("file,category\n" + "".join(f"{file},{label}\n" for file, label in some))
+
+
+def test_one_folder_and_a_table_of_some_labels(capsys):
+    flat(Path("photos"), {"cat": 9, "dog": 11}, 3)
+    config, said = made(capsys, "photos")
+    assert said.splitlines()[:4] == [
+        "labels: found in photos/labels.csv",
+        "photos/labels.csv: paths from column file, labels from category",
+        "photos: 6 images of 2 classes, 3 (cat) to 3 (cat) each, and 14 without",
+        "labelled: 6 images; unlabelled: 14",
+    ]
+    assert (config.data.train, config.data.val, config.stages) == (".", None, ("finetune", "semi"))
+    assert config.data.labels == LabelsConfig(file=Path("photos/labels.csv"), validation=0.2)
+    assert config.semi.align == "none" and config.semi.batch == 4, "2 of 6 labels are held out"
+    shutil.move("photos/labels.csv", "elsewhere.csv")
+    paint(Path("photos/val"), {"cat": 2, "dog": 2}, size=(20, 20))
+    config, said = made(capsys, "photos", "--labels", "elsewhere.csv", "--force")
+    assert config.data.labels.file == Path("elsewhere.csv") and config.data.val == "val"
+    assert "labelled: 6 images; unlabelled: 14" in said, "those to evaluate on are no further ones"
+    data = Data(config.data, LoaderConfig())
+    assert len(data.unlabelled.ids) == 14 and len(data.pretraining.ids) == 20
+    Path("elsewhere.csv").write_text("path,label\n000.png,cat\n001.png,dog\nval/cat/000.png,cat\n")
+    with pytest.raises(UserError, match=r"1 images have a label .* the first: .*/val/cat/000.png; take"):
+        _ = Data(config.data, LoaderConfig()).labelled
+
+
+def test_per_class_counts_among_the_images_of_the_table(capsys):
+    flat(Path("photos"), {"cat": 9, "dog": 11}, 5)
+    config, said = made(capsys, "photos", "--per_class", "2")
+    assert config.data.train == "labels.csv" and config.data.labels.per_class == 2
+    assert "labelled: 4 images; unlabelled: 6" in said
+
+
+def test_parts_of_a_table_and_tables_in_the_folders_of_hugging_face(capsys):
+    flat(Path("photos"), {"cat": 6, "dog": 6}, 6)
+    lines = Path("photos/labels.csv").read_text().splitlines()
+    splits = ["split"] + ["train", "train", "unlabeled", "train", "train", "test"] * 2
+    rows = [f"{line},{split}" for line, split in zip(lines, splits, strict=True)]
+    Path("photos/labels.csv").write_text("\n".join(rows))
+    config, said = made(capsys, "photos")
+    assert (config.data.train, config.data.val) == (".", "labels.csv")
+    assert "labelled: 8 images; unlabelled: 2" in said and "2 images in photos/labels.csv" in said
+    for part in ("train", "validation"):
+        flat(Path("hub") / part, {"cat": 3, "dog": 3}, 3 if part == "validation" else 2, "metadata.csv")
+    config, said = made(capsys, "hub")
+    assert (config.data.train, config.data.val) == ("train", "validation/metadata.csv")
+    assert config.data.labels == LabelsConfig(file=Path("hub/train/metadata.csv"))
+    assert "labelled: 4 images; unlabelled: 2" in said
+
+
+def test_a_table_beside_class_folders_is_told_or_refused(capsys):
+    paint(Path("photos"), {"cat": 5, "dog": 5}, size=(20, 20))
+    Path("photos/classes.csv").write_text("path,class,confidence\ncat/000.png,dog,0.3\n")
+    _, said = made(capsys, "photos")
+    assert "not used: photos/classes.csv, as the folders have the names of classes; --labels" in said
+    assert "10 images of 2 classes" in said
+    Path("photos/classes.csv").write_text("path,class\ncat/000.png,cow\ncat/001.png,ox\n")
+    assert "labels such as 'cow' that name none of them; take the labels with --labels" in refused(
+        capsys, "photos", "--force"
+    )
+    flat(Path("two"), {"cat": 2, "dog": 2}, 2, "a.csv")
+    shutil.copy("two/a.csv", "two/b.csv")
+    assert "two/a.csv and two/b.csv may each say which" in refused(capsys, "two")
 
 
 def test_a_written_configuration_trains():
@@ -279,7 +353,6 @@ def test_a_beton_cannot_be_turned(shapes, tmp_path, capsys):
         (["mixed"], "mixed/val lies among the class folders"),
         (["inner"], "inner/train/unlabeled lies among the class folders"),
         (["single"], "no class has a second label to evaluate on"),
-        (["good", "--per_class", "6"], "more than the 5 images of class cat"),
         (["good", "--per_class", "0"], "at least 1"),
         (["good", "--per_class", "1", "--labels", "x"], "give one of them"),
         (["good", "--labels", "x"], "cannot read label index file x"),
@@ -289,7 +362,7 @@ def test_a_beton_cannot_be_turned(shapes, tmp_path, capsys):
         (["good", "--output", "flat", "--force"], "flat is there and no file; name the configuration"),
         (["good", "--output", "no/x.yaml"], "the folder no does not exist"),
         (["good", "--per_clas", "2"], "--per_clas"),
-        (["other"], "other classes than"),
+        (["other"], "has classes that"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(words, error, capsys):

@@ -130,7 +130,7 @@ def _set_data(draft: Draft, survey: Survey, labels: LabelsConfig) -> None:
     if layout.unlabelled is not None:
         why = "Images without classes."
         if survey.without_label:
-            why += f" Not used: the {survey.without_label:,} images of the class folders that have no label."
+            why += f" Not used: the {survey.without_label:,} training images that have no label."
         draft.set("data.unlabeled", str(layout.unlabelled), why)
     default = LabelsConfig()
     given = {
@@ -220,7 +220,7 @@ def _set_frequencies(draft: Draft, survey: Survey) -> None:
     """No alignment to classes of equal size where they are of different size, or where nobody knows."""
     if draft.get("semi.align") != "uniform":
         return
-    if survey.layout.unlabelled is not None:
+    if survey.layout.unlabelled is not None or survey.unnamed:
         why = "How frequent the classes are among the unlabelled images is not known; uniform: equally."
         draft.set("semi.align", "none", why)
     elif survey.uneven:

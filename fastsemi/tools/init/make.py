@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import say_skipped
+from fastsemi.loaders.index.table import read_columns
 from fastsemi.loaders.settings import DataConfig, LabelsConfig
 from fastsemi.tools.init.draft import Draft
 from fastsemi.tools.init.fit import RECIPES, choose_recipe, fit, hold_out_fraction, recipe_names, say_held_out
@@ -98,7 +99,11 @@ def _found(survey: Survey) -> Iterator[str]:
     least, most = int(images.argmin()), int(images.argmax())
     spread = f"{images[least]:,} ({survey.classes[least]}) to {images[most]:,} ({survey.classes[most]}) each"
     folder = layout.root / layout.train
-    yield f"{folder}: {images.sum():,} images of {len(survey.classes):,} classes, {spread}"
+    yield from layout.said
+    if layout.table is not None:
+        yield f"{layout.table}: {read_columns(layout.table)}"
+    unnamed = f", and {survey.unnamed:,} without" if survey.unnamed else ""
+    yield f"{folder}: {images.sum():,} images of {len(survey.classes):,} classes, {spread}{unnamed}"
     if survey.uneven:
         yield f"classes are of different size, by a factor of {survey.unevenness:.1f}"
     rest = survey.further or survey.without_label
