@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,13 @@ from fastsemi.loaders.index.table import Part, has_columns
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
-from fastsemi.loaders.sources.open import is_table, open_source, require_evaluation
+from fastsemi.loaders.sources.open import (
+    IndexedSource,
+    is_table,
+    open_source,
+    open_unlabelled,
+    require_evaluation,
+)
 
 
 class Data:
@@ -42,27 +49,26 @@ class Data:
         self.batches = Batches(config, loader, device=device)
 
     def _open(self, what: str | Path, part: Part) -> ImageSet:
-        has_classes = part != "unlabeled"
-        source = open_source(
-            self.config.root if has_classes else Path(),
-            what,
-            has_classes=has_classes,
-            part=part,
-            labels=self._table if part == "train" else None,
-            max_pixels=self.config.max_pixels,
-            threads=4 * self.loader.thread_count,
-            refresh=self.config.reindex,
-            exif=self.config.exif,
-        )
-        return ImageSet(source.index, source, np.arange(len(source)))
+        labels = self._table if part == "train" else None
+        root = self.config.root
+        return _all_of(open_source(root, what, has_classes=True, part=part, labels=labels, **self._options))
 
-    def open_unlabelled(self, what: str | Path) -> ImageSet:
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "max_pixels": self.config.max_pixels,
+            "threads": 4 * self.loader.thread_count,
+            "refresh": self.config.reindex,
+            "exif": self.config.exif,
+        }
+
+    def open_unlabelled(self, *places: str | Path) -> ImageSet:
         """Images without their classes: what `data.unlabeled` may name, relative to the working directory.
 
         Raises:
-            UserError: As `open_source`.
+            UserError: As `open_unlabelled` of `loaders/sources/open.py`.
         """
-        return self._open(what, "unlabeled")
+        return _all_of(open_unlabelled(places, **self._options))
 
     @cached_property
     def _table(self) -> Path | None:
@@ -135,7 +141,7 @@ class Data:
     def unlabelled_or_none(self) -> ImageSet | None:
         """The unlabelled images, None where all are labelled."""
         if self.config.unlabeled is not None:
-            return self.open_unlabelled(self.config.unlabeled)
+            return self.open_unlabelled(*self.config.unlabelled_places)
         labelled = self.labelled
         ids = unlabelled_ids(
             labelled.index, labelled.ids, include_labelled=self.config.unlabelled_includes_labelled
@@ -221,3 +227,7 @@ class Data:
     def close(self) -> None:
         """Stop all engines."""
         self.batches.close()
+
+
+def _all_of(source: IndexedSource) -> ImageSet:
+    return ImageSet(source.index, source, np.arange(len(source)))

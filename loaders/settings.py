@@ -54,8 +54,9 @@ class DataConfig:
     val: str | None = "val"
     """Evaluation images below root, in any of these forms: of the same classes, or some of them; null for
     none, then data.labels.validation of the labelled images are evaluated on."""
-    unlabeled: Path | None = None
-    """Further images without classes, in any of these forms; by default training images without a label."""
+    unlabeled: Path | tuple[Path, ...] | None = None
+    """Further images without classes, in any of these forms, relative to the working directory; or a list of
+    places that share no image. By default training images without a label."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """Which training images are labelled."""
     unlabelled_includes_labelled: bool = False
@@ -96,8 +97,17 @@ class DataConfig:
                 f"data.mean {self.mean} must lie in [0, 1] and data.std {self.std} be positive, as for "
                 "pixels between 0 and 1"
             )
+        if self.unlabeled == ():
+            raise UserError("data.unlabeled is an empty list; name places of images, or null for none")
         if not 0 < self.eval_crop <= 1:
             raise UserError(f"data.eval_crop is {self.eval_crop}; it must lie in (0, 1]")
+
+    @property
+    def unlabelled_places(self) -> tuple[Path, ...]:
+        """What `unlabeled` names; nothing for null."""
+        if self.unlabeled is None:
+            return ()
+        return self.unlabeled if isinstance(self.unlabeled, tuple) else (self.unlabeled,)
 
     @property
     def fill(self) -> tuple[int, int, int]:

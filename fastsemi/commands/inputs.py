@@ -27,8 +27,8 @@ def require_inputs(config: Config, stages: Sequence[str]) -> None:
     """
     data = config.data
     require_images(data.root, data.train)
-    if data.unlabeled is not None:
-        require_images(Path(), data.unlabeled)
+    for place in data.unlabelled_places:
+        require_images(Path(), place)
     if any(has_classifier(name) for name in stages):
         if data.val is not None:
             require_evaluation(data.root, data.val)

@@ -7,13 +7,15 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.index.index import build_index
+from fastsemi.loaders.index.merge import merge_indexes
 from fastsemi.loaders.index.scan import is_folder, require_folder
 from fastsemi.loaders.index.settings import Exif
 from fastsemi.loaders.index.table import TABLES, Part, has_columns, is_table_name
@@ -70,7 +72,50 @@ def open_source(
         UserError: Nothing there, files of several kinds, a `.beton` to be turned, or what the source raises.
     """
     options = {"has_classes": has_classes, "max_pixels": max_pixels, "threads": threads, "refresh": refresh}
-    source = _open(root, what, exif, part, labels, options)
+    return _told(_open(root, what, exif, part, labels, options), exif)
+
+
+def open_unlabelled(
+    whats: Sequence[str | Path],
+    *,
+    max_pixels: int,
+    threads: int = 8,
+    refresh: bool = False,
+    exif: Exif = "ignore",
+) -> IndexedSource:
+    """Open images without classes, of one place or of several: all of them, in the order of the places.
+
+    Args:
+        whats: Each as for `open_source`, relative to the working directory; several are all files in folders
+            (also those of tables), or all archives of one kind.
+        max_pixels: As for `open_source`, as what follows.
+        threads: Threads that index.
+        refresh: Index anew.
+        exif: Whether images are turned.
+
+    Raises:
+        UserError: As `open_source`; places of several kinds, or an image that is in two of them.
+    """
+    options = {"has_classes": False, "max_pixels": max_pixels, "threads": threads, "refresh": refresh}
+    if len(whats) == 1:
+        return _told(_open(Path(), whats[0], exif, "unlabeled", None, options), exif)
+    archives = [[] if is_table(Path(what)) else _files(Path(), str(what)) for what in whats]
+    if all(archives):
+        files = [os.path.abspath(file) for place in archives for file in place]
+        if len(again := [file for file, n in Counter(files).items() if n > 1]):
+            raise UserError(f"{again[0]} is named twice in data.unlabeled; name it once")
+        return _told(_open_archives(files, ", ".join(map(str, whats)), exif, options), exif)
+    if any(archives):
+        raise UserError(
+            f"data.unlabeled names archives and folders ({', '.join(map(str, whats))}); give places of one "
+            "kind, or pack or unpack some: fastsemi data beton"
+        )
+    parts = [_open(Path(), what, exif, "unlabeled", None, options) for what in whats]
+    return _told(FolderSource(merge_indexes([part.index for part in parts])), exif)
+
+
+def _told(source: IndexedSource, exif: Exif) -> IndexedSource:
+    """Turned if asked for; what was skipped is said, and how many images lie on their side."""
     index = source.index
     if skipped := say_skipped(index.skipped):
         _log.info("%s: %s", index.root, skipped)
@@ -104,10 +149,14 @@ def _open(
         return FolderSource(build_table_index(path, part=part, **options))
     if not files:
         return FolderSource(build_index(path, **options))
+    return _open_archives(files, str(path), exif, options)
+
+
+def _open_archives(files: list[str], what: str, exif: Exif, options: dict[str, Any]) -> IndexedSource:
     kinds = {_suffix(file) for file in files}
     if len(kinds) > 1 or not kinds <= _ARCHIVES.keys():
         raise UserError(
-            f"{os.path.join(root, what)} means files of the kinds {', '.join(sorted(kinds))}; "
+            f"{what} means files of the kinds {', '.join(sorted(kinds))}; "
             f"give files of one kind of {', '.join(_ARCHIVES)}"
         )
     if kinds == {".beton"} and exif == "apply":

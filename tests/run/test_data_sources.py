@@ -13,6 +13,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
 from fastsemi.loaders.stream import evaluation_batches
+from fastsemi.run import config as configuration
 from fastsemi.run.checks import stage_fingerprint
 from fastsemi.run.context import RunContext
 from fastsemi.run.order import STAGE_CLASSES, settings
@@ -147,6 +148,38 @@ def test_unlabelled_images_need_no_classes(packed, shapes):
     data = data_of(shapes, unlabeled=packed / "val.tar")
     assert len(data.unlabelled.ids) == 30 and set(data.unlabelled.index.labels) == {-1}
     data.close()
+
+
+def test_unlabelled_images_of_several_places(packed, shapes, tmp_path, tiny):
+    places = (shapes / "val" / "dot", shapes / "val" / "bar")
+    table = tmp_path / "more.csv"
+    table.write_text(f"file,label\n{shapes}/train/bar/000.png,x\n")
+    data = data_of(shapes, unlabeled=(*places, table))
+    index = data.unlabelled.index
+    assert [index.path(i) for i in range(21)] == [
+        *(str(place / f"{i:03}.png") for place in places for i in range(10)),
+        str(shapes / "train/bar/000.png"),
+    ]
+    assert set(index.labels) == {-1} and index.classes == () and np.asarray(index.sizes).min() == 16
+    assert len(data.pretraining.ids) == 21
+    for several, message in (
+        ((shapes / "val", places[0]), r"dot/000.png is in .*/val and in .*/val/dot; name places"),
+        ((packed / "val.tar", places[0]), "names archives and folders"),
+        ((packed / "val.tar", packed / "val.tar"), r"val.tar is named twice"),
+        ((packed / "val.tar", packed / "train.beton"), "means files of the kinds .beton, .tar"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _ = data_of(shapes, unlabeled=several).unlabelled
+    shutil.copy(packed / "val.tar", packed / "copy.tar")
+    both = data_of(shapes, unlabeled=(packed / "val.tar", packed / "copy.tar")).unlabelled
+    assert len(both.ids) == 60 and both.source.read_one(0) == both.source.read_one(30)
+    config = tiny("--data.unlabeled", f"[{places[0]}, {places[1]}]")
+    assert config.data.unlabelled_places == places
+    (tmp_path / "again.yaml").write_text(configuration.to_yaml(config))
+    assert configuration.load([tmp_path / "again.yaml"], []) == config
+    assert tiny("--data.unlabeled", str(places[0])).data.unlabeled == places[0]
+    with pytest.raises(UserError, match="empty list"):
+        tiny("--data.unlabeled", "[]")
 
 
 def test_other_classes_are_refused(packed, shapes):

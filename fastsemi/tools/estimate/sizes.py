@@ -71,7 +71,7 @@ def _is_here(config: Config) -> bool:
     """Whether there is something to count; a pattern of shards counts as here where its folder is."""
     folder = config.data.root / config.data.train
     pattern = any(c in config.data.train for c in "*?[{")
-    extra = config.data.unlabeled is None or config.data.unlabeled.exists()
+    extra = all(place.exists() for place in config.data.unlabelled_places)
     return (config.data.root.is_dir() if pattern else folder.exists()) and extra
 
 
@@ -109,9 +109,9 @@ class AbsentData(Data):
         count = labels.per_class or max(1, round((labels.fraction or 0) * self._sizes.train / classes))
         return ImageSet(self.train.index, self.train.source, self.train.ids[: count * classes])
 
-    def open_unlabelled(self, what: str | Path) -> ImageSet:
+    def open_unlabelled(self, *places: str | Path) -> ImageSet:
         """As many images as `data.unlabeled` is told to hold."""
-        return _images(Path(what), self._sizes.unlabelled or 0, 0)
+        return _images(Path(places[0]), self._sizes.unlabelled or 0, 0)
 
 
 def _images(root: Path, count: int, classes: int) -> ImageSet:
