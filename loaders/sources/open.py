@@ -1,4 +1,4 @@
-"""Which source a name in the configuration means: a folder, a table, tar shards, a .beton or Parquet."""
+"""Which source a name in the configuration means: a folder, a table, or files that hold images."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from fastsemi.loaders.index.settings import Exif
 from fastsemi.loaders.index.table import TABLES, Part, has_columns, is_table_name
 from fastsemi.loaders.index.table_index import build_table_index
 from fastsemi.loaders.sources.archive import ArchiveSource
+from fastsemi.loaders.sources.arrow import ArrowSource
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.sources.parquet import ParquetSource
@@ -30,10 +31,11 @@ IndexedSource = FolderSource | ArchiveSource
 
 _log = logging.getLogger(__name__)
 
-_ARCHIVES: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource]] = {
+_ARCHIVES: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource] | type[ArrowSource]] = {
     ".tar": TarSource,
     ".beton": BetonSource,
     ".parquet": ParquetSource,
+    ".arrow": ArrowSource,
 }
 _KINDS = dict.fromkeys((*_ARCHIVES, *TABLES))
 _BRACES = re.compile(r"\{([^{}]*)\}")

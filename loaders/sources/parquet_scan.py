@@ -7,17 +7,15 @@ import struct
 from dataclasses import dataclass
 from io import BytesIO
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.archive_index import Found
-from fastsemi.loaders.index.class_label import class_label
 from fastsemi.loaders.index.header import BROKEN, image_header
+from fastsemi.loaders.sources.hugging_face import image_column, label_column, require_bytes, values_of
 from fastsemi.loaders.sources.parquet_codecs import CODECS
 from fastsemi.loaders.sources.parquet_pages import DICTIONARY_PAGE, Page, pages
 
-_LABELS = ("label", "labels", "cls", "class", "target", "fine_label")
 _EXTRA = ("codec", "page_size", "start", "image_length")
 
 
@@ -41,13 +39,15 @@ def scan(path: str, max_pixels: int, has_classes: bool) -> Found:
 
 def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
     schema = parquet.schema_arrow
-    image = _image_column(path, schema)
-    label, classes = _label_column(path, schema) if has_classes else (None, ())
+    image = image_column(path, schema)
+    label, classes = label_column(path, schema) if has_classes else (None, ())
     found = Found(classes=classes, extra={name: [] for name in _EXTRA})
+    elsewhere = None
     for group in range(parquet.num_row_groups):
         columns = [image] if label is None else [image, label]
         table = parquet.read_row_group(group, columns=columns)
-        values, paths = _values(table[image].combine_chunks())
+        content, paths = values_of(table[image].combine_chunks())
+        values = [memoryview(v.as_buffer()) if v.is_valid else None for v in content]
         places = _Places(path, fd, _chunk(parquet, group, image))
         labels = table[label].to_pylist() if label is not None else [None] * len(values)
         for value, name, own_label in zip(values, paths, labels, strict=True):
@@ -59,48 +59,9 @@ def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_clas
             found.length.append(place.length)
             for key in _EXTRA:
                 found.extra[key].append(getattr(place, key))
+        elsewhere = elsewhere or next((p for p, v in zip(paths, values, strict=True) if p and not v), None)
+    require_bytes(path, len(found.names), sum(map(bool, found.length)), elsewhere)
     return found
-
-
-def _image_column(path: str, schema: pa.Schema) -> str:
-    for field in schema:
-        if pa.types.is_struct(field.type) and (at := field.type.get_field_index("bytes")) >= 0:
-            kind = field.type[at].type
-            if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-                raise UserError(
-                    f"field bytes of column {field.name} in {path} is of the type {kind}; write the encoded "
-                    "images to it, as binary"
-                )
-            return str(field.name)
-    raise UserError(
-        f"{path} has no column of structs with a field bytes (columns: {', '.join(schema.names)}); write it "
-        "with Hugging Face's datasets and an Image feature"
-    )
-
-
-def _label_column(path: str, schema: pa.Schema) -> tuple[str | None, tuple[str, ...]]:
-    """The class column and its class names, by Hugging Face's metadata, else by its usual names."""
-    name, classes = class_label(schema, path)
-    name = name or next((name for name in _LABELS if name in schema.names), None)
-    kind = schema.field(name).type if name else pa.string()
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    kinds = pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string
-    if not any(holds(kind) for holds in kinds):
-        raise UserError(
-            f"column {name} in {path}, the classes, is of the type {kind}; write whole numbers or text to it"
-        )
-    return name, classes
-
-
-def _values(column: pa.StructArray) -> tuple[list[memoryview | None], list[str | None]]:
-    """Bytes and path of each image; None for an image that is null."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    content = column.flatten()[column.type.get_field_index("bytes")]
-    values = [memoryview(v.as_buffer()) if v.is_valid else None for v in content]
-    at = column.type.get_field_index("path")
-    return values, column.flatten()[at].to_pylist() if at >= 0 else [None] * len(values)
 
 
 def _chunk(parquet: pq.ParquetFile, group: int, image: str) -> pq.ColumnChunkMetaData:

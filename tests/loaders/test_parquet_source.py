@@ -135,3 +135,46 @@ def test_threads_handles_and_damage(tmp_path, contents, options):
     source.close()
     links = (os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd"))
     assert not [link for link in links if os.path.lexists(link) and os.readlink(link) == file]
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_arrow_files_of_save_to_disk(tmp_path, contents, new):
+    features = {"label": {"_type": "ClassLabel", "names": ["cat", "dog", "owl"]}}
+    labels = [i % 3 for i in range(len(contents))]
+    made = table(contents, labels, features)
+    for part, rows in enumerate((made.slice(0, 20), made.slice(20))):
+        with new(str(tmp_path / f"data-{part:05}-of-00002.arrow"), made.schema) as file:
+            file.write_table(rows, max_chunksize=7)
+    for name in ("state.json", "dataset_info.json"):
+        (tmp_path / name).write_text("{}")
+    source = open_parquet(tmp_path)
+    assert source.index.classes == ("cat", "dog", "owl") and source.index.labels.tolist() == labels
+    result = source.read(range(len(contents)))
+    assert [r for r in result if isinstance(r, bytes)] == [c for c in contents if c is not None]
+    assert isinstance(result[41], BadImageError) and source.size(25) == (55, 20)
+    assert source.name(25) == str(tmp_path / "data-00001-of-00002.arrow" / "5" / "25.jpg")
+
+
+def test_wrong_arrow_files_say_so(tmp_path, contents):
+    (tmp_path / "text.arrow").write_text("no arrow")
+    elsewhere = table([None, None]).set_column(
+        0, "image", pa.array([{"bytes": None, "path": "/x/1.jpg"}] * 2, table([None]).schema[0].type)
+    )
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    for name, rows, how in (
+        ("other", pa.table({"x": [1]}), None),
+        ("compressed", table(contents[:4]), options),
+        ("paths", elsewhere, None),
+    ):
+        with pa.ipc.new_stream(str(tmp_path / f"{name}.arrow"), rows.schema, options=how) as file:
+            file.write_table(rows)
+    pq.write_table(elsewhere, tmp_path / "paths.parquet")
+    for name, message in (
+        ("text.arrow", "cannot read Arrow file"),
+        ("other.arrow", "no column of structs"),
+        ("compressed.arrow", "is compressed"),
+        ("paths.arrow", r"holds paths of images \(/x/1.jpg\) and not their bytes"),
+        ("paths.parquet", r"holds paths of images \(/x/1.jpg\) and not their bytes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_parquet(tmp_path, name, has_classes=False)
