@@ -48,8 +48,11 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _machine(config: Config, options: Namespace) -> int:
     from fastsemi.common.progress import QuietConsole
+    from fastsemi.run.fit_batches import with_fitting_batches
     from fastsemi.tools.doctor.diagnose import diagnose, show, to_json, works
 
+    if options.config:
+        config = with_fitting_batches(config, options.by_hand, strict=False)
     checks = list(diagnose(config, data=bool(options.config)))
     if options.json is not None:
         _write(to_json(checks), options.json)

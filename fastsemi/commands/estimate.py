@@ -36,6 +36,7 @@ def main(command: str, arguments: list[str]) -> int:
             "--images_per_s is the rate of one stage, and there are several; add --stages '[semi]' or another"
         )
     from fastsemi.common.progress import QuietConsole
+    from fastsemi.run.fit_batches import fit_batches
     from fastsemi.tools.estimate.cost_table import show, to_json
     from fastsemi.tools.estimate.gpus import find_gpu
     from fastsemi.tools.estimate.sizes import open_data
@@ -51,6 +52,7 @@ def main(command: str, arguments: list[str]) -> int:
         tuple(options.measured or ()),
     )
     data, sizes = open_data(config, options)
+    config = fit_batches(config, data, config.stages, options.by_hand)
     plans = [plan_stage(config, name, data) for name in config.stages]
     costs = [cost_stage(config, plan, job, data) for plan in plans]
     if options.json:

@@ -117,7 +117,8 @@ def configure(parser: Parser, arguments: list[str]) -> tuple[Any, Config | None]
     Without `--config`, `--output RUN` alone means the configuration that the run was made with.
 
     Returns:
-        The options and the configuration; None for it when it was only to be printed.
+        The options, among them the keys `by_hand` (of `fastsemi.run.config.by_hand`), and the configuration;
+        None for it when it was only to be printed.
     """
     from fastsemi.run import config as configuration
 
@@ -137,6 +138,7 @@ def configure(parser: Parser, arguments: list[str]) -> tuple[Any, Config | None]
         saved = RunFolder(Path(_value(overrides, "--output") or "")).config
         files = [saved] if saved.is_file() else []
     config = configuration.load(files, overrides)
+    options.by_hand = configuration.by_hand(files, overrides)
     if options.print_config:
         sys.stdout.write(configuration.to_yaml(config))
         return options, None

@@ -31,12 +31,13 @@ def main(command: str, arguments: list[str]) -> int:
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
     from fastsemi.common.progress import QuietConsole
+    from fastsemi.run.fit_batches import with_fitting_batches
     from fastsemi.tools.profile.output import show, write
     from fastsemi.tools.profile.profile import profile
 
     console = QuietConsole()
     result = profile(
-        config,
+        with_fitting_batches(config, options.by_hand),
         options.stage or config.stages[-1],
         steps=options.steps,
         warmup=options.warmup,

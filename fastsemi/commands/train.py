@@ -57,7 +57,7 @@ def main(command: str, arguments: list[str]) -> int:
         with processes.session(config.distributed, processes.local_device(config.device)):
             is_main = processes.is_main()
             console = QuietConsole(quiet=not is_main)
-            run = Run(config, Progress(console))
+            run = Run(config, Progress(console), options.by_hand)
             try:
                 summary = run.train(stages, budget)
             except Interrupted as stop:
@@ -109,5 +109,5 @@ def _dry_run(config: Config, stages: Any, options: Namespace) -> int:
     from fastsemi.common.progress import QuietConsole
     from fastsemi.tools.estimate.dry_run import dry_run, show
 
-    show(*dry_run(config, stages, options), QuietConsole())
+    show(*dry_run(config, stages, options, options.by_hand), QuietConsole())
     return 0

@@ -47,9 +47,11 @@ def main(command: str, arguments: list[str]) -> int:
     from fastsemi.common.files import replacing
     from fastsemi.common.hardware import hardware
     from fastsemi.common.progress import QuietConsole
+    from fastsemi.run.fit_batches import with_fitting_batches
     from fastsemi.tools.profile.search import search
     from fastsemi.tools.profile.tuning import Bench, table_rows, to_yaml
 
+    config = with_fitting_batches(config, options.by_hand)
     bench = Bench(config, options.stage or config.stages[-1])
     try:
         result = search(

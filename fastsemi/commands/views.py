@@ -19,8 +19,10 @@ def main(command: str, arguments: list[str]) -> int:
     if config is None:
         return 0
     require_inputs(config, config.stages)
+    from fastsemi.run.fit_batches import with_fitting_batches
     from fastsemi.tools.report.examples import draw_views
 
+    config = with_fitting_batches(config, options.by_hand)
     draw_views(config, options.png, count=options.count, step=options.step)
     sys.stdout.write(f"{options.png}\n")
     return 0

@@ -14,7 +14,6 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from fastsemi.common.printable import printable
-
 from fastsemi.common.telling import is_quiet
 
 LABELS = {

@@ -120,6 +120,20 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
         raise UserError(explain(error, hint)) from None
 
 
+def by_hand(files: Sequence[Path], overrides: Sequence[str]) -> set[str]:
+    """The dotted keys that the user gives: on the command line, and in these files, not in their bases.
+
+    Raises:
+        UserError: As `read_preset`.
+    """
+    keys = set(_options(overrides))
+    for file in files:
+        content = _read(file)
+        content.pop("base", None)
+        keys |= {*_given(content)}
+    return keys
+
+
 @functools.cache  # it takes longer to make than to use
 def make_parser() -> ArgumentParser:
     """A parser with every field of `Config` as a dotted option; always the same one."""
@@ -137,10 +151,7 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = Path(path)
     if path.resolve() in seen:
         raise UserError(f"config {path} is based on itself; remove one of the base: lines")
-    content = read_yaml(path, "config", "presets are in configs/")
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise UserError(f"config {path} holds no mapping; write lines such as 'seed: 0'")
+    content = _read(path)
     base = content.pop("base", None)
     _check_keys(content, Config, str(path))
     if base is None:
@@ -154,6 +165,15 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     merged = read_preset(path.parent / base, (*seen, path.resolve()))
     _merge(merged, content)
     return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A preset as it stands."""
+    content = read_yaml(path, "config", "presets are in configs/")
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"config {path} holds no mapping; write lines such as 'seed: 0'")
+    return content
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Protocol
 
 import timm
@@ -23,6 +23,7 @@ from fastsemi.run.checks import check_folder, check_images, check_nodes, check_s
 from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
 from fastsemi.run.data_lines import data_lines
+from fastsemi.run.fit_batches import fit_batches
 from fastsemi.run.images_of_step import naming_images
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
@@ -54,10 +55,11 @@ class Run:
     Args:
         config: The run.
         progress: What the user sees.
+        by_hand: Keys of batches that stay as they are, as of `fit_batches`; by default all.
     """
 
-    def __init__(self, config: Config, progress: Progress):
-        self.config, self.progress = config, progress
+    def __init__(self, config: Config, progress: Progress, by_hand: Set[str] | None = None):
+        self.config, self.progress, self._by_hand = config, progress, by_hand
         self._said: set[str] = set()
         self.context = RunContext(config, self._say)
         self.folder = self.context.folder
@@ -87,6 +89,9 @@ class Run:
 
     def _run(self, stages: Sequence[StageName], stop: Stop, lengths: Lengths | None) -> dict[str, Any]:
         read_summary(self.folder.summary)  # which the end of each stage adds to
+        with processes.one_per_node_first():  # which indexes the images
+            context = self.context
+            self._configure(fit_batches(self.config, context.data, stages, self._by_hand, context.say))
         if lengths:
             self._configure(lengths.kept(self.context))
         todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
@@ -125,7 +130,7 @@ class Run:
             check_folder(self.context, name, stages)
 
     def _configure(self, config: Config) -> None:
-        """Go on with other lengths of stages; nothing that is open depends on them."""
+        """Go on with other batches or lengths of stages; nothing that is open depends on them."""
         self.config = self.context.config = config
 
     def _judge_baselines(self, stages: Sequence[StageName]) -> None:

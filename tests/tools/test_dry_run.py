@@ -126,7 +126,10 @@ RESNET = ("--model.name", "resnet18", "--model.pool", "default", "--finetune.lay
         ((), "elsewhere is not here and its size is not known; give --train_images and --classes"),
         (("--train_images", "0"), "--train_images is 0; it must be at least 1"),
         ((*COUNTS, "--data.unlabeled", "more"), "give --unlabelled_images"),
-        (("--train_images", "400", "--classes", "10"), "batch of 512 is larger than its data of 40 images"),
+        (
+            ("--train_images", "400", "--classes", "10", "--finetune.batch", "512"),
+            "batch of 512 is larger than its data of 40 images",
+        ),
         ((*COUNTS, "--data.labels.file", "l.csv"), "data.labels.file l.csv lists images of data that is not"),
         (
             (*COUNTS, *RESNET, "--model.activation_checkpointing", "true"),

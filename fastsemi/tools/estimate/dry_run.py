@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from rich.table import Table
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config
+from fastsemi.run.fit_batches import fit_batches
 from fastsemi.run.memory import MemoryEstimate, measure_stage
 from fastsemi.run.start_weights import are_here, check_network, start_weights
 from fastsemi.stages.names import StageName
@@ -34,13 +35,16 @@ class DryStage:
     memory: MemoryEstimate
 
 
-def dry_run(config: Config, stages: Sequence[StageName], options: Namespace) -> tuple[list[DryStage], str]:
+def dry_run(
+    config: Config, stages: Sequence[StageName], options: Namespace, by_hand: Set[str] | None = None
+) -> tuple[list[DryStage], str]:
     """Build each stage as training would, but on tensors without memory.
 
     Args:
         config: The run.
         stages: Which of its stages.
         options: train_images, classes, unlabelled_images: what is known of data that is not here.
+        by_hand: Keys of batches that stay as they are, as of `fit_batches`.
 
     Returns:
         The stages, and where the numbers of images come from, in words.
@@ -50,6 +54,7 @@ def dry_run(config: Config, stages: Sequence[StageName], options: Namespace) -> 
     """
     dtype, fused, where = _format(config)
     data, sizes = open_data(config, options)
+    config = fit_batches(config, data, stages, by_hand)
     start = start_weights(config.model) if are_here(config.model) else None
     result = []
     for name in stages:
