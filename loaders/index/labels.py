@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.index import Index
 from fastsemi.loaders.index.regular import regular_fd
-from fastsemi.loaders.index.table import has_columns
+from fastsemi.loaders.index.table import has_columns, is_table_name, require_labels
 
 _log = logging.getLogger(__name__)
 
@@ -170,6 +170,8 @@ def _splitmix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _from_file(index: Index, file: Path) -> NDArray[np.int64]:
     if has_columns(file):
         return np.flatnonzero(index.labels >= 0)
+    if is_table_name(file) and file.suffix.lower() != ".csv" and file.is_file():
+        require_labels(file)  # says what it lacks
     try:
         with open(regular_fd(str(file)), encoding="utf-8-sig", errors="surrogateescape") as opened:
             lines = opened.read().split("\n")

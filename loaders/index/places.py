@@ -59,17 +59,21 @@ class Beside:
 
 
 class InTree:
-    """Finds images below a folder, by path or by the file's name alone."""
+    """Finds images below a folder, by path or by the file's name alone, with or without its ending."""
 
     def __init__(self, table: Path, top: str, files: Sequence[str]):
         self._table, self._top = os.path.abspath(table.parent), top
         self._files = {joined(path): path for path in files} | {path: path for path in files}
         self._names: dict[str, list[str]] = {}
         for path in files:
-            self._names.setdefault(joined(os.path.basename(path)), []).append(path)
+            name = joined(os.path.basename(path))
+            for key in (name, os.path.splitext(name)[0]):
+                self._names.setdefault(key, []).append(path)
 
     def find(self, path: str) -> str | None:
         """The image relative to the folder; None where there is none, or several by that name."""
+        if path in self._files:
+            return self._files[path]
         for text in _spellings(path):
             for folder in (self._top, self._table):
                 known = relative(os.path.normpath(os.path.join(folder, text)), self._top)

@@ -16,7 +16,18 @@ from fastsemi.loaders.index.table_rows import read_header, read_rows
 Part = Literal["train", "val", "unlabeled"]
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
+PATHS = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "image",
+    "image_path",
+    "image_name",
+    "image_id",
+)
 LABELS = ("label", "class", "category", "target", "class_name")
 SPLIT = "split"
 POSITIONS = "Index"  # of the lists of the paper's authors, which name images by their place
@@ -97,9 +108,21 @@ def read_columns(file: Path) -> Columns:
     if columns is None:
         shown = ", ".join(name[:40] for name in names[:8]) + (", ..." if len(names) > 8 else "")
         raise UserError(
-            f"table {file} has no column of paths (its first line: {shown}); begin it with a line such as "
-            "path,label"
+            f"table {file} has no column of paths (its first line: {shown}); name columns path and "
+            "label there"
         )
+    return columns
+
+
+def require_labels(file: Path) -> Columns:
+    """The columns of a table that is to have labels.
+
+    Raises:
+        UserError: As `read_columns`, or there are none.
+    """
+    columns = read_columns(file)
+    if columns.label is None:
+        raise UserError(f"table {file} has no column of labels; call one of its columns label")
     return columns
 
 

@@ -18,7 +18,7 @@ from fastsemi.loaders.index import scan
 from fastsemi.loaders.index.formats import extension
 from fastsemi.loaders.index.index import MAX_PIXELS, Index, Listed, open_index
 from fastsemi.loaders.index.places import Beside, InTree, joined
-from fastsemi.loaders.index.table import Part, Row, Table, read_columns, read_table, rows_of
+from fastsemi.loaders.index.table import Part, Row, Table, read_columns, read_table, require_labels, rows_of
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def build_table_index(
     """Index the images of a table, or reopen the index made earlier, which holds as that of a folder does.
 
     A path of the table is absolute or relative to the table's folder. With `tree` it names an image below
-    that folder: relative to it, or as before, or by the file's name alone. The order does not depend on that
+    that folder: relative to it, or as before, or by the file's name alone,
+    also without its ending. The order does not depend on that
     of the rows: by class, in it as in class folders, at the end the images without a label (-1).
 
     Classes are the labels, sorted as text, or as numbers where all are whole numbers; 3 and 3.0 are one.
@@ -60,9 +61,7 @@ def build_table_index(
         UserError: A table that cannot be read, a row whose image is missing, is given twice or has a label
             that is none, no labels at all; or as `build_index`.
     """
-    columns = read_columns(file)
-    if has_classes and columns.label is None:
-        raise UserError(f"table {file} has no column of labels; call one of its columns label")
+    columns = require_labels(file) if has_classes else read_columns(file)
     top = os.path.abspath(file.parent if tree is None else tree)
     if tree is not None:
         scan.require_folder(top)

@@ -206,6 +206,7 @@ def test_class_without_label_is_logged(tmp_path, caplog):
         ("a.csv", "image,text\n1,2\n", ("no column Index", "no two columns path and label")),
         ("a.txt", "n01_0.JPEG\nn99_0.JPEG\n", ("line 2", "'n99_0.JPEG'", "is not in /data")),
         ("a.txt", "n01_0.JPEG\nn01/n01_0.JPEG\n", ("twice", "lines 1 and 2")),
+        ("a.tsv", "image\ttext\n1\t2\n", ("no column of labels",)),
         ("a.txt", "\n", ("names no image",)),
         ("a.npy", "\x93NUMPY\0\x01" + "x" * 5000, ("line 1", "is not in /data")),
     ],

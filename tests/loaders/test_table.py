@@ -136,7 +136,7 @@ def test_images_of_a_folder_that_no_row_names_have_no_label(flat, tmp_path, capl
     (flat / "deep").mkdir()
     os.rename(flat / "d.png", flat / "deep" / "d.png")
     file = write(tmp_path, "image,class\nd.png,x\nflat/b.png,y\n", "elsewhere.csv")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="fastsemi.loaders"):
         index = build_table_index(file, has_classes=True, tree=flat)
     assert labels_of(index) == {"deep/d.png": "x", "b.png": "y", "a.png": None, "c.png": None}
     assert index.labels.tolist() == [0, 1, -1, -1]
@@ -146,6 +146,8 @@ def test_images_of_a_folder_that_no_row_names_have_no_label(flat, tmp_path, capl
     listed = write(tmp_path, "a.png\n", "list.txt")
     with pytest.raises(UserError, match=r"a\.png has no label"):
         select_labelled(index, index_file=listed)
+    write(tmp_path, "image_id,class\nd,x\na,y\n", "elsewhere.csv")
+    assert build_table_index(file, has_classes=True, tree=flat).labels.tolist() == [0, 1, -1, -1]
     inside = write(flat, "path,label\na.png,x\n")
     assert build_table_index(inside, has_classes=True, tree=flat).skipped == {}, "the table is no odd file"
     os.rename(flat / "c.png", flat / "deep" / "a.png")
@@ -201,7 +203,7 @@ def test_parts(flat):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("a.png,cat\n", "no column of paths (its first line: a.png, cat); begin it with"),
+        ("a.png,cat\n", "no column of paths (its first line: a.png, cat); name columns"),
         ("", "no column of paths"),
         ("path,label\n", "names no image"),
         ("path,label\n\n , \n", "names no image"),

@@ -117,7 +117,7 @@ def test_evaluation_images_of_some_classes_are_numbered_by_name(shapes, tmp_path
         shutil.copytree(shapes / "val" / name, tmp_path / "val" / name)
     (tmp_path / "train").symlink_to(shapes / "train")
     data = data_of(tmp_path)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="fastsemi.loaders"):
         assert set(data.val.index.labels) == {0, 2} and data.val.index.classes == data.classes
         _ = data.val
     assert [r.getMessage() for r in caplog.records if "evaluate on" in r.getMessage()] == [

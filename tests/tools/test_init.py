@@ -271,6 +271,10 @@ def test_a_table_beside_class_folders_is_told_or_refused(capsys):
     flat(Path("two"), {"cat": 2, "dog": 2}, 2, "a.csv")
     shutil.copy("two/a.csv", "two/b.csv")
     assert "two/a.csv and two/b.csv may each say which" in refused(capsys, "two")
+    paint(Path("odd"), {".": 2})
+    Path("odd/train.csv").write_text("id,breed\n000,cat\n")
+    assert "odd/train.csv has no column of paths (its first line: id, breed)" in refused(capsys, "odd")
+    assert "no such file; correct --labels" in refused(capsys, "odd", "--labels", "nowhere.csv")
 
 
 def test_a_written_configuration_trains():

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import is_hidden, is_image_name
 from fastsemi.loaders.index.scan import require_folder
-from fastsemi.loaders.index.table import has_columns, read_table
+from fastsemi.loaders.index.table import has_columns, is_table_name, read_table, require_labels
 from fastsemi.loaders.sources.open import EVALUATION_FOLDERS, require_images
 
 UNLABELLED_FOLDERS = ("unlabeled", "unlabelled")
@@ -94,9 +94,14 @@ def _require_classes_alone(folder: Path, inside: bool) -> None:
 def _table(folder: Path, train: Path, labels: Path | None) -> tuple[Path | None, tuple[str, ...]]:
     """The table of labels, the user's or the one in the folder, and what to tell of it."""
     if labels is not None:
+        if not labels.is_file():
+            raise UserError(f"cannot read label index file {labels}: no such file; correct --labels")
         return (labels if has_columns(labels) else None), ()
     found = [path for place in dict.fromkeys((folder, train)) for path in _tables(place)]
     if not found:
+        others = [] if _folders(train) else [path for path in _visible(folder) if is_table_name(path)]
+        if others:  # the images lie in no class folders, so that it may be meant, and cannot be read
+            require_labels(others[0])
         return None, ()
     classes = {name for name in _folders(train) if name not in (*EVALUATION_FOLDERS, *UNLABELLED_FOLDERS)}
     named = " and ".join(map(str, found))
@@ -116,11 +121,15 @@ def _table(folder: Path, train: Path, labels: Path | None) -> tuple[Path | None,
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not is_hidden(path.name) and has_columns(path))
+    return [path for path in _visible(folder) if has_columns(path)]
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    return [path.name for path in _visible(folder) if path.is_dir()]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name))
 
 
 def _evaluation(folder: Path, table: Path | None) -> list[str]:
