@@ -23,11 +23,11 @@ test: env optional ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST)
 
 # Every room below the commands and tools; not the files that start whole runs, nor what is slow in the interpreter.
-QUICK := $(addprefix tests/,common kernels loaders models parallel probe run stages training)
+QUICK := $(addprefix tests/,common kernels loaders models parallel probing run stages training)
 LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.py tests/kernels/test_triton_mix.py \
   tests/kernels/test_kernels_dispatch.py tests/loaders/test_device_copy.py tests/models/test_export.py \
   tests/loaders/test_engine_failures.py tests/stages/test_kernel_choice.py \
-  tests/models/test_activation_checkpointing.py tests/probe/test_probe_in_a_run.py tests/run/test_presets.py \
+  tests/models/test_activation_checkpointing.py tests/probing/test_probe_in_a_run.py tests/run/test_presets.py \
   tests/loaders/test_odd_pictures.py tests/run/test_held_out.py tests/run/test_lora.py tests/parallel/test_stop.py \
   tests/parallel/test_budget.py tests/parallel/test_failures.py tests/parallel/test_shards.py \
   tests/run/test_semi_options.py tests/training/test_not_finite.py \

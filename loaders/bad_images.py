@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from fastsemi.common.errors import BadImageError
 
@@ -37,3 +38,16 @@ class BadImages:
             return
         self.paths.add(error.path)
         logger.warning("skipped broken image %d of at most %d: %s", len(self.paths), self.limit, error)
+
+
+class Unreadable(BadImages):
+    """Takes note of broken files, however many, for one who names them at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.maxsize)
+        self.first: BadImageError | None = None
+
+    def record(self, error: BadImageError) -> None:
+        """Note a broken file."""
+        self.first = self.first or error
+        self.paths.add(error.path)

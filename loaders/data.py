@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -19,13 +19,16 @@ from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.image_set import ImageSet
+from fastsemi.loaders.in_memory import Picture, PicturesInMemory
 from fastsemi.loaders.index.labels import hold_out, select_labelled, unlabelled_ids
+from fastsemi.loaders.index.listed import index_files
 from fastsemi.loaders.index.same_classes import with_classes_of
 from fastsemi.loaders.index.same_files import ids_also_in
 from fastsemi.loaders.index.table import Part, has_columns
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader
 from fastsemi.loaders.settings import DataConfig, LoaderConfig
+from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.sources.open import (
     IndexedSource,
     is_table,
@@ -42,11 +45,19 @@ class Data:
         config: Images and labels.
         loader: How to read them.
         device: Where batches go; on a CUDA device they come there ahead of the step that uses them.
+        bad: Policy and count of broken files; by default those of `config`, counted anew.
     """
 
-    def __init__(self, config: DataConfig, loader: LoaderConfig, *, device: torch.device | None = None):
+    def __init__(
+        self,
+        config: DataConfig,
+        loader: LoaderConfig,
+        *,
+        device: torch.device | None = None,
+        bad: BadImages | None = None,
+    ):
         self.config = config
-        self.batches = Batches(config, loader, device=device)
+        self.batches = Batches(config, loader, device=device, bad=bad)
 
     def _open(self, what: str | Path, part: Part) -> ImageSet:
         labels = self._table if part == "train" else None
@@ -75,6 +86,19 @@ class Data:
         """The table that says which training images have which label, where there is one."""
         file = self.config.labels.file
         return file if file is not None and has_columns(file) else None
+
+    def open_files(self, paths: Sequence[str]) -> ImageSet:
+        """Image files that are named one by one, without classes."""
+        config, threads = self.config, 4 * self.loader.thread_count
+        source = FolderSource(index_files(paths, max_pixels=config.max_pixels, threads=threads))
+        if config.exif == "apply":
+            source = source.as_turned()
+        return ImageSet(source.index, source, np.arange(len(source)))
+
+    def open_pictures(self, pictures: Sequence[Picture], names: Sequence[str]) -> ImageSet:
+        """Pictures that a program holds, as `PicturesInMemory`."""
+        source = PicturesInMemory(pictures, names, exif=self.config.exif)
+        return ImageSet(source.index, source, np.arange(len(source)))
 
     @cached_property
     def train(self) -> ImageSet:

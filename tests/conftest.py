@@ -169,6 +169,7 @@ output: {folder / "run"}
 log_every: 2
 train:
   baseline: none
+  calibrate: false
 precision: fp32
 data: {{root: {shapes}, labels: {{per_class: 4}}, image_size: 16, eval_crop: 1.0}}
 loader: {{threads: 2, timeout_s: 30}}
@@ -181,3 +182,27 @@ semi: {{length: 8 steps, warmup: 2 steps, batch: 6, momentum: 0.9, threshold: 0.
 """
     )
     return lambda *options: configuration.load([preset], options)
+
+
+@pytest.fixture
+def untrained(tiny):
+    """The function `untrained(*options)`: a configuration whose run has a network of random weights."""
+    from fastsemi.common.files import replacing
+    from fastsemi.models.create import create_model
+    from fastsemi.models.timm_folder import export_timm
+    from fastsemi.run import config as configuration
+
+    def make(*options, classes=("bar", "cross", "dot")):
+        config = tiny(*options)
+        torch.manual_seed(0)
+        network = create_model(config.model, num_classes=len(classes), image_size=16)
+        with torch.no_grad():
+            network.head.weight.mul_(1e3)  # so that it has opinions
+        described = {"mean": config.data.mean, "std": config.data.std, "crop": config.data.eval_crop}
+        folder = config.output / "model"
+        export_timm(network, folder, config=config.model, class_names=classes, image_size=16, **described)
+        with replacing(config.output / "config.yaml") as file:
+            file.write(configuration.to_yaml(config))
+        return config
+
+    return make

@@ -13,7 +13,12 @@ from fastsemi.run.config import Config
 from fastsemi.run.run import Run
 from fastsemi.training import trainer
 
-IMPORTED_LATE = ("tensorboard", "torch.utils.tensorboard", "sklearn.semi_supervised", "fastsemi.probe.probe")
+IMPORTED_LATE = (
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "sklearn.semi_supervised",
+    "fastsemi.probing.probe",
+)
 
 
 def train(config: Config, data: str) -> Curve:

@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastsemi import __version__
 from fastsemi.commands.help import explain, overview
 from fastsemi.common.errors import UserError
 from fastsemi.common.leaving import READER_LEFT, leave, reader_left, ready_streams
 from fastsemi.common.printable import PrintableFormatter, printable
 from fastsemi.common.telling import be_quiet
+from fastsemi.common.version import __version__
 
 # Threads of PyTorch that spin while they wait take the cores from the decoding threads: on 2 cores the small
 # ViT of the demo trained 1.2 times as fast with waiting threads asleep. Read when PyTorch is first imported.

@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from pathlib import Path
 
 from fastsemi.commands.options import command_parser, configure
+from fastsemi.common.errors import UserError
 from fastsemi.parallel.launch import one_report
 from fastsemi.run.folder import RunFolder
 
-if TYPE_CHECKING:
-    from fastsemi.run.config import Config
-    from fastsemi.training.evaluate import Accuracy
+SHOWN_CLASSES = 20  # more are shown when asked for
 
 
 def main(command: str, arguments: list[str]) -> int:
     """Run `fastsemi evaluate` with the words that follow it; returns the exit code."""
-    parser = command_parser("evaluate", "Accuracy of a run's model on the evaluation images.")
+    parser = command_parser(
+        "evaluate", "Accuracy of a run's model on the evaluation images, and what its confidences are worth."
+    )
+    parser.add_argument(
+        "--per_class",
+        action="store_true",
+        help=f"recall, precision and F1 of each class also where there are more than {SHOWN_CLASSES}",
+    )
+    parser.add_argument("--json", type=Path, help="file to write all figures to")
     with one_report():
-        _, config = configure(parser, arguments)
+        options, config = configure(parser, arguments)
         if config is None:
             return 0
         RunFolder(config.output).require_model()
+        if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+            raise UserError(f"--json {options.json} is no file in a folder that is there; name one")
+    from fastsemi.common.files import replacing
+    from fastsemi.common.progress import QuietConsole
     from fastsemi.parallel import processes
-    from fastsemi.run.selected import evaluated_on
+    from fastsemi.run.evaluation import evaluate_run, say_confidences, table_of_classes
 
     with processes.session(config.distributed, processes.local_device(config.device)):
-        score = _evaluate(config)
-        if processes.is_main():
-            sys.stdout.write(
-                f"top-1 {score.top1:.2f} %, balanced {score.balanced:.2f} %, top-5 {score.top5:.2f} %, "
-                f"{score.images} {evaluated_on(config)}\n"
-            )
+        found = evaluate_run(config)
+    if found is None:
+        return 0
+    sys.stdout.write(
+        f"top-1 {found.top1:.2f} %, balanced {found.balanced:.2f} %, top-5 {found.top5:.2f} %, "
+        f"{found.images} {found.evaluated_on}\n{say_confidences(found)}\n"
+    )
+    if options.per_class or len(found.by_class) <= SHOWN_CLASSES:
+        QuietConsole().print(table_of_classes(found.by_class))
+    if options.json:
+        with replacing(options.json) as file:
+            file.write(json.dumps(asdict(found), indent=2) + "\n")
     return 0
-
-
-def _evaluate(config: Config) -> Accuracy:
-    """The accuracy of a finished run; its images are dealt out to the processes."""
-    from fastsemi.run.trained import trained_run
-    from fastsemi.training.broken import share_broken
-    from fastsemi.training.evaluate import evaluate
-
-    with trained_run(config) as run:
-        models, batch = {"model": run.model}, config.eval_batch
-        scores = evaluate(models, run.data, run.views, run.precision, batch=batch)
-        share_broken(run.data.bad)
-    return scores["model"]

@@ -35,32 +35,63 @@ def main(command: str, arguments: list[str]) -> int:
     parser.add_argument("--recipe", help="one of configs/practical/, without its ending")
     parser.add_argument("--force", action="store_true", help="replace a configuration that is there")
     options = parser.parse_args(arguments)
-    if options.per_class is not None and options.labels is not None:
+    output, lines = write_configuration(**vars(options))
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+    sys.stdout.write(f"{output} is written; next: fastsemi train --config {shlex.quote(str(output))}\n")
+    return 0
+
+
+def write_configuration(
+    folder: Path,
+    *,
+    output: Path | None = None,
+    unlabeled: Path | None = None,
+    per_class: int | None = None,
+    labels: Path | None = None,
+    recipe: str | None = None,
+    force: bool = False,
+) -> tuple[Path, tuple[str, ...]]:
+    """Look at a folder of pictures and write a configuration for it.
+
+    Args:
+        folder: Holds train/CLASS/IMAGE, or CLASS/IMAGE.
+        output: What to write; by default FOLDER.yaml in the working directory.
+        unlabeled: Folder of pictures without classes.
+        per_class: How many of each class count as labelled; by default all.
+        labels: File that lists the labelled images, as data.labels.file.
+        recipe: One of configs/practical/, without its ending; by default what fits.
+        force: Whether to replace a configuration that is there.
+
+    Returns:
+        What was written, and lines that tell what was found.
+
+    Raises:
+        UserError: The folder is of no known layout, or `output` cannot be written.
+    """
+    if per_class is not None and labels is not None:
         raise UserError("--per_class and --labels both choose the labelled images; give one of them")
     from fastsemi.loaders.settings import LabelsConfig
     from fastsemi.tools.init.layout import below, find_layout
     from fastsemi.tools.init.make import make, require_recipe
 
-    if options.recipe is not None:
-        require_recipe(options.recipe)
-    layout = find_layout(options.folder, options.unlabeled, options.labels)
-    output = options.output or Path(f"{layout.name}.yaml")
+    if recipe is not None:
+        require_recipe(recipe)
+    layout = find_layout(folder, unlabeled, labels)
+    output = output or Path(f"{layout.name}.yaml")
     if output.exists() and not output.is_file():
         raise UserError(f"{output} is there and no file; name the configuration to write with --output FILE")
-    if output.exists() and not options.force:
+    if output.exists() and not force:
         raise UserError(f"{output} is there already; give --force to replace it, or another --output")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: the folder {output.parent} does not exist; make it")
-    labels = LabelsConfig(per_class=options.per_class, file=options.labels or layout.table)
-    if options.per_class is not None and layout.table is not None:  # of the images that the table names
-        labels = LabelsConfig(per_class=options.per_class)
+    chosen = LabelsConfig(per_class=per_class, file=labels or layout.table)
+    if per_class is not None and layout.table is not None:  # of the images that the table names
+        chosen = LabelsConfig(per_class=per_class)
         layout = replace(layout, train=below(layout.table, layout.root), table=None)
-    elif labels.file is None and options.per_class is None:
-        labels = LabelsConfig(fraction=1.0)
+    elif chosen.file is None and per_class is None:
+        chosen = LabelsConfig(fraction=1.0)
     logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # training says which engine runs
-    made = make(layout, labels, options.recipe)
+    made = make(layout, chosen, recipe)
     with replacing(output) as file:
         file.write(made.text)
-    sys.stdout.write("".join(f"{printable(line)}\n" for line in made.lines))
-    sys.stdout.write(f"{output} is written; next: fastsemi train --config {shlex.quote(str(output))}\n")
-    return 0
+    return output, made.lines

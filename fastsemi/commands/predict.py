@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 from fastsemi.commands.options import command_parser, configure
+from fastsemi.common.errors import UserError
+from fastsemi.loaders.sources.named import named_images
 from fastsemi.parallel.launch import one_report
 from fastsemi.run.folder import RunFolder
+from fastsemi.run.prediction_file import require_file, write_predictions
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -16,22 +19,41 @@ def main(command: str, arguments: list[str]) -> int:
     parser = command_parser("predict", "Classify images into a CSV of path, class and confidence.")
     parser.add_argument(
         "images",
-        help="folder of images, sub-folders included; or .tar, .beton or .parquet files, a pattern of them",
+        nargs="+",
+        help="images, folders with all below them, .tar, .beton or .parquet files, patterns of any of these; "
+        "@LIST for the files that a list names, one a line or in the column path of a .csv",
     )
-    parser.add_argument("--csv", type=Path, default=Path("predictions.csv"), help="file to write")
+    parser.add_argument(
+        "--to", type=Path, help="file to write: .csv, .jsonl or .parquet; by default predictions.csv"
+    )
+    parser.add_argument("--csv", type=Path, help="the same, a .csv whatever its ending")
+    parser.add_argument("--top", type=int, default=1, help="classes of each image, the likeliest first")
     with one_report():
         options, config = configure(parser, arguments)
         if config is None:
             return 0
         RunFolder(config.output).require_model()
+        if options.to and options.csv:
+            raise UserError("--to and --csv both name the file to write; give one of them")
+        to = options.csv or options.to or Path("predictions.csv")
+        form = require_file(to, "csv" if options.csv else None)
+        if options.top < 1:
+            raise UserError(f"--top is {options.top}; it must be at least 1")
+        parts = named_images(options.images)
     from fastsemi.parallel import processes
-    from fastsemi.run.trained import predict, write_csv
+    from fastsemi.run.predict import Predictor, say_unreadable
 
     with processes.session(config.distributed, processes.local_device(config.device)):
-        rows = predict(config, options.images)
-        if processes.is_main():
-            count = write_csv(rows, options.csv)
-            sys.stdout.write(f"{count} predictions in {options.csv}\n")
-        else:
+        predictor = Predictor(config)
+        classes = predictor.classes
+        if options.top > len(classes):
+            raise UserError(f"--top is {options.top}, and the model knows {len(classes)} classes; give less")
+        rows = (batch.best(classes, options.top) for batch in predictor.classify(parts))
+        if not processes.is_main():
             collections.deque(rows, maxlen=0)  # computes its images, whose rows rank 0 has
+            return 0
+        count = write_predictions(rows, to, form, options.top)
+    if said := say_unreadable(predictor.unreadable):
+        sys.stderr.write(f"fastsemi: {said}\n")
+    sys.stdout.write(f"{count} predictions in {to}\n")
     return 0

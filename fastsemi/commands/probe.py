@@ -25,25 +25,19 @@ def main(command: str, arguments: list[str]) -> int:
     from rich.table import Table
 
     from fastsemi.common.progress import QuietConsole
-    from fastsemi.probe.probe import to_json
-    from fastsemi.run.baseline import judge_baselines
-    from fastsemi.run.context import RunContext
+    from fastsemi.probing.probe import to_json
+    from fastsemi.run.baseline import judge_run
     from fastsemi.run.selected import evaluated_on
 
-    run = RunContext(config)
-    try:
-        found = judge_baselines(run, tell)
-        labels, classes = len(run.data.labelled.ids), len(run.data.classes)
-        images = f"{len(run.data.val.ids)} {evaluated_on(config)}"
-    finally:
-        run.close()
+    found = judge_run(config, tell)
     if options.json:
-        sys.stdout.write(json.dumps(to_json(found), indent=2) + "\n")
+        sys.stdout.write(json.dumps(to_json(found.rows), indent=2) + "\n")
         return 0
-    table = Table(title=f"{labels} labels, {classes} classes, {images}; nothing is trained")
+    images = f"{found.images} {evaluated_on(config)}"
+    table = Table(title=f"{found.labels} labels, {found.classes} classes, {images}; nothing is trained")
     for column in ("features", "classifier", "top-1 %", "balanced %", "seconds"):
         table.add_column(column, justify="left" if column in ("features", "classifier") else "right")
-    for row in sorted(found, key=lambda row: -row.top1):
+    for row in found.rows:
         table.add_row(
             row.features, row.classifier, f"{row.top1:.1f}", f"{row.balanced:.1f}", f"{row.seconds:.1f}"
         )

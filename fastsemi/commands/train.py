@@ -6,19 +6,21 @@ import logging
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.options import add_size_options, command_parser, configure
 from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.common.seconds import read_seconds
-from fastsemi.parallel.launch import launched, one_report
-from fastsemi.stages.names import STAGES
+from fastsemi.parallel.launch import launched, one_report, speaks
+from fastsemi.stages.names import STAGES, StageName
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fastsemi.run.config import Config
+    from fastsemi.tools.budget.budget import Budget
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -45,29 +47,56 @@ def main(command: str, arguments: list[str]) -> int:
             require_inputs(config, stages)
     if options.dry_run:
         return _dry_run(config, stages, options)
+    from fastsemi.tools.budget.budget import Budget
+
+    budget = None if options.budget is None else Budget(options.budget, begun)
+    try:
+        train_stages(config, stages, budget, by_hand=options.by_hand)
+    except Interrupted as stop:
+        if stop.alone or speaks():
+            sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
+        return stop.exit_code
+    return 0
+
+
+def train_stages(
+    config: Config,
+    stages: Sequence[StageName],
+    budget: Budget | None = None,
+    *,
+    by_hand: Set[str] | None = None,
+) -> None:
+    """Train stages in all processes; print what they are worth, and write the page about the run.
+
+    Args:
+        config: The run.
+        stages: Those that are to be finished afterwards.
+        budget: Chooses how long they are.
+        by_hand: Keys of batches that stay as they are, as of `fit_batches`; by default all.
+
+    Raises:
+        Interrupted: A signal asked to stop; the same call resumes.
+    """
     from fastsemi.common.progress import Progress, QuietConsole
     from fastsemi.parallel import processes
     from fastsemi.run.run import Run
     from fastsemi.run.summary import WIDE, summary_table, verdict
-    from fastsemi.tools.budget.budget import Budget
 
-    budget = None if options.budget is None else Budget(options.budget, begun)
-
-    try:
-        with processes.session(config.distributed, processes.local_device(config.device)):
-            is_main = processes.is_main()
-            console = QuietConsole(quiet=not is_main)
-            run = Run(config, Progress(console), options.by_hand)
-            try:
-                summary = run.train(stages, budget)
-            except Interrupted as stop:
-                if budget and is_main:
-                    budget.end(run.folder)
-                if stop.alone:
-                    raise  # the others are not waited for
-                return _stopped(stop, is_main)
-    except Interrupted as stop:
-        return _stopped(stop, True)
+    stopped = None
+    with processes.session(config.distributed, processes.local_device(config.device)):
+        is_main = processes.is_main()
+        console = QuietConsole(quiet=not is_main)
+        run = Run(config, Progress(console), by_hand)
+        try:
+            summary = run.train(stages, budget)
+        except Interrupted as stop:
+            if budget and is_main:
+                budget.end(run.folder)
+            if stop.alone:
+                raise  # the others are not waited for
+            stopped = stop
+    if stopped:
+        raise stopped
     console.print(summary_table(summary, wide=console.width >= WIDE))
     if said := verdict(summary):
         console.print(said, highlight=False, markup=False, soft_wrap=True)
@@ -77,13 +106,6 @@ def main(command: str, arguments: list[str]) -> int:
         _report(run.config, console)
         if budget:
             console.print(budget.end(run.folder), highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def _stopped(stop: Interrupted, say: bool) -> int:
-    if say:
-        sys.stderr.write(f"fastsemi: {stop}; the same command resumes there\n")
-    return stop.exit_code
 
 
 def _time(text: str) -> str:

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastsemi.common.files import replacing
+
 LIST = "SHA256SUMS"
 
 
@@ -24,6 +26,28 @@ def write_checksums(folder: Path) -> None:
     (folder / LIST).write_text("".join(f"{checksum(folder / name)}  {name}\n" for name in names))
 
 
+def add_checksum(folder: Path, name: str) -> None:
+    """List one more file of a folder whose other files are not looked at again."""
+    listed = _read(folder)
+    listed[name] = checksum(folder / name)
+    with replacing(folder / LIST) as file:
+        file.write("".join(f"{digest}  {name}\n" for name, digest in listed.items()))
+
+
+def is_listed(folder: Path, name: str) -> bool:
+    """Whether a file is on the list of a folder."""
+    try:
+        return name in _read(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _read(folder: Path) -> dict[str, str]:
+    """The checksums of a folder's list by name."""
+    lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
 def damage(folder: Path, names: Iterable[str] = ()) -> str | None:
     """What is wrong with the files of a folder, in a few words; None where all are as they were written.
 
@@ -32,8 +56,7 @@ def damage(folder: Path, names: Iterable[str] = ()) -> str | None:
         names: Files that must be on the list.
     """
     try:
-        lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
-        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        listed = _read(folder)
     except (OSError, ValueError):
         return f"{LIST} is missing or damaged"
     if not listed:

@@ -64,6 +64,7 @@ def metadata(model: nn.Module, *, normalises: bool, exif: str) -> dict[str, str]
         "exif": exif,
         "input": "RGB in [0, 1]" if normalises else "RGB in [0, 1], minus mean, divided by std",
         "output": "logits",
+        "temperature": str(settings.get("temperature", 1.0)),
     }
 
 

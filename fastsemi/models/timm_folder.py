@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors import SafetensorError
@@ -11,11 +13,14 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
 
-from fastsemi.common.checksums import damage, write_checksums
+from fastsemi.common.checksums import add_checksum, damage, is_listed, write_checksums
 from fastsemi.common.errors import UserError
+from fastsemi.common.files import replacing
 from fastsemi.models.create import model_args
 from fastsemi.models.pretrained import licence, published_name
 from fastsemi.models.settings import ModelConfig, refuse_loading
+
+CALIBRATION = "calibration.json"  # beside timm's own files, which timm does not look at
 
 
 def export_timm(
@@ -67,6 +72,8 @@ def export_timm(
 def open_timm(folder: Path) -> nn.Module:
     """The model that `export_timm` saved, with its settings as `pretrained_cfg`.
 
+    Among these is `temperature`, from `write_calibration`; 1 where nothing was calibrated.
+
     timm itself would also read a pickled file that lies there, or another file that the settings name. Here
     only `config.json` and `model.safetensors` are read, and no code comes from either.
 
@@ -83,6 +90,11 @@ def open_timm(folder: Path) -> nn.Module:
             model = timm.create_model(settings["architecture"], pretrained=False, **settings["model_args"])
             model.load_state_dict(load_file(folder / "model.safetensors"))
             preprocessing = {**settings["pretrained_cfg"], "label_names": settings["label_names"]}
+            preprocessing["temperature"] = float(
+                (read_calibration(folder) or {"temperature": 1})["temperature"]
+            )
+            if not 0 < preprocessing["temperature"] < math.inf:
+                raise ValueError(f"temperature is {preprocessing['temperature']}")
             model.pretrained_cfg = preprocessing  # type: ignore[assignment]
             return model
         except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
@@ -91,3 +103,22 @@ def open_timm(folder: Path) -> nn.Module:
         f"the model in {folder} is damaged ({reason}); delete that folder and repeat `fastsemi train` with "
         "the run's configuration, which writes it again"
     )
+
+
+def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
+    """Keep beside a model what its confidences are worth.
+
+    Args:
+        folder: From `export_timm`.
+        calibration: Has the key `temperature`, which divides the logits.
+    """
+    with replacing(folder / CALIBRATION) as file:
+        file.write(json.dumps(calibration, indent=2) + "\n")
+    add_checksum(folder, CALIBRATION)
+
+
+def read_calibration(folder: Path) -> dict[str, Any] | None:
+    """What `write_calibration` kept; None where it did not come to an end."""
+    if not is_listed(folder, CALIBRATION):
+        return None
+    return json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))

@@ -16,12 +16,17 @@ def launched() -> bool:
     return all(name in os.environ for name in _ENVIRONMENT)
 
 
+def speaks() -> bool:
+    """Whether this is the process that prints, also before the processes are connected and afterwards."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 @contextmanager
 def one_report() -> Iterator[None]:
     """What fails in the block fails in all processes alike: one of them reports it, the others end."""
     try:
         yield
     except UserError:
-        if launched() and os.environ["RANK"] != "0":
+        if not speaks():
             raise SystemExit(2) from None
         raise

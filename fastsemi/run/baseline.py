@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -10,8 +11,9 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import digest
 from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.parallel import processes
-from fastsemi.probe.probe import MOST_CLASSES, MOST_LABELLED, Baseline
+from fastsemi.probing.probe import MOST_CLASSES, MOST_LABELLED, Baseline
 from fastsemi.run.build import load_weights
+from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
 
 
@@ -29,6 +31,29 @@ def judge_baselines(run: RunContext, say: Callable[[str], None] = lambda text: N
         say(f"{name}: looking at the images")
         found += run.prober.baselines(run.prober.features(name, network), say)
     return found
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Simple classifiers on the labels of a run."""
+
+    rows: list[Baseline]
+    """The best one first."""
+    labels: int
+    classes: int
+    images: int
+    """That they are judged on."""
+
+
+def judge_run(config: Config, say: Callable[[str], None] = lambda text: None) -> Judged:
+    """`judge_baselines` of a configuration whose run need not exist."""
+    run = RunContext(config)
+    try:
+        found = judge_baselines(run, say)
+        counts = len(run.data.labelled.ids), len(run.data.classes), len(run.data.val.ids)
+    finally:
+        run.close()
+    return Judged(sorted(found, key=lambda row: -row.top1), *counts)
 
 
 def frozen_network(run: RunContext, classes: int | None = None) -> nn.Module:

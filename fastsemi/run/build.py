@@ -23,7 +23,7 @@ from fastsemi.models.weights import load_backbone
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
 from fastsemi.parallel.stop import Stop
-from fastsemi.probe.spread_labels import spread_labels
+from fastsemi.probing.spread_labels import spread_labels
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
 from fastsemi.run.memory import measure_stage

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import functools
 import typing
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,12 @@ class Config:
             )
 
 
-def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
+def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration.
 
     Args:
         files: YAML files, a later one wins; each may name a `base:` file, relative to itself.
+        keys: Nested values of YAML's types; they win over files.
         overrides: Dotted command-line options such as `--semi.threshold 0.5`; they win over files.
 
     Raises:
@@ -99,6 +100,9 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
     merged: dict[str, Any] = {}
     for file in files:
         _merge(merged, read_preset(file))
+    if keys:
+        _check_keys(dict(keys), Config, "the call")
+        _merge(merged, dict(keys))
     _check_options(overrides)
     parser = make_parser()
     try:
@@ -108,7 +112,7 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> Config:
         config = Config(
             **{k: v for k, v in vars(parser.instantiate(namespace)).items() if k in _fields(Config)}
         )
-        return _fit_to_weights(config, {*_given(merged), *_options(overrides)})
+        return _fit_to_weights(config, {*given_keys(merged), *_options(overrides)})
     except UserError:
         raise
     except Exception as error:
@@ -130,7 +134,7 @@ def by_hand(files: Sequence[Path], overrides: Sequence[str]) -> set[str]:
     for file in files:
         content = _read(file)
         content.pop("base", None)
-        keys |= {*_given(content)}
+        keys |= {*given_keys(content)}
     return keys
 
 
@@ -251,12 +255,12 @@ def _options(overrides: Sequence[str]) -> list[str]:
     return [option[2:].split("=")[0] for option in overrides if option.startswith("--")]
 
 
-def _given(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def given_keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """The dotted keys that files give."""
     for key, value in content.items():
         yield prefix + key
         if isinstance(value, dict):
-            yield from _given(value, f"{prefix}{key}.")
+            yield from given_keys(value, f"{prefix}{key}.")
 
 
 def _fit_to_weights(config: Config, given: Set[str]) -> Config:

@@ -10,7 +10,7 @@ from fastsemi.common.precision import Precision, select_device
 from fastsemi.kernels.dispatch import select as select_kernels
 from fastsemi.loaders.data import Data
 from fastsemi.parallel import processes
-from fastsemi.probe.probe import Prober
+from fastsemi.probing.probe import Prober
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.stages.inputs import Views

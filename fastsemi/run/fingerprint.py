@@ -20,6 +20,7 @@ FREE_KEYS = (
     "stages",
     "train.allow_changed",
     "train.baseline",
+    "train.calibrate",
     "train.keep",
     "train.grace_s",
     "train.watchdog_s",

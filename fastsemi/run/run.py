@@ -9,16 +9,17 @@ from typing import Any, Protocol
 import timm
 import torch
 
-from fastsemi import __version__
 from fastsemi.common.errors import Interrupted
 from fastsemi.common.files import replacing
 from fastsemi.common.hardware import hardware
 from fastsemi.common.progress import Progress
+from fastsemi.common.version import __version__
 from fastsemi.parallel import processes
 from fastsemi.parallel.stop import Stop, StopVote, stop_signals
-from fastsemi.probe.probe import best, to_json
+from fastsemi.probing.probe import best, to_json
 from fastsemi.run.baseline import baselines_digest, judge_baselines, wants_baselines
 from fastsemi.run.build import build_stage, build_trainer
+from fastsemi.run.calibrate import calibrate
 from fastsemi.run.checks import check_folder, check_images, check_nodes, check_stage, stage_fingerprint
 from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
@@ -117,6 +118,9 @@ class Run:
         self._train(todo, stop)
         if processes.is_main():
             leave_model(self.context)
+        processes.barrier()  # all read the model
+        with stop.held(), stop.waiting():  # nothing is half done, but processes must end together
+            calibrate(self.context)
         return read_summary(self.folder.summary)
 
     def _check(self, stages: Sequence[StageName], todo: Sequence[StageName]) -> None:

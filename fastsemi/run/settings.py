@@ -26,6 +26,10 @@ class TrainConfig:
     """Judge simple classifiers (logistic regression, self-training, SVM, nearest neighbours, prototypes,
     label spreading) on the same labels first, on the pixels and, with given weights, on the frozen features;
     auto: yes, unless there are more than 5,000 labels or 200 classes."""
+    calibrate: bool = True
+    """Fit a temperature (Guo et al. 2017) for the network in `model/`, so that `predict` is right about as
+    often as its confidences say: on the labelled images that data.labels.validation holds out, else on the
+    evaluation images."""
 
     grace_s: float = 30.0
     """Seconds that a signal (Ctrl-C, SIGTERM, ...) leaves to finish the step and save; then the process ends

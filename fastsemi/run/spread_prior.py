@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fastsemi.models.projected import classifier_of
 from fastsemi.parallel import processes
-from fastsemi.probe.classifiers import evenly
-from fastsemi.probe.probe import MOST_UNLABELLED, Prober
-from fastsemi.probe.spreading import Graph
+from fastsemi.probing.classifiers import evenly
+from fastsemi.probing.probe import MOST_UNLABELLED, Prober
+from fastsemi.probing.spreading import Graph
 from fastsemi.run.context import RunContext
 from fastsemi.run.order import earlier
 from fastsemi.stages.label_prior import LabelPrior

@@ -104,6 +104,39 @@ def _accuracy(hits: list[int], loss: float, images: list[int]) -> Accuracy:
     return Accuracy(100 * sum(right) / total, 100 * among_five / total, balanced, loss / total, sum(images))
 
 
+@torch.no_grad()
+def class_logits(
+    model: nn.Module, data: Data, views: Views, precision: Precision, *, batch: int, images: ImageSet
+) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    """What a classifier says of labelled images, each of which is one process's.
+
+    Args:
+        model: Classifier of C classes in evaluation mode, whole in each process.
+        data: The run's data.
+        views: Normalises.
+        precision: Number format.
+        batch: Images per batch of a process.
+        images: The images.
+
+    Returns:
+        Logits [N, C] and labels [N] of the readable images, in their order, in rank 0; None elsewhere.
+    """
+    mine = images.ids[processes.rank() :: processes.world()]
+    logits = [torch.zeros(0, len(data.classes), device=views.device)]
+    valid = [torch.zeros(0, dtype=torch.bool, device=views.device)]
+    for on_device, pixels in _batches(images, mine, data, views, batch):
+        with precision.autocast():
+            logits.append(model(pixels).float())
+        valid.append(on_device.valid)
+    read = torch.cat(valid).cpu().numpy()
+    parts = processes.to_main((mine[read], torch.cat(logits).cpu().numpy()[read]))
+    if not parts:
+        return None
+    ids, found = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order = ids.argsort()
+    return found[order], np.asarray(images.index.labels[ids[order]], dtype=np.int64)
+
+
 def _batches(
     images: ImageSet, ids: NDArray[np.int64], data: Data, views: Views, batch: int
 ) -> Iterator[tuple[DeviceBatch, Tensor]]:

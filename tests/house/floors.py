@@ -19,6 +19,7 @@ TABLE = Path(__file__).with_name("floors.txt")
 PAGE = "docs/architecture.md"
 TOPS = ("fastsemi", "loaders", "kernels", "benchmarks")
 LINKED = ("loaders", "kernels")  # imported through the links fastsemi/loaders and fastsemi/kernels
+COMPILED = "fastsemi._native"  # from kernels/csrc; it imports nothing
 BEGIN, END = "<!-- floors: python tests/house/floors.py writes this -->\n", "<!-- end -->"
 
 
@@ -110,7 +111,7 @@ def imports(root: Path, rooms: Mapping[str, Place]) -> list[Import]:
     known, found = files(root), []
     for module, path in known.items():
         for line, name in named(path.read_text(), module, path.name == "__init__.py"):
-            if name.split(".")[0] not in (*TOPS, "tests"):
+            if name.split(".")[0] not in (*TOPS, "tests") or name.startswith(COMPILED):
                 continue
             target = name
             while target not in known and "." in target:

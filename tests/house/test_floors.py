@@ -27,14 +27,18 @@ def test_every_room_is_in_the_table_and_every_line_of_the_table_is_a_room(floors
 
 
 def test_every_folder_says_in_one_line_what_it_is_for_and_imports_nothing(floors, root):
-    """What a folder's `__init__.py` imports, everything inside of the folder would import too."""
+    """What a folder's `__init__.py` imports, everything inside of the folder would import too.
+
+    That of the package has the names of the API, which are imported when they are asked for.
+    """
     for folder in {path.parent for path in floors.files(root).values()}:
         path = folder / "__init__.py"
         assert path.is_file(), f"{folder} has no __init__.py"
         tree = ast.parse(path.read_text())
         line = ast.get_docstring(tree)
         assert line and "\n" not in line, f"{path} needs a docstring of one line"
-        assert not [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)], path
+        if folder != root / "fastsemi":
+            assert not [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)], path
 
 
 def test_nothing_of_the_product_needs_benchmarks_or_tests(floors, root):

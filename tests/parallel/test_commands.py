@@ -39,8 +39,9 @@ def test_evaluation_of_several_processes_is_that_of_one(trained, processes, tmp_
     """29 images in batches of 7: of two processes one has a batch more, of five each has one."""
     _, options = trained
     assert cli.main(["evaluate", *options]) == 0
-    one = capfd.readouterr().out
-    assert one.endswith(", 28 evaluation images\n") and one.count("\n") == 1
+    said = capfd.readouterr().out
+    one = said.splitlines(keepends=True)[0]
+    assert one.endswith(", 28 evaluation images\n") and "NLL" in said
     for world in (2, 5):
         codes, said = processes.run(world, ["evaluate", *options], tmp_path / f"{world}.log")
         assert codes == [0] * world, said

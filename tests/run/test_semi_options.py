@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress, QuietConsole
-from fastsemi.probe.probe import Prober
+from fastsemi.probing.probe import Prober
 from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.folder import RunFolder

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
-from fastsemi.probe.spreading import Graph
+from fastsemi.probing.spreading import Graph
 from fastsemi.run.baseline import judge_baselines
 from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext

@@ -128,6 +128,8 @@ def _measure(
     if evaluation and run.config.train.select == "best":
         evaluation += written
         once += evaluation * (name == "semi" or starts_from_probe(run.config, name))
+    if run.config.train.calibrate and name == run.config.stages[-1]:
+        once += evaluation  # its images once more, by one network
     return StageCost(stage.steps_per_epoch, once, step, evaluation, _COPIES * written, spread)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastsemi import __version__
 from fastsemi.common.files import replacing
 from fastsemi.common.hardware import hardware
 from fastsemi.common.spans import BETWEEN, STEP
+from fastsemi.common.version import __version__
 from fastsemi.run.folder import RunFolder
 from fastsemi.tools.profile.profile import Profile
 from fastsemi.tools.profile.verdict import rounded

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsemi import __version__
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
 from fastsemi.common.seconds import duration
+from fastsemi.common.version import __version__
 from fastsemi.loaders.data import Data
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder

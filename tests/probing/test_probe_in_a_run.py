@@ -9,8 +9,8 @@ from rich.console import Console
 
 from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
-from fastsemi.probe.classifiers import predictions
-from fastsemi.probe.features import frozen_features, head_input
+from fastsemi.probing.classifiers import predictions
+from fastsemi.probing.features import frozen_features, head_input
 from fastsemi.run.baseline import frozen_network
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run

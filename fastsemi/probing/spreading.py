@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from fastsemi.probe.folds import folds
+from fastsemi.probing.folds import folds
 
 Array = NDArray[np.float32]
 

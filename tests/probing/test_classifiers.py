@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn.datasets import make_moons
 
-from fastsemi.probe.classifiers import Scale, linear_head, logistic_regression, predictions, self_training
-from fastsemi.probe.features import FeatureSet
-from fastsemi.probe.spread_labels import surest
-from fastsemi.probe.spreading import Graph
+from fastsemi.probing.classifiers import Scale, linear_head, logistic_regression, predictions, self_training
+from fastsemi.probing.features import FeatureSet
+from fastsemi.probing.spread_labels import surest
+from fastsemi.probing.spreading import Graph
 
 
 def features(x, y):

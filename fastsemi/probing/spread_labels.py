@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsemi.probe.spreading import Spread
+from fastsemi.probing.spreading import Spread
 
 
 @dataclass(frozen=True)

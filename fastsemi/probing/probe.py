@@ -14,10 +14,10 @@ from torch import nn
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
 from fastsemi.loaders.data import Data
-from fastsemi.probe.classifiers import LinearHead, Scale, evenly, linear_head, predictions, self_training
-from fastsemi.probe.features import FeatureSet, frozen_features
-from fastsemi.probe.spread_labels import SpreadFeatures
-from fastsemi.probe.spreading import Graph
+from fastsemi.probing.classifiers import LinearHead, Scale, evenly, linear_head, predictions, self_training
+from fastsemi.probing.features import FeatureSet, frozen_features
+from fastsemi.probing.spread_labels import SpreadFeatures
+from fastsemi.probing.spreading import Graph
 from fastsemi.stages.inputs import Views
 
 # Images that label spreading uses. With a third of them fine-tuning on Fashion-MNIST lost 6 points (seed 10).

@@ -18,9 +18,9 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from fastsemi.probe.features import FeatureSet
-from fastsemi.probe.folds import folds
-from fastsemi.probe.spreading import Graph, Spread
+from fastsemi.probing.features import FeatureSet
+from fastsemi.probing.folds import folds
+from fastsemi.probing.spreading import Graph, Spread
 
 Array = NDArray[np.float32]
 
