@@ -17,6 +17,7 @@ from fastsemi.commands.init import write_configuration
 from fastsemi.commands.inputs import require_inputs
 from fastsemi.commands.train import train_stages
 from fastsemi.common.errors import Interrupted, UserError
+from fastsemi.common.threads import let_threads_sleep
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.python_keys import from_python, given_by_hand
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from fastsemi.probing.probe import Baseline
     from fastsemi.run.evaluation import Evaluation
     from fastsemi.run.predict import Pictures
+
+let_threads_sleep()
 
 __all__ = ["Model", "Predictions", "UserError", "init", "load", "probe", "train"]
 

@@ -16,11 +16,10 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.leaving import READER_LEFT, leave, reader_left, ready_streams
 from fastsemi.common.printable import PrintableFormatter, printable
 from fastsemi.common.telling import be_quiet
+from fastsemi.common.threads import let_threads_sleep
 from fastsemi.common.version import __version__
 
-# Threads of PyTorch that spin while they wait take the cores from the decoding threads: on 2 cores the small
-# ViT of the demo trained 1.2 times as fast with waiting threads asleep. Read when PyTorch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+let_threads_sleep()
 
 # Each command: the module of `fastsemi.commands` whose `main(command, arguments)` runs it, and what it does.
 COMMANDS = {

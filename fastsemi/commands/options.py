@@ -132,7 +132,7 @@ def configure(parser: Parser, arguments: list[str]) -> tuple[Any, Config | None]
         sys.stdout.write(f"{parser.format_help()}\n{key_overview()}")
         return None, None
     rest, overrides = split(parser, arguments)
-    options = parser.parse_args(rest)
+    options = parser.parse_intermixed_args(rest)  # predict a.png --top 2 b.png
     files = options.config
     if not files:
         saved = RunFolder(Path(_value(overrides, "--output") or "")).config

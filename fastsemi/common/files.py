@@ -89,17 +89,3 @@ def replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def csv_safe(cell: str) -> str:
-    """A text that no spreadsheet takes for a formula: one that could be gets an apostrophe in front.
-
-    As the OWASP recommends against CSV injection; numbers stay as they are.
-    """
-    if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell

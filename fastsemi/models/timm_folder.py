@@ -117,8 +117,13 @@ def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
     add_checksum(folder, CALIBRATION)
 
 
+def is_calibrated(folder: Path) -> bool:
+    """Whether `write_calibration` came to its end."""
+    return is_listed(folder, CALIBRATION)
+
+
 def read_calibration(folder: Path) -> dict[str, Any] | None:
     """What `write_calibration` kept; None where it did not come to an end."""
-    if not is_listed(folder, CALIBRATION):
+    if not is_calibrated(folder):
         return None
     return json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastsemi.loaders.image_set import ImageSet, digest
 from fastsemi.models.create import use_fused_attention
-from fastsemi.models.timm_folder import open_timm, read_calibration, write_calibration
+from fastsemi.models.timm_folder import is_calibrated, open_timm, write_calibration
 from fastsemi.parallel import processes
 from fastsemi.run.context import RunContext
 from fastsemi.run.selected import EVALUATION, HELD_OUT
@@ -38,7 +38,7 @@ def calibrate(run: RunContext) -> None:
     These are the held-out labels, else the evaluation images. All processes must ask for it.
     """
     folder, config = run.folder.model, run.config
-    missing = run.folder.has_model and read_calibration(folder) is None
+    missing = run.folder.has_model and not is_calibrated(folder)
     if not config.train.calibrate or not processes.from_main(missing):
         return
     images, scale = run.data.selection, 1.0

@@ -62,7 +62,7 @@ def _pattern(word: str) -> Iterator[Part]:
         if not matches:
             raise UserError(f"no file is called {pattern}, in {os.getcwd()}; correct the pattern")
         found += matches
-    if all(name.lower().endswith(_PACKED) for name in found):
+    if "**" not in word and all(name.lower().endswith(_PACKED) for name in found):
         yield word  # the shards of one source
         return
     for name in found:

@@ -41,6 +41,7 @@ def place(tmp_path, monkeypatch):
         (["more/[e].png"], [["more/[e].png"]]),
         (["s-{0..1}.tar", "a.png"], ["s-{0..1}.tar", ["a.png"]]),
         (["x.beton"], ["x.beton"]),
+        (["**/s-*.tar"], ["s-0.tar", "s-1.tar"]),
         (["@list.txt"], [["b.png", "more/[e].png"]]),
         (["@list.csv", "@list.tsv"], [["c.png", "a.png", "d.png"]]),
     ],
