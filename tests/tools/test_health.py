@@ -121,3 +121,9 @@ def test_a_folder_beside_a_configuration_is_refused(tiny, tmp_path, capsys):
     assert "give one of them" in capsys.readouterr().err
     assert main(["doctor", "--data", "--json", "/nowhere/found.json"]) == 2
     assert "its folder does not exist" in capsys.readouterr().err
+
+
+def test_where_too_many_images_are_alike_it_says_that_not_all_were_looked_at(sick, monkeypatch, capsys):
+    monkeypatch.setattr("fastsemi.tools.health.likeness.MOST_LINKS", 0)
+    assert main(["doctor", "--data", str(sick)]) == 1
+    assert "the counts are lower bounds" in capsys.readouterr().out

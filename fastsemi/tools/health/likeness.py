@@ -28,9 +28,6 @@ class Links:
     left: NDArray[np.int64]
     right: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return len(self.left)
-
 
 @dataclass(frozen=True)
 class Likeness:
@@ -67,22 +64,30 @@ def compare(sets: Sequence[ImageSet], views: SmallViews) -> Likeness:
     told_apart = np.flatnonzero((views.readable & ~blank)[first])  # [G'] groups that are compared
     grey, colour = views.grey[first[told_apart]], views.colour[first[told_apart]]
     straight, turned = hashes(grey)
-    links, complete = [], True
-    for mirror, others in ((False, straight), (True, turned)):
-        left, right = [], []
-        count = 0
-        for i, j in close_pairs(straight, others):
-            alike = _alike(grey, colour, i, j, mirror)
-            left.append(told_apart[i[alike]])
-            right.append(told_apart[j[alike]])
-            count += int(alike.sum())
-            if count > MOST_LINKS:
-                complete = False
-                break
-        none = [np.zeros(0, np.int64)]
-        links.append(Links(np.concatenate(none + left), np.concatenate(none + right)))
-    near, mirrored = links
-    return Likeness(file, look, near, _without(mirrored, near, len(first)), blank & views.readable, complete)
+    near, all_near = _linked(grey, colour, straight, straight, mirror=False)
+    mirrored, all_mirrored = _linked(grey, colour, straight, turned, mirror=True)
+    near, mirrored = (Links(told_apart[links.left], told_apart[links.right]) for links in (near, mirrored))
+    mirrored = _without(mirrored, near, len(first))
+    return Likeness(file, look, near, mirrored, blank & views.readable, all_near and all_mirrored)
+
+
+def _linked(
+    grey: NDArray[np.uint8],
+    colour: NDArray[np.uint8],
+    straight: NDArray[np.uint64],
+    others: NDArray[np.uint64],
+    *,
+    mirror: bool,
+) -> tuple[Links, bool]:
+    """Pictures that are alike, and whether these are all."""
+    left, right = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for i, j in close_pairs(straight, others):
+        alike = _alike(grey, colour, i, j, mirror)
+        left.append(i[alike])
+        right.append(j[alike])
+        if sum(map(len, left)) > MOST_LINKS:
+            return Links(np.concatenate(left), np.concatenate(right)), False
+    return Links(np.concatenate(left), np.concatenate(right)), True
 
 
 def _same_views(sets: Sequence[ImageSet], views: SmallViews) -> NDArray[np.int64]:
