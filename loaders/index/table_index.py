@@ -41,9 +41,9 @@ def build_table_index(
     """Index the images of a table, or reopen the index made earlier, which holds as that of a folder does.
 
     A path of the table is absolute or relative to the table's folder. With `tree` it names an image below
-    that folder: relative to it, or as before, or by the file's name alone,
-    also without its ending. The order does not depend on that
-    of the rows: by class, in it as in class folders, at the end the images without a label (-1).
+    that folder: relative to it, or as before, or by the file's name alone, also without its ending. The order
+    does not depend on that of the rows: by class, in it as in class folders, at the end the images without a
+    label (-1).
 
     Classes are the labels, sorted as text, or as numbers where all are whole numbers; 3 and 3.0 are one.
 
@@ -145,7 +145,7 @@ def _found(table: Table, lines: Set[int], places: InTree | Beside) -> dict[str, 
                 raise UserError(f"{table.where(row.line)}: {places.missing(row.path)}")
             continue
         if (first := found.setdefault(path, row)) is not row:
-            said = f"{table.where(row.line)}: image {row.path!r} is given twice, also in {first.line}"
+            said = f"{table.where(row.line)}: image {row.path!r} is given twice, also in line {first.line}"
             if first.label != row.label:
                 raise UserError(f"{said}, there as {first.label!r} and here as {row.label!r}; remove one")
             raise UserError(f"{said}; remove one")

@@ -176,6 +176,11 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() != ".parquet" or has_columns(path, labels=False)
 
 
+def holds_archives(folder: Path) -> bool:
+    """Whether a folder stands for the archives in it, and for no images beside them."""
+    return bool(_files(Path(), str(folder)))
+
+
 def require_images(root: Path, what: str | Path) -> None:
     """Refuse a name that means nothing, before anything is read.
 
@@ -233,7 +238,7 @@ def _files(root: Path, what: str) -> list[str]:
         # class folders beside forgotten archives are a folder of images
         if any(inside for _, inside in found):
             return []
-        return sorted(file for file, _ in found if _suffix(file) in _ARCHIVES)
+        return sorted(file for file, _ in found if _suffix(file) in _ARCHIVES and not is_table(Path(file)))
     if os.path.exists(path) or not any(c in what for c in "*?[{"):
         if _suffix(path) in _ARCHIVES:
             return [path]

@@ -36,7 +36,7 @@ def _fails(capsys, *arguments):
             ["--data.labels.fraction", "1.2", "--data.labels.per_class", "null"],
             ["data.labels.fraction", "1.2"],
         ),
-        (["--data.labels.per_class", "41"], ["41", "40"]),
+        (["--data.labels.per_class", "41"], ["all 120 images", "no unlabelled one is left"]),
         (["--model.name", "vit_tinny_patch16_224"], ["vit_tinny_patch16_224", "vit_tiny_patch16_224"]),
         (["--semi.treshold", "0.5"], ["semi.treshold", "semi.threshold"]),
         (["--data.image_size", "18"], ["data.image_size 18", "4 pixels", "16 or 20"]),

@@ -259,6 +259,8 @@ def test_parts_of_a_table_and_tables_in_the_folders_of_hugging_face(capsys):
 
 
 def test_a_table_beside_class_folders_is_told_or_refused(capsys):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
     paint(Path("photos"), {"cat": 5, "dog": 5}, size=(20, 20))
     Path("photos/classes.csv").write_text("path,class,confidence\ncat/000.png,dog,0.3\n")
     _, said = made(capsys, "photos")
@@ -271,6 +273,16 @@ def test_a_table_beside_class_folders_is_told_or_refused(capsys):
     flat(Path("two"), {"cat": 2, "dog": 2}, 2, "a.csv")
     shutil.copy("two/a.csv", "two/b.csv")
     assert "two/a.csv and two/b.csv may each say which" in refused(capsys, "two")
+    Path("two/b.csv").unlink()
+    names = [f"00{i}.png" for i in range(4)]
+    pq.write_table(pa.table({"path": names, "label": ["cat", "cat", "dog", "dog"]}), "two/a.parquet")
+    Path("two/a.csv").unlink()
+    assert "labels: found in two/a.parquet" in made(capsys, "two")[1]
+    pictures = pa.array([{"bytes": Path("two/000.png").read_bytes(), "path": "x"}] * 4)
+    Path("hub").mkdir()
+    pq.write_table(pa.table({"image": pictures, "label": [0, 1, 0, 1]}), "hub/a.parquet")
+    Path("hub/labels.csv").write_text("path,label\nx,cow\n")
+    assert "4 images of 2 classes" in made(capsys, "hub")[1], "what lies beside archives is theirs"
     paint(Path("odd"), {".": 2})
     Path("odd/train.csv").write_text("id,breed\n000,cat\n")
     assert "odd/train.csv has no column of paths (its first line: id, breed)" in refused(capsys, "odd")

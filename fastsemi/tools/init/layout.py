@@ -9,8 +9,8 @@ from pathlib import Path
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import is_hidden, is_image_name
 from fastsemi.loaders.index.scan import require_folder
-from fastsemi.loaders.index.table import has_columns, is_table_name, read_table, require_labels
-from fastsemi.loaders.sources.open import EVALUATION_FOLDERS, require_images
+from fastsemi.loaders.index.table import has_columns, read_table, require_labels
+from fastsemi.loaders.sources.open import EVALUATION_FOLDERS, holds_archives, is_table, require_images
 
 UNLABELLED_FOLDERS = ("unlabeled", "unlabelled")
 
@@ -97,11 +97,13 @@ def _table(folder: Path, train: Path, labels: Path | None) -> tuple[Path | None,
         if not labels.is_file():
             raise UserError(f"cannot read label index file {labels}: no such file; correct --labels")
         return (labels if has_columns(labels) else None), ()
+    if holds_archives(train):
+        return None, ()
     found = [path for place in dict.fromkeys((folder, train)) for path in _tables(place)]
     if not found:
-        others = [] if _folders(train) else [path for path in _visible(folder) if is_table_name(path)]
-        if others:  # the images lie in no class folders, so that it may be meant, and cannot be read
-            require_labels(others[0])
+        others = [path for path in _visible(folder) if is_table(path)]
+        if others and not _folders(train) and any(is_image_name(path.name) for path in train.iterdir()):
+            require_labels(others[0])  # which says what it lacks
         return None, ()
     classes = {name for name in _folders(train) if name not in (*EVALUATION_FOLDERS, *UNLABELLED_FOLDERS)}
     named = " and ".join(map(str, found))
