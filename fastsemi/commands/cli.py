@@ -101,8 +101,8 @@ def _is_ours(record: logging.LogRecord) -> bool:
 def _dispatch(command: str = "--help", *arguments: str) -> int:
     if command == "help" and arguments and arguments[0] in COMMANDS:
         command, arguments = arguments[0], ("--help",)
-    elif command == "help" and arguments and not arguments[0].startswith("-"):
-        sys.stdout.write(explain(arguments[0]))
+    elif command == "help" and arguments and arguments[0] not in ("-h", "--help"):
+        sys.stdout.write(explain(arguments[0].lstrip("-")))
         return 0
     if command in ("-h", "--help", "help"):
         sys.stdout.write(overview(COMMANDS))

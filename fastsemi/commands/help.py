@@ -22,6 +22,7 @@ GROUPS = {
 EXAMPLES = {
     "init": "fastsemi init photos",
     "data": "fastsemi data digits data/digits",
+    "data beton": "fastsemi data beton photos.beton --images photos/train",
     "suggest": "fastsemi suggest runs/photos --count 20 --to suggest.csv --sheet suggest.png",
     "probe": "fastsemi probe --config photos.yaml",
     "completion": "source <(fastsemi completion bash)",

@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         words = [str(action.metavar or action.dest).upper() for action in self._get_positional_actions()]
         keys = ["[--KEY VALUE ...]"] if self.takes("--config") else []
         self.usage = " ".join([self.prog, *words, "[OPTION ...]", *keys])
-        return f"{super().format_help()}\nexample: {EXAMPLES[self._command.split()[0]]}\n"
+        return f"{super().format_help()}\nexample: {EXAMPLES[self._command]}\n"
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with an option.

@@ -34,7 +34,9 @@ def _help(capsys, *words):
 
 
 def test_every_command_is_in_one_group_and_has_an_example(capsys):
-    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS) == sorted(EXAMPLES)
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    assert sorted(EXAMPLES) == sorted([*COMMANDS, "data beton"])
+    assert EXAMPLES["data beton"] in _help(capsys, "data", "beton", "--help")
     text = _help(capsys, "--help")
     assert text == _help(capsys) == _help(capsys, "help")
     assert all(
@@ -65,6 +67,7 @@ def test_all_keys_are_listed_where_that_is_asked_for(capsys):
 
 def test_a_key_and_a_section_are_explained(capsys):
     assert "Least confidence of a pseudo label" in _help(capsys, "help", "semi.threshold")
+    assert _help(capsys, "help", "--semi.threshold") == _help(capsys, "help", "semi.threshold")
     section = _help(capsys, "help", "loader")
     assert "--loader.threads" in section and "default: 4" in section and "--semi" not in section
     assert main(["help", "semi.treshold"]) == 2

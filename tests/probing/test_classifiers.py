@@ -63,6 +63,9 @@ def test_labels_spread_along_the_moons_where_distances_mislead():
     labelled = np.array([np.flatnonzero(truth == c)[0] for c in (0, 1)])
     rest = np.setdiff1d(np.arange(400), labelled)
     spread = Graph.of(np.concatenate([points[labelled], points[rest]])).spread(truth[labelled])
+    as_they_are = Graph.of(points).spread(truth[labelled], labelled)
+    np.testing.assert_allclose(as_they_are.shares[rest], spread.shares[len(labelled) :], atol=1e-3)
+    np.testing.assert_array_equal(as_they_are.unlabelled()[0], spread.unlabelled()[0])
     labels, confidence = spread.unlabelled()
     assert (labels == truth[rest]).mean() > 0.97
     nearest = np.linalg.norm(points[rest][:, None] - points[labelled][None], axis=2).argmin(1)

@@ -128,7 +128,7 @@ def _network(run: RunContext, labelled: ImageSet | None, rest: ImageSet) -> _Kno
         )
         for images in sets
     ]
-    x, shares = (np.concatenate([getattr(part, name) for part in seen]) for name in ("x", "shares"))
+    x, shares = _joined([part.x for part in seen]), _joined([part.shares for part in seen])
     return _Known(x, len(x) - len(seen[-1].x), seen[-1].ids, shares, names)
 
 
@@ -145,13 +145,18 @@ def _untrained(run: RunContext, labelled: ImageSet | None, rest: ImageSet) -> _K
         )
         for part in sets
     ]
-    x, y = np.concatenate([part.x for part in seen]), seen[0].y
+    x, y = _joined([part.x for part in seen]), seen[0].y
     known = 0 if labelled is None else len(y)
     if known == 0 or len(np.unique(y)) < 2:
         return _Known(x, known, seen[-1].ids, None, ())
     spread = Graph.of(Scale.of(x)(x)).spread(y)
     names = tuple(run.data.classes[c] for c in spread.classes)
     return _Known(x, known, seen[-1].ids, spread.shares, names)
+
+
+def _joined(parts: list[Array]) -> Array:
+    """Rows of all parts; one of which no image is readable does not know how wide they are."""
+    return np.concatenate([part for part in parts if len(part)] or parts[:1])
 
 
 def _row(known: _Known, rest: ImageSet, i: int) -> Row:
