@@ -73,6 +73,11 @@ class PicturesInMemory:
         return int(width), int(height)
 
     @property
+    def sizes(self) -> NDArray[np.int32]:
+        """[N, 2] width and height of each."""
+        return self.index.sizes
+
+    @property
     def turns(self) -> NDArray[np.uint8] | None:
         """None: they are turned already."""
         return None

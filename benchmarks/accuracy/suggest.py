@@ -28,9 +28,9 @@ from benchmarks.accuracy.choices import FIRST, NEXT, Pool
 from benchmarks.harness import harness, label_choices
 from benchmarks.harness.environment import environment
 from fastsemi.common.progress import Progress, QuietConsole
-from fastsemi.probe.classifiers import Scale, evenly, logistic_regression
-from fastsemi.probe.features import FeatureSet, frozen_features
-from fastsemi.probe.spreading import Graph
+from fastsemi.probing.classifiers import Scale, evenly, logistic_regression
+from fastsemi.probing.features import FeatureSet, frozen_features
+from fastsemi.probing.spreading import Graph
 from fastsemi.run import config as configuration
 from fastsemi.run.baseline import frozen_network
 from fastsemi.run.config import Config

@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Usage in a line, purpose, options, an example."""
         words = [str(action.metavar or action.dest).upper() for action in self._get_positional_actions()]
-        keys = ["[--KEY VALUE ...]"] if self.takes("--config") else []
+        keys = ["[--KEY VALUE ...]"] if self.takes("--config", None) is not None else []
         self.usage = " ".join([self.prog, *words, "[OPTION ...]", *keys])
         return f"{super().format_help()}\nexample: {EXAMPLES[self._command]}\n"
 

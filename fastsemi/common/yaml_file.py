@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
 
 
 for _kind in ("set", "omap", "pairs", "binary"):  # which have no order, or are no text
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_undefined)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_undefined)  # type: ignore[type-var]
 
 
 class _Refused(yaml.MarkedYAMLError):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastsemi.common.precision import Precision
 from fastsemi.loaders.data import Data, ImageSet
-from fastsemi.probe.features import frozen_features
+from fastsemi.probing.features import frozen_features
 from fastsemi.stages.inputs import Views
 
 

@@ -39,7 +39,14 @@ class Outcomes:
 
 @torch.no_grad()
 def outcomes(
-    model: nn.Module, images: ImageSet, data: Data, views: Views, precision: Precision, *, batch: int
+    model: nn.Module,
+    images: ImageSet,
+    data: Data,
+    views: Views,
+    precision: Precision,
+    *,
+    batch: int,
+    temperature: float = 1.0,
 ) -> Outcomes:
     """Run a network over the images of a set, in one process.
 
@@ -52,6 +59,7 @@ def outcomes(
         views: Normalises.
         precision: Number format.
         batch: Images per batch.
+        temperature: Divides the logits before the softmax, for the confidences alone.
     """
     parts = []
     plans = evaluation_batches(images.index, images.ids, batch, data.config.eval_crop)
@@ -61,7 +69,7 @@ def outcomes(
             with precision.autocast():
                 logits = model(views.normalise(on_device.images[0]))
             logits = logits.float()
-            confidence, predicted = logits.softmax(1).max(1)
+            confidence, predicted = (logits / temperature).softmax(1).max(1)
             answers = (on_device.ids, on_device.labels, predicted, confidence, -logits.logsumexp(1))
             parts.append([answer.cpu().numpy()[loaded.valid] for answer in answers])
     if not parts:

@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 import yaml
 
-from fastsemi import __version__
 from fastsemi.common.files import replacing
+from fastsemi.common.version import __version__
 from fastsemi.models.pretrained import licence, published_name
 from fastsemi.models.settings import ModelConfig
 from fastsemi.run.config import Config

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
-from fastsemi.probe.classifiers import evenly
+from fastsemi.probing.classifiers import evenly
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
-from fastsemi.run.trained import Trained, trained_run
+from fastsemi.run.trained import Trained, temperature, trained_run
 from fastsemi.tools.report.classes import Classes, describe
 from fastsemi.tools.report.confusion import draw_confusions
 from fastsemi.tools.report.pictures import Picture, load_pictures
@@ -80,7 +80,15 @@ def answers(config: Config) -> Answers | None:
 
 
 def _outcomes(run: Trained, images: ImageSet, config: Config) -> Outcomes:
-    return outcomes(run.model, images, run.data, run.views, run.precision, batch=config.eval_batch)
+    return outcomes(
+        run.model,
+        images,
+        run.data,
+        run.views,
+        run.precision,
+        batch=config.eval_batch,
+        temperature=temperature(run.model),
+    )
 
 
 def _some(images: ImageSet, most: int) -> ImageSet:

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from fastsemi.probe.classifiers import Scale
+from fastsemi.probing.classifiers import Scale
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -12,10 +12,10 @@ from fastsemi.common.telling import tell
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.stream import evaluation_batches
-from fastsemi.probe.classifiers import Scale, evenly
-from fastsemi.probe.features import frozen_features
-from fastsemi.probe.probe import MOST_UNLABELLED
-from fastsemi.probe.spreading import Graph
+from fastsemi.probing.classifiers import Scale, evenly
+from fastsemi.probing.features import frozen_features
+from fastsemi.probing.probe import MOST_UNLABELLED
+from fastsemi.probing.spreading import Graph
 from fastsemi.run.baseline import frozen_network
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
