@@ -41,18 +41,21 @@ class Batches:
         self.config, self.loader = config, loader
         self.bad = BadImages(config.max_bad) if bad is None else bad
         self._device = device if device is not None and device.type == "cuda" else None
-        self._engines: dict[int, Engine] = {}
+        self._engines: dict[tuple[int, bool], Engine] = {}
 
     def with_loader(self, loader: LoaderConfig) -> Batches:
         """Another way to read, with engines of its own; close both."""
         return Batches(self.config, loader, device=self._device, bad=self.bad)
 
-    def engine(self, images: ImageSet) -> Engine:
-        """The engine of a source, opened once."""
-        key = id(images.source)  # which the engine keeps alive
+    def engine(self, images: ImageSet, *, whole: bool = False) -> Engine:
+        """The engine of a source, opened once; with `whole` one that resizes whole images before it cuts them."""
+        key = id(images.source), whole  # the engine keeps the source alive
+        name = self.loader.engine
+        if whole and name != "reference":
+            name = "thread_pool"
         if key not in self._engines:
             self._engines[key] = create_engine(
-                self.loader.engine,
+                name,
                 images.source,
                 image_size=self.config.image_size,
                 threads=self.loader.thread_count,
@@ -95,13 +98,14 @@ class Batches:
 
         Batches come on the CUDA device that the object was made for, else on the CPU.
 
-        `allow_empty` is for evaluation, where a batch may consist of broken images alone.
+        `allow_empty` is for evaluation, where a batch may consist of broken images alone, and where whole images
+        may be resized.
         """
         create: Callable[..., Loader] = Prefetcher
         if self._device is not None:
             create = partial(load_to_device, copier=self._copier)
         with create(
-            self.engine(images),
+            self.engine(images, whole=allow_empty and self.config.eval_resize == "shorter_side"),
             plans,
             depth=self.loader.prefetch,
             timeout=self.loader.timeout_s,

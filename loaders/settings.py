@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.engines.settings import DaliOptions, EngineName
@@ -65,6 +66,10 @@ class DataConfig:
     """Side of the network's input in pixels."""
     eval_crop: float = 0.875
     """Side of the centred evaluation square as a fraction of the shorter side."""
+    eval_resize: Literal["square", "shorter_side"] = "square"
+    """What is resized for evaluation: the centred square alone, in whole pixels, by the loader's engine; or the whole
+    image, its shorter side to image_size / eval_crop, of which the centre is then cut, by the engine thread_pool
+    (reference where that is the loader's)."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Channel means for normalisation, of pixel values in [0, 1]; also the fill colour of warps."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -110,10 +115,34 @@ class DataConfig:
         return self.unlabeled if isinstance(self.unlabeled, tuple) else (self.unlabeled,)
 
     @property
+    def resized_to(self) -> int | None:
+        """As `evaluation_batches` takes it."""
+        return self.image_size if self.eval_resize == "shorter_side" else None
+
+    @property
     def fill(self) -> tuple[int, int, int]:
         """The mean colour in bytes."""
         r, g, b = (min(255, round(255 * m)) for m in self.mean)
         return r, g, b
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """A plan in a file: what is drawn about the data, for another program, or from one."""
+
+    record: Path | None = None
+    """Write what the first steps of each stage draw to this .safetensors file."""
+    steps: int = 100
+    """How many steps of a stage are recorded."""
+    replay: Path | None = None
+    """Train on the draws in this file, in place of the seed's; it must hold all steps of each stage that runs."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.steps < 1:
+            raise UserError(f"plan.steps is {self.steps}; it must be at least 1")
+        if self.record and self.replay:
+            raise UserError("plan.record and plan.replay are both set; a replayed plan is in its file already")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fastsemi.loaders.plan.balance import BalancedOrder
 from fastsemi.loaders.plan.draws import AugmentConfig, View, epoch_order, plan_mix, plan_view
 from fastsemi.loaders.plan.mixing import MixConfig
 from fastsemi.loaders.plan.types import MixPlan, PlannedBatch, ViewPlan
-from fastsemi.loaders.plan.windows import centre_crop
+from fastsemi.loaders.plan.windows import centre_crop, resized_centre
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Stream:
     """The batches of one role (labelled, unlabelled, pretraining), one pass after another without end.
 
     Sample p of the stream is sample `order(p // n)[p % n]` of pass `p // n`, so every pass holds every sample
-    once, whatever the batch size. Global batch `step` covers positions `step * batch` to `(step + 1) * batch`
+    once, whatever the batch size; where the last, smaller batch is dropped, a pass is as many whole batches as
+    there are. Global batch `step` covers positions `step * batch` to `(step + 1) * batch`
     and consists of `micro_batches` micro-batches of equal size; mixing partners are drawn inside these.
     """
 
@@ -47,6 +48,10 @@ class Stream:
     """What error messages call the stream."""
     balanced: bool = False
     """Whether each class comes up equally often (`BalancedOrder`), in place of each sample."""
+    drop_last: bool = False
+    """Whether a pass ends with its last whole batch, in place of batches that straddle passes."""
+    restart: int = 0
+    """With `drop_last`: after how many steps passes begin anew; 0 for never."""
     _order: list[View] = field(init=False, repr=False)
     _balance: BalancedOrder | None = field(init=False, repr=False)
 
@@ -72,15 +77,34 @@ class Stream:
     def positions(self, step: int, micro: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids and passes of micro-batch `micro` of global batch `step`, both [B]."""
         size = self.batch // self.micro_batches
-        position = step * self.batch + micro * size + np.arange(size)
+        within = micro * size + np.arange(size)
         if self._balance:
-            return self._balance.positions(position)
-        epoch, place = np.divmod(position, len(self.ids))
+            return self._balance.positions(step * self.batch + within)
+        if self.drop_last:
+            first, step = self._pass_of(step)
+            epoch, place = np.full(size, first), step * self.batch + within
+        else:
+            epoch, place = np.divmod(step * self.batch + within, len(self.ids))
         ids = np.empty(size, dtype=np.int64)
         for e in np.unique(epoch):
             order = _cached_order(self.seed, self._order[-1], int(e), len(self.ids))
             ids[epoch == e] = self.ids[order[place[epoch == e]]]
         return ids, epoch
+
+    @property
+    def steps_per_pass(self) -> float:
+        """Global batches in one pass over the samples; where the last, smaller one is dropped a whole number."""
+        steps = len(self.ids) / self.batch
+        return float(int(steps)) if self.drop_last else steps
+
+    def _pass_of(self, step: int) -> tuple[int, int]:
+        """Where the last batch is dropped: the pass of a global batch, and its number in it."""
+        per_pass, before = len(self.ids) // self.batch, 0
+        if self.restart:
+            turn, step = divmod(step, self.restart)
+            before = turn * -(-self.restart // per_pass)
+        done, step = divmod(step, per_pass)
+        return before + done, step
 
     def plan(self, step: int, micro: int) -> PlannedBatch:
         """Plan micro-batch `micro` of global batch `step`."""
@@ -104,14 +128,7 @@ class Stream:
     def _plan_mix(self, ids: NDArray[np.int64], epoch: NDArray[np.int64]) -> MixPlan | None:
         if self.mix is None:
             return None
-        return plan_mix(
-            seed=self.seed,
-            epoch=epoch,
-            ids=ids,
-            view=self._order[-1],
-            mixup=self.mix.mixup,
-            cutmix=self.mix.cutmix,
-        )
+        return plan_mix(self.mix, seed=self.seed, epoch=epoch, ids=ids, view=self._order[-1])
 
 
 # A pass over a million samples takes 10 MB and half a second to order; a micro-batch may straddle two passes.
@@ -121,7 +138,7 @@ def _cached_order(seed: int, view: View, epoch: int, count: int) -> NDArray[np.i
 
 
 def evaluation_batches(
-    index: Index, ids: NDArray[np.int64], batch: int, crop: float
+    index: Index, ids: NDArray[np.int64], batch: int, crop: float, resized_to: int | None = None
 ) -> Iterator[PlannedBatch]:
     """Every image once, in order, one centred view each; the last batch may be smaller.
 
@@ -130,9 +147,14 @@ def evaluation_batches(
         ids: [N] which of them.
         batch: Images per batch.
         crop: Side of the centred square as a fraction of the shorter side.
+        resized_to: Side of the view in pixels, where the shorter side is resized before the square is cut.
     """
     for start in range(0, len(ids), batch):
         part = np.asarray(ids[start : start + batch], dtype=np.int64)
-        window = centre_crop(np.asarray(index.sizes[part]), crop)
-        view = ViewPlan(window=window, flip=np.zeros(len(part), dtype=bool))
+        sizes, resize = np.asarray(index.sizes[part]), None
+        if resized_to is None:
+            window = centre_crop(sizes, crop)
+        else:
+            resize, window = resized_centre(sizes, crop, resized_to)
+        view = ViewPlan(window=window, flip=np.zeros(len(part), dtype=bool), resize=resize)
         yield PlannedBatch(part, np.asarray(index.labels[part], dtype=np.int64), (view,))

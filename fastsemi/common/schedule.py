@@ -48,23 +48,32 @@ class Duration(str):
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """Linear warm-up from `min_lr`, then half a cosine down to `min_lr`, per step.
+    """Linear warm-up, then half a cosine down to `min_lr`, per step.
+
+    As a rule a step has the rate that is due at its end: the first of W steps of warm-up is 1 / W of the way
+    from `min_lr` up, the last step is at `min_lr`. With `at_start` it has the rate due at its start, and the
+    warm-up begins at 0: the first step changes nothing, the last one is a little above `min_lr`.
 
     Args:
         peak_lr: Learning rate after the warm-up.
         min_lr: Learning rate of the last step.
         warmup_steps: Steps of warm-up.
         total_steps: Steps in all, warm-up included.
+        at_start: Which of the two.
     """
 
     peak_lr: float
     min_lr: float
     warmup_steps: int
     total_steps: int
+    at_start: bool = False
 
     def lr(self, step: int) -> float:
         """Learning rate of step `step`, the first being 0."""
         if step < self.warmup_steps:
+            if self.at_start:
+                return self.peak_lr * step / self.warmup_steps
             return self.min_lr + (self.peak_lr - self.min_lr) * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        steps = self.total_steps - self.warmup_steps - (not self.at_start)
+        done = (step - self.warmup_steps) / max(1, steps)
         return self.min_lr + (self.peak_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

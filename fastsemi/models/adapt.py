@@ -38,7 +38,7 @@ def classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
     return tuple(found) if isinstance(found, tuple | list | nn.ModuleList) else (found,)
 
 
-def adapt(model: nn.Module, weights: Weights, where: str) -> Adapted:
+def adapt(model: nn.Module, weights: Weights, where: str, *, fresh_norm: bool = False) -> Adapted:
     """Convert what depends on the network: names, the position embedding's size, the last norm.
 
     timm's own conversion of the network's family does most of it; it interpolates position embeddings
@@ -48,6 +48,7 @@ def adapt(model: nn.Module, weights: Weights, where: str) -> Adapted:
         model: A timm model.
         weights: What to convert.
         where: What the weights are, for errors.
+        fresh_norm: Leave a last norm out that the weights have before the pooling and the network behind it.
 
     Raises:
         UserError: The weights are of a network that only looks alike, or cannot be converted.
@@ -73,16 +74,20 @@ def adapt(model: nn.Module, weights: Weights, where: str) -> Adapted:
     ]
     used = {tensor.data_ptr() for tensor in tensors.values()}
     dropped = tuple(n for n, t in before.items() if n not in tensors and t.data_ptr() not in used)
-    return Adapted(_rename_last_norm(model, tensors, changed), dropped, tuple(changed))
+    return Adapted(_rename_last_norm(model, tensors, changed, fresh_norm), dropped, tuple(changed))
 
 
-def _rename_last_norm(model: nn.Module, tensors: dict[str, Tensor], changed: list[str]) -> dict[str, Tensor]:
+def _rename_last_norm(
+    model: nn.Module, tensors: dict[str, Tensor], changed: list[str], fresh: bool
+) -> dict[str, Tensor]:
     """`norm.*` becomes `fc_norm.*`, or the reverse, where the network has only the other one."""
     ours = {name for name in _LAST_NORMS if f"{name}.weight" in model.state_dict()}
     theirs = {name for name in _LAST_NORMS if f"{name}.weight" in tensors}
     if len(ours) != 1 or len(theirs) != 1 or ours == theirs:
         return tensors
     (new,), (old,) = ours, theirs
+    if fresh and new == "fc_norm":
+        return tensors
     changed.append(f"{old} -> {new}")
     return {
         f"{new}.{name.removeprefix(f'{old}.')}" if name.startswith(f"{old}.") else name: tensor

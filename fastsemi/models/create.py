@@ -63,6 +63,9 @@ def create_model(
     _check_patches(model, config.name, image_size)
     if config.pos_embed == "sincos":
         fix_position_embedding(model, config.name)
+    token = getattr(model, "cls_token", None)
+    if config.class_token_std is not None and isinstance(token, nn.Parameter):
+        nn.init.trunc_normal_(token, std=config.class_token_std)
     return model
 
 

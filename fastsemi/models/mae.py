@@ -5,6 +5,8 @@ Source: He et al., "Masked autoencoders are scalable vision learners" (CVPR 2022
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from timm.layers import build_sincos2d_pos_embed
 from timm.models import VisionTransformer, checkpoint_seq
@@ -23,6 +25,9 @@ class MaskedAutoencoder(nn.Module):
         decoder_dim: Width of the decoder.
         decoder_depth: Blocks of the decoder.
         decoder_heads: Attention heads of the decoder.
+        as_published: As in MAE's published code: linear layers of the decoder start by `initialise`, its norms
+            have an epsilon of 1e-6 in place of PyTorch's 1e-5, the number of visible patches is rounded down in
+            place of to the nearest, and the class token and the mask token have weight decay.
     """
 
     def __init__(
@@ -33,11 +38,14 @@ class MaskedAutoencoder(nn.Module):
         decoder_dim: int = 512,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
+        as_published: bool = False,
     ):
         super().__init__()
-        self.encoder, self.mask_ratio = encoder, mask_ratio
+        self.encoder, self.mask_ratio, self.decays_tokens = encoder, mask_ratio, as_published
         patches = encoder.patch_embed.num_patches
-        if not 0 < round(patches * (1 - mask_ratio)) < patches:
+        kept = patches * (1 - mask_ratio)
+        self.visible = int(kept) if as_published else round(kept)
+        if not 0 < self.visible < patches:
             raise UserError(
                 f"pretrain.mask_ratio {mask_ratio} of {patches} patches hides none or all of them; choose a "
                 "ratio that leaves both, or smaller patches"
@@ -50,14 +58,20 @@ class MaskedAutoencoder(nn.Module):
         table = torch.cat([table.new_zeros(self.prefix, decoder_dim), table])[None]
         self.decoder_pos: Tensor
         self.register_buffer("decoder_pos", table, persistent=False)
+        norm = partial(nn.LayerNorm, eps=1e-6 if as_published else 1e-5)
         self.blocks = nn.Sequential(
-            *(Block(decoder_dim, decoder_heads, qkv_bias=True) for _ in range(decoder_depth))
+            *(
+                Block(decoder_dim, decoder_heads, qkv_bias=True, norm_layer=norm)
+                for _ in range(decoder_depth)
+            )
         )
-        self.norm = nn.LayerNorm(decoder_dim)
+        self.norm = norm(decoder_dim)
         self.predict = nn.Linear(decoder_dim, self.patch_size**2 * 3)
         for module in (self.embed, self.predict):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
+        if as_published:
+            initialise(self.blocks)
         nn.init.normal_(self.mask_token, std=0.02)
         self._checkpoints = False
 
@@ -84,7 +98,7 @@ class MaskedAutoencoder(nn.Module):
         if noise is None:
             noise = torch.rand(target.shape[:2], device=images.device)
         order = noise.argsort(1)  # [B, N] visible patches first
-        visible = round(order.shape[1] * (1 - self.mask_ratio))
+        visible = self.visible
         prediction = self.decode(
             self.encode(images, order[:, :visible]), order
         )  # [B, N, P*P*3] in mask order
@@ -116,3 +130,18 @@ class MaskedAutoencoder(nn.Module):
         prefix = self.decoder_pos[:, : self.prefix].expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([tokens, masks], 1) + torch.cat([prefix, position], 1)
         return self.predict(self.norm(self._run(self.blocks, tokens)))[:, self.prefix :]
+
+
+@torch.no_grad()
+def initialise(network: nn.Module) -> None:
+    """Start linear layers as MAE's published code does: Xavier's uniform and zero biases; of a ViT also its patches'
+    projection, as a matrix, and the class token, normal with a deviation of 0.02."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if isinstance(network, VisionTransformer):
+        nn.init.xavier_uniform_(network.patch_embed.proj.weight.flatten(1))
+        if network.cls_token is not None:
+            nn.init.normal_(network.cls_token, std=0.02)

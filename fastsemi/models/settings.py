@@ -36,6 +36,11 @@ class ModelConfig:
     its default with published weights, which learnt with it, else the average."""
     pos_embed: Literal["learn", "sincos"] = "learn"
     """Position embedding of ViTs: learnable, or fixed sine-cosine (for training from scratch)."""
+    fc_norm: Literal["kept", "fresh"] = "kept"
+    """Where a ViT averages its patches: whether the norm behind the average starts from the last norm of weights that
+    have theirs before it, as of pretraining, or fresh, with scale 1 and shift 0."""
+    class_token_std: float | None = None
+    """Standard deviation of a ViT's class token where no weights bring one; null: as timm has it, 1e-6."""
     head_init_scale: float = 0.001
     """Factor on the classifier's initial weights before fine-tuning."""
     pretrained: bool | str = False
@@ -74,6 +79,10 @@ class ModelConfig:
         if not 0 <= self.head_init_scale < math.inf:
             raise UserError(
                 f"model.head_init_scale is {self.head_init_scale}; it must be finite and not negative"
+            )
+        if self.class_token_std is not None and not 0 <= self.class_token_std < math.inf:
+            raise UserError(
+                f"model.class_token_std is {self.class_token_std}; it must be finite and not negative, or null"
             )
         if self.adapt_layers < 1:
             raise UserError(f"model.adapt_layers is {self.adapt_layers}; it must be at least 1")

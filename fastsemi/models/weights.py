@@ -53,19 +53,31 @@ def _by_module(names: Iterable[str], most: int = 6) -> str:
 
 
 def load_backbone(
-    model: nn.Module, weights: Weights | Mapping[str, Tensor], *, where: str, keep_head: bool = False
+    model: nn.Module,
+    weights: Weights | Mapping[str, Tensor],
+    *,
+    where: str,
+    keep_head: bool = False,
+    fresh_norm: bool = False,
 ) -> LoadReport:
     """Copy weights into a classifier, all but its head.
 
     Args and errors are those of `fit_backbone`.
     """
-    fits, report = fit_backbone(model, weights, where=where, keep_head=keep_head)
+    fits, report = fit_backbone(
+        model, weights, where=where, keep_head=keep_head, fresh_norm=fresh_norm
+    )
     model.load_state_dict({**model.state_dict(), **fits})
     return report
 
 
 def fit_backbone(
-    model: nn.Module, weights: Weights | Mapping[str, Tensor], *, where: str, keep_head: bool = False
+    model: nn.Module,
+    weights: Weights | Mapping[str, Tensor],
+    *,
+    where: str,
+    keep_head: bool = False,
+    fresh_norm: bool = False,
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Weights under the names of a classifier, all but its head, which stays as it is.
 
@@ -74,13 +86,15 @@ def fit_backbone(
         weights: What `read_weights` gave, or a state dict in any format that it knows.
         where: What the weights are, for errors.
         keep_head: Take the classifier too.
+        fresh_norm: Leave a ViT's norm behind the average of the patches as it is where the weights have their
+            last norm before it.
 
     Raises:
         UserError: Tensors of the backbone are missing, of another shape, or would be lost; or the head is to
             be kept and does not fit.
     """
     weights = weights if isinstance(weights, Weights) else recognise(weights)
-    adapted = adapt(model, weights, where)
+    adapted = adapt(model, weights, where, fresh_norm=fresh_norm)
     ours, theirs = model.state_dict(), adapted.tensors
     heads = tuple(f"{name}." for name in classifier_names(model))
     fits = {

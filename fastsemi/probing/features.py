@@ -49,7 +49,7 @@ def frozen_features(
         precision: Number format of the network.
         batch: Images per batch.
     """
-    plans = evaluation_batches(images.index, ids, batch, data.config.eval_crop)
+    plans = evaluation_batches(images.index, ids, batch, data.config.eval_crop, data.config.resized_to)
     x, y, which = [], [], []
     mode = network.training if network else False
     if network:

@@ -18,6 +18,7 @@ from fastsemi.models.create import (
     scale_head,
     use_fused_attention,
 )
+from fastsemi.models.projected import classifier_of
 from fastsemi.models.trainable import set_head
 from fastsemi.models.weights import load_backbone
 from fastsemi.parallel import processes
@@ -29,6 +30,7 @@ from fastsemi.run.context import RunContext
 from fastsemi.run.memory import measure_stage
 from fastsemi.run.new_stage import new_model, new_stage
 from fastsemi.run.order import earlier, settings
+from fastsemi.run.plan_file import replayed
 from fastsemi.run.spread_prior import spread_before_step
 from fastsemi.run.start_weights import doubt, start_weights
 from fastsemi.stages.base import Stage
@@ -50,9 +52,9 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
     config = run.config
     torch.manual_seed(config.seed)
     model = new_model(config, name, len(run.data.classes))
-    spread = None
+    spread = before = None
     if name == "pretrain":
-        load_weights(run, model)
+        load_weights(run, model, fresh_norm=False)
     elif not fresh:
         before = _before(run, name)
         _start(run, model, before)
@@ -65,7 +67,25 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
             _start_head(run, model, name)
     if name == "finetune" and config.finetune.spread_ratio:
         spread = _spread(run, model)
-    return new_stage(config, name, model, run.data, run.views, spread)
+    stage = new_stage(config, name, model, run.data, run.views, spread)
+    if name == "semi" and before == "finetune" and config.finetune.ema:
+        _start_student(run, stage)
+    stage.roles = replayed(config.plan, name, stage.roles, config.seed, stage.schedule.total_steps)
+    return stage
+
+
+def _start_student(run: RunContext, stage: Stage) -> None:
+    """Start the student from the weights that fine-tuning ended with, where it does not from their average."""
+    if run.config.semi.student_start == "average":
+        return
+    path = run.folder.result("finetune")
+    state = checkpoint_file.load(path)
+    if "weights" not in state:
+        raise UserError(
+            f"{path} holds the average of the weights alone, as an older version or train.select best leaves it; "
+            "delete it to fine-tune again, or set semi.student_start to average"
+        )
+    classifier_of(stage.model).load_state_dict(state["weights"])
 
 
 def _start(run: RunContext, model: nn.Module, before: StageName | None) -> None:
@@ -75,7 +95,10 @@ def _start(run: RunContext, model: nn.Module, before: StageName | None) -> None:
         return
     if before:
         path = run.folder.result(before)
-        load_backbone(model, checkpoint_file.load(path)["model"], where=str(path))
+        tensors = checkpoint_file.load(path)["model"]
+        if run.config.model.fc_norm == "fresh":  # pretraining has the encoder's last norm under this name
+            tensors = {name: t for name, t in tensors.items() if not name.startswith("fc_norm.")}
+        load_backbone(model, tensors, where=str(path))
     elif load_weights(run, model):
         return
     scale_head(model, run.config.model.head_init_scale)
@@ -126,14 +149,20 @@ def _spread(run: RunContext, model: nn.Module) -> ImageSet:
     return replace(images, index=replace(images.index, labels=labels), ids=ids)
 
 
-def load_weights(run: RunContext, model: nn.Module, *, quiet: bool = False) -> bool:
-    """Start from given or published weights, if any; returns whether a trained head came with them."""
+def load_weights(
+    run: RunContext, model: nn.Module, *, quiet: bool = False, fresh_norm: bool | None = None
+) -> bool:
+    """Start from given or published weights, if any; returns whether a trained head came with them.
+
+    Pretraining needs the encoder's last norm, whatever `model.fc_norm`: that is `fresh_norm` where it is None.
+    """
     config = run.config.model
     start = start_weights(config)
     if start is None:
         return False
     where, weights = start
-    report = load_backbone(model, weights, where=where, keep_head=config.keep_head)
+    fresh = config.fc_norm == "fresh" if fresh_norm is None else fresh_norm
+    report = load_backbone(model, weights, where=where, keep_head=config.keep_head, fresh_norm=fresh)
     if not quiet:
         run.say(f"{where}: {report.summary()}")
         if text := doubt(config):

@@ -19,6 +19,7 @@ from fastsemi.run.fingerprint import (
     refuse_differences,
 )
 from fastsemi.run.order import STAGE_CLASSES, earlier, evaluation_digest, images_digest, settings
+from fastsemi.run.plan_file import plan_digest, replayed
 from fastsemi.run.start_weights import check_network, start_weights
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName, has_classifier
@@ -35,7 +36,8 @@ def check_stage(run: RunContext, name: StageName) -> None:
     """
     config = settings(run.config, name)
     roles = STAGE_CLASSES[name].build_roles(config, run.data, run.config.seed)
-    make_schedule(config, next(iter(roles.values())).stream)
+    schedule = make_schedule(config, next(iter(roles.values())).stream)
+    replayed(run.config.plan, name, roles, run.config.seed, schedule.total_steps)
     require_split(name, config.micro_batches, config.batch, processes.world())
     if has_classifier(name) and not len(run.data.val.ids):
         raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")
@@ -118,4 +120,6 @@ def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:
     kept |= {"precision": run.precision.label, "images": images_digest(run.config, run.data, name)}
     if has_classifier(name):
         kept[EVALUATED] = evaluation_digest(run.data)
+    if run.config.plan.replay:
+        kept["replayed plan"] = plan_digest(run.config.plan.replay, name)
     return kept

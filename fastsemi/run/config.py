@@ -20,9 +20,10 @@ from fastsemi.common.schedule import Duration
 from fastsemi.common.settings import PrecisionName
 from fastsemi.common.yaml_file import read_yaml
 from fastsemi.kernels.settings import KernelKind
-from fastsemi.loaders.settings import DataConfig, LoaderConfig
+from fastsemi.loaders.settings import DataConfig, LoaderConfig, PlanConfig
 from fastsemi.models.settings import ModelConfig
 from fastsemi.parallel.settings import DistributedConfig
+from fastsemi.run.compat import Compat, fit_to_compat
 from fastsemi.run.config_errors import explain
 from fastsemi.run.settings import TrainConfig
 from fastsemi.stages.finetune_config import FinetuneConfig
@@ -44,6 +45,9 @@ class Config:
 
     output: Path = Path("runs/default")
     """Run directory: configuration, metrics, checkpoints, the final model."""
+    compat: Compat = "fastsemi"
+    """Where fastsemi and the authors' code choose otherwise, whose choices the settings start with: fastsemi, or
+    official, the authors', for runs that are compared with the paper's numbers. Each can be set on its own."""
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     """Seed of everything random except the choice of labels (data.labels.seed)."""
@@ -65,6 +69,7 @@ class Config:
     """Images per evaluation batch."""
     data: DataConfig = field(default_factory=DataConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -84,6 +89,23 @@ class Config:
                 "compile.cuda_graphs replays weights at fixed addresses, and fsdp gathers them anew; "
                 "set compile.cuda_graphs to false or distributed.strategy to ddp"
             )
+        if self.plan.record and self.compile.enabled and "pretrain" in self.stages:
+            raise UserError(
+                "plan.record writes the masks that pretraining draws, and compiled networks draw others; set "
+                "compile.enabled to false"
+            )
+        apart = self.semi.student_start == "weights" and self.finetune.ema
+        if apart and {"finetune", "semi"} <= set(self.stages):
+            if self.train.select == "best":
+                raise UserError(
+                    "semi.student_start weights begins with the last weights of fine-tuning, train.select best "
+                    "with the best; set train.select to last or semi.student_start to average"
+                )
+            if self.model.adapt != "full":
+                raise UserError(
+                    f"semi.student_start weights needs a network that is trained whole, and model.adapt is "
+                    f"{self.model.adapt}; set semi.student_start to average"
+                )
 
 
 def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any] | None = None) -> Config:
@@ -112,7 +134,9 @@ def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any
         config = Config(
             **{k: v for k, v in vars(parser.instantiate(namespace)).items() if k in _fields(Config)}
         )
-        return _fit_to_weights(config, {*given_keys(merged), *_options(overrides)})
+        options = _options(overrides)
+        given = {*given_keys(merged), *(key for key in known_keys() if _is_below(key, options))}
+        return fit_to_compat(_fit_to_weights(config, given), given)
     except UserError:
         raise
     except Exception as error:
@@ -253,6 +277,11 @@ def _check_options(options: Sequence[str]) -> None:
 def _options(overrides: Sequence[str]) -> list[str]:
     """The keys that the command line gives."""
     return [option[2:].split("=")[0] for option in overrides if option.startswith("--")]
+
+
+def _is_below(key: str, sections: Sequence[str]) -> bool:
+    """Whether a key is one of some keys, or in one of their sections."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def given_keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -32,6 +32,7 @@ FREE_KEYS = (
     "log_every",
     "eval_batch",
     "loader",
+    "plan",  # compared as the draws that are replayed
     "data.root",  # a copy on another disk will do: names and labels of the images are compared
     "data.val",  # the images count, wherever they lie
     "data.max_bad",
@@ -41,8 +42,10 @@ FREE_KEYS = (
 # The pretraining stage sees neither labels nor a head.
 FREE_PRETRAIN_KEYS = (
     "data.eval_crop",
+    "data.eval_resize",
     "data.labels",
     "data.unlabelled_includes_labelled",
+    "model.fc_norm",
     "model.head_init_scale",
     "model.keep_head",
 )

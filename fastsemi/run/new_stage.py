@@ -9,6 +9,7 @@ from torch import nn
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.models.create import checkpoint_activations, create_model, prefer_channels_last
+from fastsemi.models.mae import initialise
 from fastsemi.models.projected import classifier_of
 from fastsemi.models.trainable import prepare_training
 from fastsemi.parallel import processes
@@ -25,12 +26,15 @@ def new_model(config: Config, name: StageName, classes: int) -> nn.Module:
     Raises:
         UserError: Settings that no network has.
     """
-    return create_model(
+    model = create_model(
         config.model,
         num_classes=classes,
         image_size=config.data.image_size,
         drop_path=getattr(settings(config, name), "drop_path", 0.0),
     )
+    if name == "pretrain" and config.pretrain.as_published:
+        initialise(model)
+    return model
 
 
 def new_stage(

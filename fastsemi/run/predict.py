@@ -119,7 +119,9 @@ class Predictor:
     def _classify(self, data: Data, images: ImageSet) -> Iterator[Classified]:
         batch, world = self._config.eval_batch, processes.world()
         mine = images.ids[processes.rank() :: world]
-        plans = evaluation_batches(images.index, mine, batch, self._config.data.eval_crop)
+        plans = evaluation_batches(
+            images.index, mine, batch, self._config.data.eval_crop, self._config.data.resized_to
+        )
         nothing = np.zeros(0, np.int64), np.zeros((0, len(self.classes)), np.float32)
         with data.load(images, plans, allow_empty=True) as loader:
             for _ in range(0, len(images.ids), world * batch):

@@ -28,13 +28,16 @@ from fastsemi.run.fit_batches import fit_batches
 from fastsemi.run.images_of_step import naming_images
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
+from fastsemi.run.plan_file import record_plan
 from fastsemi.run.selected import evaluated_on, held_out_lines, selected_on
 from fastsemi.run.summary import read_summary, write_summary
 from fastsemi.stages.advice import slow_teacher
+from fastsemi.stages.finetune import Finetune
 from fastsemi.stages.names import STAGES, StageName, has_classifier
 from fastsemi.stages.semi import Semi
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
+from fastsemi.training.plain_state import plain_state
 
 
 class Lengths(Protocol):
@@ -166,11 +169,15 @@ class Run:
         stage, fingerprint = build_stage(run, name), stage_fingerprint(run, name)
         if isinstance(stage, Semi) and (text := slow_teacher(stage.config, stage.schedule.total_steps)):
             self._say(f"{name}: {text}")
+        if self.config.plan.record and processes.is_main():
+            record_plan(self.config, name, stage, run.device)
         trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
         with stop.held():
             with naming_images(run, stage):
                 entry = trainer.run()
             state = {"model": trainer.result(), "fingerprint": fingerprint}
+            if isinstance(stage, Finetune) and stage.config.ema and self.config.train.select == "last":
+                state["weights"] = plain_state(stage.model)  # of which the result is the average
             if processes.is_main():
                 write_summary(self.folder.summary, self._summary(name, entry))
                 checkpoint_file.save(state, self.folder.result(name))

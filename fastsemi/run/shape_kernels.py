@@ -28,6 +28,8 @@ def _mix(
     lam: Tensor,
     cutmix: Tensor,
     centre: Tensor,
+    *,
+    even: bool = False,
     **pixels: Unpack[PixelArgs],
 ) -> tuple[Tensor, Tensor]:
     return _normalise(images, **pixels), torch.ones_like(lam)

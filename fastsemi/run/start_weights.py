@@ -57,7 +57,13 @@ def check_network(
         model = new_model(config, name, classes)
     if start is not None:
         where, weights = start
-        _, report = fit_backbone(model, weights, where=where, keep_head=config.model.keep_head)
+        _, report = fit_backbone(
+            model,
+            weights,
+            where=where,
+            keep_head=config.model.keep_head,
+            fresh_norm=config.model.fc_norm == "fresh",
+        )
     if has_classifier(name):
         prepare_training(model, config.model, seed=config.seed)
     return report

@@ -101,7 +101,7 @@ class Stage(ABC):
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer steps in one pass over the main stream's images."""
-        return len(self.main_stream.ids) / self.main_stream.batch
+        return self.main_stream.steps_per_pass
 
     @property
     def schedule(self) -> CosineSchedule:
@@ -115,9 +115,9 @@ def make_schedule(config: StageConfig, stream: Stream) -> CosineSchedule:
     Raises:
         UserError: The warm-up is as long as the stage.
     """
-    per_epoch = len(stream.ids) / stream.batch
+    per_epoch = stream.steps_per_pass
     warmup, total = config.warmup.steps(per_epoch), max(1, config.length.steps(per_epoch))
     config.require(
         "warmup", warmup < total, f"be shorter than {config.section}.length, which is {total} steps"
     )
-    return CosineSchedule(config.peak_lr, config.min_lr, warmup, total)
+    return CosineSchedule(config.peak_lr, config.min_lr, warmup, total, config.rate_at == "start")

@@ -23,6 +23,7 @@ class DeviceMix:
     cutmix: Tensor  # [B] bool
     centre: Tensor  # [B, 2] of the cutmix box
     lam: Tensor  # [B]
+    even: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class DeviceBatch:
     mix: DeviceMix | None
     plans: tuple[ViewPlan, ...]  # on the host
     erase: tuple[DeviceErase | None, ...]  # of each view; None where nothing is erased
+    hide: Tensor | None = None  # [B, N] what chooses a masked autoencoder's patches, where it is planned
 
 
 class Views:
@@ -82,7 +84,8 @@ class Views:
                 tensors = upload(planned_arrays(batch.plan, batch.valid), self.device)
             mix = None
             if batch.plan.mix is not None:
-                mix = DeviceMix(*(tensors[f"mix.{f.name}"] for f in fields(DeviceMix)))
+                arrays = (tensors[f"mix.{name}"] for name in ("partner", "cutmix", "centre", "lam"))
+                mix = DeviceMix(*arrays, even=batch.plan.mix.even)
             return DeviceBatch(
                 images=batch.images.to(self.device, non_blocking=True),
                 labels=tensors["labels"],
@@ -91,6 +94,7 @@ class Views:
                 mix=mix,
                 plans=batch.plan.views,
                 erase=tuple(_erase(tensors, v) for v in range(len(batch.plan.views))),
+                hide=tensors.get("hide"),
             )
 
     def augment(self, batch: DeviceBatch, view: int) -> Tensor:
@@ -119,7 +123,7 @@ class Views:
         """
         with record("mix"):
             return self.kernels.mix(
-                images, mix.partner, mix.lam, mix.cutmix, mix.centre, **self._pixels(erase)
+                images, mix.partner, mix.lam, mix.cutmix, mix.centre, even=mix.even, **self._pixels(erase)
             )
 
     def _pixels(self, erase: DeviceErase | None) -> PixelArgs:

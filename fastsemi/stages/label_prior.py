@@ -80,5 +80,5 @@ def create_prior(config: SemiConfig, stream: Stream, classes: int) -> NoPrior | 
     """What `semi.spread_weight` asks for; it knows nothing until labels are spread for the first time."""
     if not config.spread_weight:
         return NoPrior()
-    every = config.spread_every.steps(len(stream.ids) / stream.batch)
+    every = config.spread_every.steps(stream.steps_per_pass)
     return LabelPrior(stream.ids, classes, config.spread_weight, max(1, every))

@@ -42,6 +42,7 @@ class Pretrain(Stage):
             decoder_dim=config.decoder_dim,
             decoder_depth=config.decoder_depth,
             decoder_heads=config.decoder_heads,
+            as_published=config.as_published,
         ).to(views.device)
         self.network = self.model
 
@@ -59,6 +60,7 @@ class Pretrain(Stage):
             seed,
             data.config.image_size,
             "pretraining",
+            drop_last=config.drop_last,
         )
         return {"pretrain": Role(images, stream)}
 
@@ -69,7 +71,7 @@ class Pretrain(Stage):
         view = self._views.augment(images, 0)
         pixels = self._views.normalise(view, images.erase[0], torch.float32)  # [B, 3, S, S]
         with record("student"):
-            loss = self.network(pixels)
+            loss = self.network(pixels, images.hide)
         return StepOutput(loss, {"loss": Ratio(loss.detach(), 1)})
 
     def result(self) -> nn.Module:

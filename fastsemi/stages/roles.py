@@ -12,8 +12,10 @@ from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.stages.stage_config import LabelledStageConfig, StageConfig
 
 
-def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, data: Data, seed: int) -> Role:
-    """The stream of labelled images."""
+def labelled_role(
+    config: StageConfig, augment: AugmentConfig, mix: MixConfig, data: Data, seed: int, *, restart: int = 0
+) -> Role:
+    """The stream of labelled images; `restart` as of `Stream`."""
     images = data.labelled
     views = {View.LABELLED: augment}
     size = data.config.image_size
@@ -28,6 +30,8 @@ def labelled_role(config: StageConfig, augment: AugmentConfig, mix: MixConfig, d
         seed,
         size,
         balanced=balanced,
+        drop_last=config.drop_last,
+        restart=restart,
     )
     return Role(images, stream)
 
@@ -44,6 +48,7 @@ def spread_role(config: FinetuneConfig, images: ImageSet, data: Data, seed: int)
         seed,
         data.config.image_size,
         "spread",
+        drop_last=config.drop_last,
     )
     return Role(images, stream)
 
@@ -61,5 +66,6 @@ def unlabelled_role(config: SemiConfig, data: Data, seed: int) -> Role:
         seed,
         data.config.image_size,
         "unlabelled",
+        drop_last=config.drop_last,
     )
     return Role(images, stream)

@@ -53,10 +53,12 @@ class Semi(Stage):
     @staticmethod
     def build_roles(config: SemiConfig, data: Data, seed: int) -> dict[str, Role]:
         """Unlabelled images in two views, labelled ones in one."""
-        return {
-            "unlabelled": unlabelled_role(config, data, seed),
-            "labelled": labelled_role(config, config.augment, config.labelled_mix, data, seed),
-        }
+        unlabelled = unlabelled_role(config, data, seed)
+        restart = int(unlabelled.stream.steps_per_pass) if config.drop_last else 0
+        labelled = labelled_role(
+            config, config.augment, config.labelled_mix, data, seed, restart=restart
+        )
+        return {"unlabelled": unlabelled, "labelled": labelled}
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """L = Ll + mu * Lu (section 2.3), of Nl labelled and Nu unlabelled images."""
@@ -75,7 +77,8 @@ class Semi(Stage):
         logits, queries = (output, output) if keys is None else split(output)
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
         labelled_loss = labelled.losses(self.adjustment(labelled_logits), smoothing, kernels).mean()
-        unlabelled_loss = mixed.losses(unlabelled_logits, smoothing, kernels).sum() / len(trusted)  # eq. 2
+        losses = mixed.losses(unlabelled_logits, self.config.pseudo_label_smoothing, kernels)
+        unlabelled_loss = losses.sum() / len(trusted)  # eq. 2
         loss = labelled_loss + self.config.loss_weight * unlabelled_loss
         parts = {
             "loss_labelled": Ratio(labelled_loss.detach(), 1),

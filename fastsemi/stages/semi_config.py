@@ -86,6 +86,12 @@ class SemiConfig(LabelledStageConfig):
     """Keep rejected samples out of the student; null: yes, unless it has batch norm."""
     label_smoothing: float = 0.1
     """s in (1 - s) * one-hot + s / C, for labels and pseudo labels."""
+    pseudo_smoothing: Literal["always", "mixed"] = "always"
+    """Whether label_smoothing holds for all pseudo labels, or only for those of mixed images: with mixing none
+    they are then one-hot, as in equation 2."""
+    student_start: Literal["average", "weights"] = "average"
+    """Where fine-tuning kept an average of its weights (finetune.ema): whether the student starts from the average,
+    as the teacher does, or from the weights themselves."""
     weak: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(color_jitter=0.4, randaugment="", erase=0.0)
     )
@@ -113,3 +119,9 @@ class SemiConfig(LabelledStageConfig):
             "contrast_temperature", 0 < self.contrast_temperature < math.inf, "be positive and finite"
         )
         self.require("unlabelled_ratio", self.unlabelled_ratio >= 1, "be at least 1")
+
+    @property
+    def pseudo_label_smoothing(self) -> float:
+        """s of pseudo labels."""
+        hard = self.mixing == "none" and self.pseudo_smoothing == "mixed"
+        return 0.0 if hard else self.label_smoothing

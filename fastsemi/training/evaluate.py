@@ -141,7 +141,8 @@ def _batches(
     images: ImageSet, ids: NDArray[np.int64], data: Data, views: Views, batch: int
 ) -> Iterator[tuple[DeviceBatch, Tensor]]:
     """Some of a set's images on the device, and normalised, [B, 3, S, S]."""
-    plans = evaluation_batches(images.index, ids, batch, data.config.eval_crop)
+    config = data.config
+    plans = evaluation_batches(images.index, ids, batch, config.eval_crop, config.resized_to)
     with data.load(images, plans, allow_empty=True) as loader:
         for loaded in loader:
             on_device = views.to_device(loaded)

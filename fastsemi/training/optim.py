@@ -14,14 +14,16 @@ from fastsemi.models.layers import layer_ids
 from fastsemi.models.projected import Projected
 from fastsemi.training.settings import OptimizerBackend
 
-# Names that have no weight decay in any network, besides those of its own `no_weight_decay`.
-_SPARED = ("*.bias", "*_token", "*pos_embed", "*_bias_table")
+# Names that have no weight decay in any network, besides those of its own `no_weight_decay`; tokens have it in a
+# network that says so (`decays_tokens`).
+_SPARED = ("*.bias", "*pos_embed", "*_bias_table")
+_TOKENS = "*_token"
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Group trainable parameters by layer and weight decay.
 
-    Biases, norms, tokens and position embeddings have no weight decay. A layer's learning rate is the head's
+    Biases, norms, position embeddings and, as a rule, tokens have no weight decay. A layer's learning rate is the head's
     times `layer_decay` to the power of its distance from the head.
 
     Returns:
@@ -37,7 +39,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
             f"layer_decay is {layer_decay}, but the layers of {type(model).__name__} are not known; "
             "set it to 1"
         )
-    spared = (*_SPARED, *_own_spared(model))
+    tokens = () if getattr(model, "decays_tokens", False) else (_TOKENS,)
+    spared = (*_SPARED, *tokens, *_own_spared(model))
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

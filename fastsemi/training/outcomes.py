@@ -62,7 +62,8 @@ def outcomes(
         temperature: Divides the logits before the softmax, for the confidences alone.
     """
     parts = []
-    plans = evaluation_batches(images.index, images.ids, batch, data.config.eval_crop)
+    crop, whole = data.config.eval_crop, data.config.resized_to
+    plans = evaluation_batches(images.index, images.ids, batch, crop, whole)
     with data.load(images, plans, allow_empty=True) as loader:
         for loaded in loader:
             on_device = views.to_device(loaded)

@@ -36,6 +36,7 @@ def mix_kernel(
     ERASE: tl.constexpr,
     WIDE: tl.constexpr,
     GROUPS: tl.constexpr,
+    EVEN: tl.constexpr,
 ):
     """One tile of GROUPS * 16 pixels of one sample a program; the first tile also writes the weight."""
     PIXELS: tl.constexpr = GROUPS * GROUP
@@ -45,7 +46,7 @@ def mix_kernel(
     j, share, left, top, right, bottom = i, 0.0, 0, 0, 0, 0
     if MIX:
         j = tl.load(partner + i).to(tl.int32)
-        own, left, top, right, bottom = weigh(i, j, lam, cutmix, centre, SIZE)
+        own, left, top, right, bottom = weigh(i, j, lam, cutmix, centre, SIZE, EVEN)
         if tile == 0:
             tl.store(out_lam + i, own)
         share = tl.where(right > left, 0.0, 1.0 - own)  # inside its box cutmix takes j whole
@@ -65,7 +66,7 @@ def mix_kernel(
 
 
 @triton.jit
-def weigh(i, j, lam, cutmix, centre, SIZE: tl.constexpr):
+def weigh(i, j, lam, cutmix, centre, SIZE: tl.constexpr, EVEN: tl.constexpr):
     """The weight of i, corrected to the pixels it keeps, and left, top, right and bottom of its box.
 
     Scalars, equal to `corrected` of `kernels.reference.mix` bit by bit.
@@ -74,10 +75,10 @@ def weigh(i, j, lam, cutmix, centre, SIZE: tl.constexpr):
     side = (SIZE * tl.sqrt_rn(1.0 - own)).to(tl.int32)
     x = tl.minimum((SIZE * tl.load(centre + 2 * i)).to(tl.int32), SIZE - 1)
     y = tl.minimum((SIZE * tl.load(centre + 2 * i + 1)).to(tl.int32), SIZE - 1)
-    there = (boxed & (j != i) & (side > 0)).to(tl.int32)
+    there = (boxed & (j != i) & (side > EVEN)).to(tl.int32)
     left, top = there * tl.maximum(x - side // 2, 0), there * tl.maximum(y - side // 2, 0)
-    right = there * tl.minimum(x + (side + 1) // 2, SIZE)
-    bottom = there * tl.minimum(y + (side + 1) // 2, SIZE)
+    right = there * tl.minimum(x + (side + 1 - EVEN) // 2, SIZE)
+    bottom = there * tl.minimum(y + (side + 1 - EVEN) // 2, SIZE)
     kept = SIZE * SIZE - (right - left) * (bottom - top)
     own = tl.where(boxed, tl.div_rn(kept.to(tl.float32), SIZE * SIZE + 0.0), own)
     return tl.where(j == i, 1.0, own), left, top, right, bottom

@@ -22,6 +22,8 @@ def mix(
     lam: Tensor,
     cutmix: Tensor,
     centre: Tensor,
+    *,
+    even: bool = False,
     **pixels: Unpack[PixelArgs],
 ) -> tuple[Tensor, Tensor]:
     """Normalise, erase and mix, as `kernels.reference.mix.mix`.
@@ -29,7 +31,7 @@ def mix(
     Args and errors are the same; tensors are on a CUDA device, or on CPU under TRITON_INTERPRET=1.
     `erase_index` is not needed here: noise is drawn inside the boxes alone.
     """
-    return _mix(images, partner, lam, cutmix, centre, *_flat(images, pixels))
+    return _mix(images, partner, lam, cutmix, centre, even, *_flat(images, pixels))
 
 
 def normalise(images: Tensor, **pixels: Unpack[PixelArgs]) -> Tensor:
@@ -50,6 +52,7 @@ def _mix(
     lam: Tensor,
     cutmix: Tensor,
     centre: Tensor,
+    even: bool,
     erase_box: Tensor | None,
     erase_key: Tensor | None,
     mean: Sequence[float],
@@ -57,7 +60,8 @@ def _mix(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     kept = torch.empty_like(lam, memory_format=torch.contiguous_format)
-    out = _launch(images, (partner, lam, cutmix, centre, kept), erase_box, erase_key, mean, std, dtype)
+    plan = (partner, lam, cutmix, centre, kept)
+    out = _launch(images, plan, even, erase_box, erase_key, mean, std, dtype)
     return out, kept
 
 
@@ -70,12 +74,13 @@ def _normalise(
     std: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    return _launch(images, None, erase_box, erase_key, mean, std, dtype)
+    return _launch(images, None, False, erase_box, erase_key, mean, std, dtype)
 
 
 def _launch(
     images: Tensor,
     plan: tuple[Tensor, ...] | None,
+    even: bool,
     erase_box: Tensor | None,
     erase_key: Tensor | None,
     mean: Sequence[float],
@@ -99,6 +104,7 @@ def _launch(
         ERASE=erase_box is not None,
         WIDE=size % 16 == 0 and images.storage_offset() % 16 == 0,
         GROUPS=groups,
+        EVEN=int(even),
         num_warps=groups // 32,
     )
     return out

@@ -35,6 +35,8 @@ def mix(
     lam: Tensor,
     cutmix: Tensor,
     centre: Tensor,
+    *,
+    even: bool = False,
     **pixels: Unpack[PixelArgs],
 ) -> tuple[Tensor, Tensor]:
     """Normalise, erase and mix, in this order; computed in float32 and rounded once at the end.
@@ -48,6 +50,7 @@ def mix(
         lam: float32 [B], weight of sample i; for cutmix the box has the area 1 - lam before it is clipped.
         cutmix: bool [B], cutmix instead of mixup.
         centre: float32 [B, 2], centre (x, y) of the cutmix box as a fraction of the side, in [0, 1).
+        even: Whether cutmix boxes have even sides, as of `cutmix_box`.
         **pixels: As of `PixelArgs`.
 
     Returns:
@@ -55,7 +58,7 @@ def mix(
         the share of the pixels that are really kept for cutmix, 1 for a sample that is its own partner.
     """
     clean = _normalised(images, **pixels)
-    lam, box = corrected(partner, lam, cutmix, centre, images.shape[1])
+    lam, box = corrected(partner, lam, cutmix, centre, images.shape[1], even=even)
     boxed = (box[:, 2] > 0)[:, None, None]
     own = torch.where(boxed, 1.0 - inside(box, images.shape[1]).float(), lam[:, None, None])  # [B, S, S]
     mixed = torch.lerp(clean[partner], clean, own[:, None])
@@ -68,29 +71,33 @@ def normalise(images: Tensor, **pixels: Unpack[PixelArgs]) -> Tensor:
 
 
 def corrected(
-    partner: Tensor, lam: Tensor, cutmix: Tensor, centre: Tensor, size: int
+    partner: Tensor, lam: Tensor, cutmix: Tensor, centre: Tensor, size: int, *, even: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The weight that each sample really has, float32 [B], and its cutmix box, as of `cutmix_box`.
 
     Args are those of `mix`; `size` is the side S of the images in pixels.
     """
     alone = partner == torch.arange(len(partner), device=partner.device)
-    box = cutmix_box(lam, centre, cutmix & ~alone, size)
+    box = cutmix_box(lam, centre, cutmix & ~alone, size, even=even)
     pixels = size * size
     kept = (pixels - box[:, 2] * box[:, 3]).to(torch.float32) / pixels  # after clipping
     return torch.where(alone, 1.0, torch.where(cutmix, kept, lam)), box
 
 
-def cutmix_box(lam: Tensor, centre: Tensor, cutmix: Tensor, size: int) -> Tensor:
+def cutmix_box(
+    lam: Tensor, centre: Tensor, cutmix: Tensor, size: int, *, even: bool = False
+) -> Tensor:
     """Cutmix boxes: a square of `floor(S sqrt(1 - lam))` pixels around the centre, clipped at the border.
 
-    The edges are those of timm's `rand_bbox` with margin 0.
+    The edges are those of timm's `rand_bbox` with margin 0: as it is since 0.9, or, even, as it was in 0.4.5,
+    where an odd side is a pixel shorter.
 
     Args:
         lam: float32 [B], the weight that the unclipped box would leave to the sample.
         centre: float32 [B, 2], centre (x, y) as a fraction of the side, in [0, 1).
         cutmix: bool [B], samples that have a box at all.
         size: Side S of the images in pixels.
+        even: Take the half of the side, rounded down, on both sides of the centre.
 
     Returns:
         int64 [B, 4]: left, top, width, height; all 0 where there is no box or it holds no pixel.
@@ -98,8 +105,8 @@ def cutmix_box(lam: Tensor, centre: Tensor, cutmix: Tensor, size: int) -> Tensor
     side = (size * torch.sqrt(1.0 - lam)).to(torch.int64)[:, None]  # [B, 1]
     middle = (size * centre).to(torch.int64).clamp(max=size - 1)  # [B, 2]; the product may round up to S
     low = (middle - side // 2).clamp(min=0)
-    high = (middle + (side + 1) // 2).clamp(max=size)
-    return torch.cat([low, high - low], dim=1) * (cutmix[:, None] & (side > 0))
+    high = (middle + (side + (not even)) // 2).clamp(max=size)
+    return torch.cat([low, high - low], dim=1) * (cutmix[:, None] & (side > int(even)))
 
 
 def inside(box: Tensor, size: int) -> Tensor:

@@ -66,6 +66,8 @@ class Engine(ABC):
     name: EngineName
     stuck: bool = False
     """Whether a batch did not come in time: a thread may never return, so closing may never end."""
+    resizes: bool = False
+    """Whether it resizes whole images where a view's plan says so."""
     device: int | None = None
     """CUDA device on which the engine's views come into being; None where they do on the CPU."""
 

@@ -57,7 +57,7 @@ class BoundedEngine(Engine):
 
     def __init__(self, inner: Engine, memory: int):
         super().__init__(inner.source, inner.image_size, inner.threads, inner.max_pixels)
-        self.inner, self.name, self.device = inner, inner.name, inner.device
+        self.inner, self.name, self.device, self.resizes = inner, inner.name, inner.device, inner.resizes
         self._most = memory // 2
         self._alone = ThreadPoolExecutor(1, thread_name_prefix="fastsemi-giant")
 
@@ -66,7 +66,10 @@ class BoundedEngine(Engine):
 
         Raises:
             UserError: An image that alone needs more memory.
+            ValueError: Whole images are to be resized, which the engine does not do.
         """
+        if not self.resizes and any(view.resize is not None for view in batch.views):
+            raise ValueError(f"the engine {self.name} resizes no whole images; use thread_pool or reference")
         sizes = self.source.sizes[batch.ids].astype(np.int64)
         giant = self._larger(batch.ids, sizes, self._most // self.threads)
         if not giant.any():
@@ -143,5 +146,8 @@ class BoundedEngine(Engine):
 
 def _part(batch: PlannedBatch, rows: NDArray[np.int64]) -> PlannedBatch:
     """Some images of a batch, as an engine needs them."""
-    views = tuple(ViewPlan(view.window[rows], view.flip[rows]) for view in batch.views)
+    views = tuple(
+        ViewPlan(v.window[rows], v.flip[rows], resize=None if v.resize is None else v.resize[rows])
+        for v in batch.views
+    )
     return replace(batch, ids=batch.ids[rows], labels=batch.labels[rows], views=views, mix=None)

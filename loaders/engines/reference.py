@@ -69,6 +69,7 @@ class ReferenceEngine(Engine):
     """Written to be read: open, convert, crop, resize, flip."""
 
     name = "reference"
+    resizes = True
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Fill the slot before returning."""
@@ -86,7 +87,10 @@ class ReferenceEngine(Engine):
             return error
         for v, view in enumerate(batch.views):
             left, top, width, height = (int(x) for x in view.window[b])
-            crop = image.crop((left, top, left + width, top + height))
+            whole = image
+            if view.resize is not None:
+                whole = image.resize(tuple(view.resize[b].tolist()), Image.Resampling.BICUBIC)
+            crop = whole.crop((left, top, left + width, top + height))
             crop = crop.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
             if view.flip[b]:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -52,6 +52,7 @@ class ThreadPoolEngine(Engine):
     """Each image decoded once, by libjpeg-turbo, and resized by PyTorch; both release the GIL."""
 
     name = "thread_pool"
+    resizes = True
 
     def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
         super().__init__(source, image_size, threads, max_pixels)
@@ -87,7 +88,10 @@ class ThreadPoolEngine(Engine):
         size = (self.image_size, self.image_size)
         for v, view in enumerate(batch.views):
             left, top, width, height = view.window[b].tolist()
-            crop = image[:, :, top : top + height, left : left + width]
+            whole = image
+            if view.resize is not None:
+                whole = interpolate(image, view.resize[b, ::-1].tolist(), mode="bicubic", antialias=True)
+            crop = whole[:, :, top : top + height, left : left + width]
             if (height, width) != size:
                 crop = interpolate(crop, size, mode="bicubic", antialias=True)
             if view.flip[b]:

@@ -38,6 +38,15 @@ def stored_windows(
     return np.where(transpose[:, None], plain[:, [1, 0, 3, 2]], plain).astype(np.int32)
 
 
+def _stored(view: ViewPlan, sizes: NDArray[np.int32], turns: NDArray[np.uint8]) -> ViewPlan:
+    """What a view of turned images is of the stored ones, without the flips of those that are turned."""
+    within, resize = sizes, None
+    if view.resize is not None:
+        within = view.resize
+        resize = np.where(_STEPS[turns][:, :1], within[:, ::-1], within)
+    return ViewPlan(stored_windows(view.window, within, turns), view.flip & (turns <= 1), resize=resize)
+
+
 def turn(image: torch.Tensor, turned: int) -> torch.Tensor:
     """An image [H, W, 3] turned by an EXIF orientation; a view of it."""
     transpose, across, down = _STEPS[turned].tolist()
@@ -73,7 +82,7 @@ class TurningEngine(Engine):
 
     def __init__(self, inner: Engine, source: Source):
         super().__init__(source, inner.image_size, inner.threads, inner.max_pixels)
-        self.inner, self.name, self.device = inner, inner.name, inner.device
+        self.inner, self.name, self.device, self.resizes = inner, inner.name, inner.device, inner.resizes
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Start filling `slot`."""
@@ -82,10 +91,7 @@ class TurningEngine(Engine):
         if not (turns > 1).any():
             return self.inner.submit(batch, slot)
         sizes = self.source.sizes[batch.ids]
-        views = tuple(
-            ViewPlan(stored_windows(view.window, sizes, turns), view.flip & (turns <= 1))
-            for view in batch.views
-        )
+        views = tuple(_stored(view, sizes, turns) for view in batch.views)
         return _Turning(self.inner.submit(replace(batch, views=views), slot), batch, slot, turns)
 
     def reading(self, prefetch: int) -> Reading:

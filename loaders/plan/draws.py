@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.plan.mixing import MixConfig
 from fastsemi.loaders.plan.philox import uniform, words
 from fastsemi.loaders.plan.randaugment import draw_randaugment, parse_randaugment
 from fastsemi.loaders.plan.types import ColorPlan, ErasePlan, MixPlan, ViewPlan
@@ -153,38 +154,40 @@ def _erase(w: NDArray[np.uint64], prob: float, size: int) -> ErasePlan:
 
 
 def plan_mix(
+    config: MixConfig,
     *,
     seed: int,
     epoch: NDArray[np.int64],
     ids: NDArray[np.int64],
     view: View,
-    mixup: float,
-    cutmix: float,
 ) -> MixPlan | None:
     """Plan mixing inside a micro-batch.
 
     Args:
+        config: How images are mixed.
         seed: The run's seed.
         epoch: [B] pass of each sample.
         ids: [B] sample ids.
         view: Which view is mixed.
-        mixup: alpha of the Beta distribution of mixup; 0 turns mixup off.
-        cutmix: alpha of the Beta distribution of cutmix; 0 turns cutmix off.
 
     Returns:
-        The plan, or None when both are off. Where both are on, each sample takes either with probability 1/2.
+        The plan, or None when both are off. Where both are on, either is taken with probability 1/2: by each
+        sample, or by all of them where one draw, that of the first sample, holds for the micro-batch.
     """
+    mixup, cutmix = config.mixup, config.cutmix
     if not mixup and not cutmix:
         return None
     w = words(seed, epoch, ids, view << 8 | Purpose.MIX, 5)
-    u = uniform(w)
+    u = uniform(np.repeat(w[:1], len(w), axis=0) if config.per_batch else w)
     use_cutmix = u[:, 1] < (0.5 if mixup and cutmix else float(cutmix > 0))
     alpha = np.where(use_cutmix, cutmix, mixup)
+    reverse = np.arange(len(w))[::-1].copy()
     return MixPlan(
-        partner=np.argsort(w[:, 0], kind="stable"),
+        partner=reverse if config.partners == "reversed" else np.argsort(w[:, 0], kind="stable"),
         cutmix=use_cutmix,
         centre=u[:, 2:4].astype(np.float32),
         lam=_beta(alpha, u[:, 4]).astype(np.float32),
+        even=config.box == "even",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,15 @@ class MixConfig:
     """alpha of mixup's Beta distribution; 0 for no mixup."""
     cutmix: float = 1.0
     """alpha of cutmix's Beta distribution; 0 for no cutmix."""
+    box: Literal["exact", "even"] = "exact"
+    """Sides of cutmix's box: exact, as in timm since 0.9, or even, as before: half of it, rounded down, on
+    both sides of the centre."""
+    per_batch: bool = False
+    """Draw one weight, one choice of mixup or cutmix and one box for a whole micro-batch, where confidences do
+    not decide the weight."""
+    partners: Literal["random", "reversed"] = "random"
+    """Who is mixed with whom in a micro-batch: a random permutation, or the first with the last, the second with
+    the last but one, and so on."""
 
     def __post_init__(self) -> None:
         """Refuse negative alphas."""

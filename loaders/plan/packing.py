@@ -14,7 +14,7 @@ from torch import Tensor
 from fastsemi.loaders.plan.types import PlannedBatch
 
 _ALIGNMENT = 16  # bytes; vector loads of kernels want no less
-_HOST_ONLY = frozenset({"window", "flip"})  # what engines have already carried out
+_HOST_ONLY = frozenset({"window", "flip", "resize"})  # what engines have already carried out
 
 
 def planned_arrays(plan: PlannedBatch, valid: NDArray[np.bool_]) -> dict[str, NDArray]:

@@ -69,6 +69,7 @@ class ViewPlan:
     color: ColorPlan | None = None
     randaugment: RandAugmentPlan | None = None
     erase: ErasePlan | None = None
+    resize: NDArray[np.int32] | None = None  # [B, 2] width, height of the whole image before the window is cut
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class MixPlan:
     cutmix: NDArray[np.bool_]  # [B] cutmix instead of mixup
     centre: NDArray[np.float32]  # [B, 2] centre (x, y) of the cutmix box as a fraction of the side, in [0, 1)
     lam: NDArray[np.float32]  # [B] Beta draw: weight of sample i where confidences do not decide it
+    even: bool = False  # whether cutmix boxes have even sides, as `cutmix_box` of kernels.reference.mix says
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class PlannedBatch:
     labels: NDArray[np.int64]  # [B] class of each image, -1 where it has none
     views: tuple[ViewPlan, ...]
     mix: MixPlan | None = None
+    hide: NDArray[np.float32] | None = None  # [B, N] MAE hides the patches with the largest; None: drawn later
 
     @property
     def windows(self) -> NDArray[np.int32]:

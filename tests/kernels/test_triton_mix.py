@@ -141,10 +141,11 @@ def test_types(kind, size, dtype, used):
 
 
 @triton.jit
-def weigh_kernel(partner, lam, cutmix, centre, out_lam, out_box, SIZE: tl.constexpr):
+def weigh_kernel(partner, lam, cutmix, centre, out_lam, out_box, SIZE: tl.constexpr, EVEN: tl.constexpr):
     """What the mix kernel works out of one sample before it makes pixels."""
     i = tl.program_id(0)
-    own, left, top, right, bottom = weigh(i, tl.load(partner + i).to(tl.int32), lam, cutmix, centre, SIZE)
+    j = tl.load(partner + i).to(tl.int32)
+    own, left, top, right, bottom = weigh(i, j, lam, cutmix, centre, SIZE, EVEN)
     tl.store(out_lam + i, own)
     tl.store(out_box + 4 * i, left)
     tl.store(out_box + 4 * i + 1, top)
@@ -152,13 +153,13 @@ def weigh_kernel(partner, lam, cutmix, centre, out_lam, out_box, SIZE: tl.conste
     tl.store(out_box + 4 * i + 3, bottom - top)
 
 
-def kernel_weights(plan, size):
+def kernel_weights(plan, size, even=False):
     """Weights, and boxes as left, top, width, height."""
     count = len(plan["lam"])
     lam = torch.empty(count, device=DEVICE)
     box = torch.empty(count, 4, dtype=torch.int64, device=DEVICE)
     order = (plan[name] for name in ("partner", "lam", "cutmix", "centre"))
-    weigh_kernel[(count,)](*order, lam, box, SIZE=size)
+    weigh_kernel[(count,)](*order, lam, box, SIZE=size, EVEN=int(even))
     return lam, box
 
 
@@ -168,8 +169,18 @@ def kernel_weights(plan, size):
 def test_weights_are_those_of_the_reference_bit_by_bit(kind, batch, size):
     plan = example(batch, batch, kind)
     plan["lam"][:3] = torch.tensor([1.0, 0.0, 0.999])[:batch]
-    for got, expected in zip(kernel_weights(plan, size), eager_mix.corrected(**plan, size=size), strict=True):
-        assert torch.equal(got, expected)
+    for even in (False, True):
+        expected = eager_mix.corrected(**plan, size=size, even=even)
+        for got, right in zip(kernel_weights(plan, size, even), expected, strict=True):
+            assert torch.equal(got, right)
+
+
+def test_even_boxes_of_the_kernel_are_those_of_the_reference():
+    plan, (images, pixels) = example(9, kind="cutmix"), picture(9, 16)
+    ours = mixed_by(triton_mix, images, plan, even=True, **pixels)
+    theirs = mixed_by(eager_mix, images, plan, even=True, **pixels)
+    assert torch.equal(ours[1], theirs[1]) and torch.allclose(ours[0], theirs[0], atol=2e-6)
+    assert not torch.equal(theirs[1], mixed_by(eager_mix, images, plan, **pixels)[1])
 
 
 def test_weights_of_boxes_clipped_at_every_border():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,27 @@ def test_every_pass_holds_every_image_once(index):
     for p in range(5):
         np.testing.assert_array_equal(np.sort(ids[passes == p]), np.arange(120))
     assert not (ids[passes == 0] == ids[passes == 1]).all()
+
+
+def test_the_last_smaller_batch_is_dropped(index):
+    stream = dataclasses.replace(_stream(index, batch=50, micro_batches=2), drop_last=True)
+    assert stream.steps_per_pass == 2.0 and _stream(index, batch=50).steps_per_pass == 2.4
+    for step in range(6):
+        ids, passes = (np.concatenate(a) for a in zip(*(stream.positions(step, m) for m in (0, 1)), strict=True))
+        assert (passes == step // 2).all() and len({*ids}) == 50
+    whole = np.concatenate([stream.positions(s, m)[0] for s in (2, 3) for m in (0, 1)])
+    assert len({*whole}) == 100
+    np.testing.assert_array_equal(whole[:50], _stream(index, batch=120).positions(1, 0)[0][:50])
+
+
+def test_passes_begin_anew_with_those_of_another_stream(index):
+    """Passes of two whole batches, begun anew after each three steps: passes 0, 0, 1, then 2, 2, 3."""
+    stream = dataclasses.replace(_stream(index, batch=50), drop_last=True, restart=3)
+    found = [stream.positions(step, 0) for step in range(7)]
+    assert [int(passes[0]) for _, passes in found] == [0, 0, 1, 2, 2, 3, 4]
+    first = dataclasses.replace(stream, restart=0)
+    for step, same in ((2, 2), (3, 4), (5, 6), (6, 8)):
+        np.testing.assert_array_equal(found[step][0], first.positions(same, 0)[0])
 
 
 def test_micro_batches_cut_the_global_batch(index):

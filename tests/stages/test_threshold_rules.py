@@ -96,11 +96,11 @@ class SlowFreeMatch:
 class SlowSoftMatch:
     def __init__(self, momentum, sigmas, align):
         self.m, self.sigmas, self.align = momentum, sigmas, align
-        self.mu, self.var, self.p = 1 / CLASSES, 1.0, np.full(CLASSES, 1 / CLASSES)
+        self.mu, self.var, self.p = 1 / CLASSES, 1.0, None
 
     def _confidence(self, logits):
         q = _softmax(logits)
-        if self.align:
+        if self.align and self.p is not None:
             q = q * (1 / CLASSES) / self.p
             q /= q.sum(1, keepdims=True)
         return q.max(1)
@@ -118,7 +118,7 @@ class SlowSoftMatch:
         q = np.concatenate([_softmax(logits) for logits, _ in step])
         self.mu = self.m * self.mu + (1 - self.m) * o.mean()
         self.var = self.m * self.var + (1 - self.m) * o.var(ddof=1)
-        self.p = self.m * self.p + (1 - self.m) * q.mean(0)
+        self.p = q.mean(0) if self.p is None else self.m * self.p + (1 - self.m) * q.mean(0)
 
 
 RULES = {

@@ -15,7 +15,8 @@ class SoftMatch(ThresholdRule):
     The weight is a Gaussian of the confidence below its average mu, and 1 above:
     `exp(-min(o - mu, 0)^2 / (2 sigma^2 / n^2))`, where mu starts at 1/C and sigma^2 at 1 and both are
     averages over the steps. With alignment o is the largest entry of `normalise(p / E[p])`, E[p] an average
-    too; the pseudo label is that of p.
+    too, which starts with the mean of the first step, as in USB (Wang et al., 2022), the authors' code; the
+    pseudo label is that of p.
 
     Args:
         config: Options.
@@ -24,20 +25,21 @@ class SoftMatch(ThresholdRule):
 
     mean: Tensor  # float32 [] mu
     variance: Tensor  # float32 [] sigma^2
-    prediction: Tensor  # float32 [C] E[p]
+    prediction: Tensor  # float32 [C] E[p]; zeros before the first step
 
     def __init__(self, config: SoftMatchConfig, classes: int):
         super().__init__(sums=3 + classes)
         self.config = config
         self.register_buffer("mean", torch.tensor(1 / classes))
         self.register_buffer("variance", torch.tensor(1.0))
-        self.register_buffer("prediction", torch.full((classes,), 1 / classes))
+        self.register_buffer("prediction", torch.zeros(classes))
 
     def confidence(self, labels: PseudoLabels) -> Tensor:
         """What is weighed: the confidence, aligned if so configured, float32 [B]."""
         if not self.config.align:
             return labels.confidence
-        aligned = labels.probabilities / self.prediction
+        expected = torch.where(self._begun(), self.prediction.clamp(min=1e-6), 1.0)
+        aligned = labels.probabilities / expected
         return aligned.amax(dim=1) / aligned.sum(dim=1)
 
     def weights(self, labels: PseudoLabels) -> Tensor:
@@ -60,4 +62,9 @@ class SoftMatch(ThresholdRule):
         variance = ((squares - count * mean.square()) / (count - 1).clamp(min=1)).clamp(min=0)
         blend(self.mean, mean.float(), self.config.momentum)
         blend(self.variance, variance.float(), self.config.momentum)
-        blend(self.prediction, (sums[3:] / count).float(), self.config.momentum)
+        p = (sums[3:] / count).float()
+        momentum = torch.where(self._begun(), self.config.momentum, 0.0)
+        self.prediction.copy_(momentum * self.prediction + (1 - momentum) * p)
+
+    def _begun(self) -> Tensor:
+        return self.prediction.sum() > 0

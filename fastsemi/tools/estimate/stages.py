@@ -61,8 +61,8 @@ class StagePlan:
     def rates(self) -> tuple[float, float, float]:
         """Learning rate of the first step, the largest, and of the last step."""
         schedule = self.schedule
-        peak = schedule.lr(max(0, schedule.warmup_steps - 1))
-        return schedule.lr(0), peak, schedule.lr(schedule.total_steps - 1)
+        around = (max(0, schedule.warmup_steps - 1), schedule.warmup_steps)
+        return schedule.lr(0), max(map(schedule.lr, around)), schedule.lr(schedule.total_steps - 1)
 
 
 def plan_stage(config: Config, name: StageName, data: Data) -> StagePlan:

@@ -65,7 +65,9 @@ def from_files(
         if source.is_raw or not len(ids):
             return None
         ids = ids[np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int))]
-        plans = evaluation_batches(data.val.index, ids, config.eval_batch, config.data.eval_crop)
+        plans = evaluation_batches(
+            data.val.index, ids, config.eval_batch, config.data.eval_crop, config.data.resized_to
+        )
         with data.load(data.val, plans, allow_empty=True) as loader:
             for batch in loader:
                 valid = np.asarray(batch.valid, bool)

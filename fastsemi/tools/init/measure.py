@@ -31,7 +31,7 @@ def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[flo
         images = data.pretraining
         ids = np.setdiff1d(images.ids, images.index.broken)
         some = ids[np.linspace(0, len(ids) - 1, min(len(ids), MOST)).astype(np.int64)]
-        plans = evaluation_batches(images.index, some, BATCH, config.eval_crop)
+        plans = evaluation_batches(images.index, some, BATCH, config.eval_crop, config.resized_to)
         with data.load(images, plans, allow_empty=True) as loader:
             for batch in loader:
                 pixels = batch.images[0][torch.from_numpy(batch.valid)].double().flatten(0, 2) / 255  # [N, 3]

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.data.random_erasing import RandomErasing
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.plan.draws import (
@@ -12,10 +13,11 @@ from fastsemi.loaders.plan.draws import (
     plan_mix,
     plan_view,
 )
+from fastsemi.loaders.plan.mixing import MixConfig
 from fastsemi.loaders.plan.philox import philox4x32, uniform, words
 from fastsemi.loaders.plan.randaugment import parse_randaugment
 from fastsemi.loaders.plan.types import RANDAUGMENT_OPS
-from fastsemi.loaders.plan.windows import centre_crop, random_resized_crop
+from fastsemi.loaders.plan.windows import centre_crop, random_resized_crop, resized_centre
 
 
 @pytest.mark.parametrize(
@@ -152,19 +154,32 @@ def test_erasing_follows_timm():
 def test_mixing_partners_permute_the_micro_batch():
     ids = np.arange(100, 164)
     epoch = np.zeros(64, dtype=np.int64)
-    plan = plan_mix(seed=0, epoch=epoch, ids=ids, view=View.STRONG, mixup=0.8, cutmix=1.0)
+    plan = plan_mix(MixConfig(0.8, 1.0), seed=0, epoch=epoch, ids=ids, view=View.STRONG)
     np.testing.assert_array_equal(np.sort(plan.partner), np.arange(64))
     assert 0.2 < plan.cutmix.mean() < 0.8
     assert (plan.lam >= 0).all() and (plan.lam <= 1).all() and plan.centre.max() < 1
-    only = plan_mix(seed=0, epoch=epoch, ids=ids, view=View.STRONG, mixup=0.8, cutmix=0.0)
+    only = plan_mix(MixConfig(0.8, 0.0), seed=0, epoch=epoch, ids=ids, view=View.STRONG)
     assert not only.cutmix.any()
-    assert plan_mix(seed=0, epoch=epoch, ids=ids, view=View.STRONG, mixup=0, cutmix=0) is None
+    assert plan_mix(MixConfig(0.0, 0.0), seed=0, epoch=epoch, ids=ids, view=View.STRONG) is None
+
+
+def test_one_draw_for_a_micro_batch_in_reverse_order():
+    zeros = np.zeros(6, dtype=np.int64)
+    config = MixConfig(0.8, 1.0, box="even", per_batch=True, partners="reversed")
+    plans = [
+        plan_mix(config, seed=0, epoch=zeros, ids=np.arange(i, i + 6), view=View.LABELLED) for i in range(60)
+    ]
+    for plan in plans:
+        np.testing.assert_array_equal(plan.partner, [5, 4, 3, 2, 1, 0])
+        assert plan.even and len({*plan.lam}) == len({*plan.cutmix}) == len({*map(tuple, plan.centre)}) == 1
+    assert 0.3 < np.mean([plan.cutmix[0] for plan in plans]) < 0.7
+    assert len({float(plan.lam[0]) for plan in plans}) == 60
 
 
 def test_beta_draws_have_the_right_moments():
     ids = np.arange(20000)
     zeros = np.zeros_like(ids)
-    lam = plan_mix(seed=0, epoch=zeros, ids=ids, view=View.STRONG, mixup=0.8, cutmix=0.0).lam
+    lam = plan_mix(MixConfig(0.8, 0.0), seed=0, epoch=zeros, ids=ids, view=View.STRONG).lam
     assert abs(lam.mean() - 0.5) < 0.01
     assert abs(lam.var() - 1 / (4 * (2 * 0.8 + 1))) < 0.003
 
@@ -179,6 +194,19 @@ def test_centre_crop():
     windows = centre_crop(np.array([[500, 375], [8, 8], [1, 50]], dtype=np.int32), 0.875)
     np.testing.assert_array_equal(windows[0], [86, 23, 328, 328])
     np.testing.assert_array_equal(windows[1:, 2:], [[7, 7], [1, 1]])
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (64, 64), (301, 97), (31, 400)])
+def test_the_centre_of_a_resized_image_is_torchvisions(size):
+    image = Image.new("RGB", size)
+    resized, window = resized_centre(np.array([size], np.int32), 0.875, 224)
+    theirs = Resize(256)(image)
+    assert tuple(resized[0]) == theirs.size
+    marked = np.zeros((theirs.height, theirs.width), np.int64)
+    marked.flat = np.arange(marked.size)
+    left, top, width, height = window[0]
+    cut = CenterCrop(224)(torch.from_numpy(marked)[None])[0].numpy()
+    np.testing.assert_array_equal(marked[top : top + height, left : left + width], cut)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,190 @@
+"""What the stages of a run draw about their data, in a file: written for another program, or read in place of the
+seed's draws.
+
+A `.safetensors` file of arrays [steps, micro-batches, ...] called `STAGE.ROLE.NAME`, with the names of
+`loaders/plan/arrays.py`. Its metadata has the `seed`, which drop path goes by, and for each `STAGE.ROLE` the
+files of the images that occur, `{id: name}` as JSON. docs/parity.md describes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.files import UNREADABLE, replacing
+from fastsemi.loaders.plan.arrays import to_arrays
+from fastsemi.loaders.recorded import RecordedStream
+from fastsemi.loaders.settings import PlanConfig
+from fastsemi.loaders.stream import Stream
+from fastsemi.models.mae import MaskedAutoencoder
+from fastsemi.run.config import Config
+from fastsemi.stages.base import Role, Stage
+from fastsemi.stages.names import StageName
+from fastsemi.training.deal import seed_device
+
+Arrays = dict[str, NDArray]
+
+
+def record_plan(config: Config, name: StageName, stage: Stage, device: torch.device) -> None:
+    """Add the draws of a stage's first steps to `plan.record`.
+
+    Raises:
+        UserError: The file holds other draws of the stage, or is none of these.
+    """
+    path = config.plan.record
+    assert path is not None
+    steps = min(config.plan.steps, stage.schedule.total_steps)
+    arrays: Arrays = {}
+    names: dict[str, str] = {}
+    for role, images in stage.roles.items():
+        found = _draws(stage, images.stream, config.seed, steps, device)
+        arrays |= {f"{name}.{role}.{key}": array for key, array in found.items()}
+        occurring = np.unique(found["ids"]).tolist()
+        names[f"{name}.{role}"] = json.dumps({i: images.stream.index.relative_path(i) for i in occurring})
+    before, metadata = _read(path) if path.exists() else ({}, {})
+    if any(key.startswith(f"{name}.") for key in before):
+        if _stage_digest(before, name) != _stage_digest(arrays, name):
+            raise UserError(f"plan.record {path} holds other draws of {name}; give another file")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "wb") as file:
+        file.write(save({**before, **arrays}, {**metadata, **names, "seed": str(config.seed)}))
+
+
+def replayed(
+    plan: PlanConfig, name: StageName, roles: Mapping[str, Role], seed: int, steps: int
+) -> Mapping[str, Role]:
+    """The streams of a stage with the draws of `plan.replay`, where that is set.
+
+    Args:
+        plan: Names the file.
+        name: Of the stage.
+        roles: Its streams.
+        seed: Of the run.
+        steps: How many the stage has.
+
+    Raises:
+        UserError: The file is of other images, settings or stages, or too short.
+    """
+    if plan.replay is None:
+        return roles
+    arrays, metadata = _read(plan.replay)
+    where = f"plan.replay {plan.replay}"
+    if int(metadata.get("seed", seed)) != seed:
+        raise UserError(
+            f"{where} was recorded with seed {metadata['seed']}, which drop path goes by, and seed is {seed}; "
+            "set it to the same"
+        )
+    streams = {}
+    for role, images in roles.items():
+        own = {k.split(".", 2)[2]: a for k, a in arrays.items() if k.startswith(f"{name}.{role}.")}
+        _check(where, f"{name}.{role}", own, images.stream, metadata, steps)
+        inherited = {f.name: getattr(images.stream, f.name) for f in dataclasses.fields(Stream) if f.init}
+        streams[role] = Role(images.images, RecordedStream(**inherited, arrays=own))
+    return streams
+
+
+def plan_digest(path: Path, name: StageName) -> str:
+    """A fingerprint of a stage's draws in a file."""
+    return _stage_digest(_read(path)[0], name)
+
+
+def _draws(stage: Stage, stream: Stream, seed: int, steps: int, device: torch.device) -> Arrays:
+    """All that is drawn for a stream, each [steps, micro-batches, ...]."""
+    rows = []
+    for step in range(steps):
+        for micro in range(stream.micro_batches):
+            row = to_arrays(stream.plan(step, micro))
+            if isinstance(stage.model, MaskedAutoencoder):
+                seed_device(seed, step, micro)  # what the loss then draws first
+                shape = (len(row["ids"]), stage.model.encoder.patch_embed.num_patches)
+                row["hide"] = torch.rand(shape, device=device).cpu().numpy()
+            rows.append(row)
+    shape = (steps, stream.micro_batches)
+    return {key: np.stack([r[key] for r in rows]).reshape(*shape, *rows[0][key].shape) for key in rows[0]}
+
+
+def _check(
+    where: str, key: str, arrays: Arrays, stream: Stream, metadata: Mapping[str, str], steps: int
+) -> None:
+    """Refuse draws that are not of these images and settings.
+
+    Raises:
+        UserError: Says what differs.
+    """
+    if "ids" not in arrays:
+        raise UserError(f"{where} holds no draws called {key}; record one of this run's stages")
+    wanted = to_arrays(stream.plan(0, 0))
+    if missing := sorted(wanted.keys() - arrays.keys()):
+        raise UserError(f"{where} lacks {key}.{missing[0]}, which the settings of the stage need")
+    if arrays["ids"].shape[0] < steps:
+        raise UserError(
+            f"{where} holds {len(arrays['ids'])} steps of {key}, and the stage has {steps}; record more "
+            "(plan.steps) or shorten it"
+        )
+    for name, array in arrays.items():
+        if name not in wanted and name != "hide":
+            raise UserError(f"{where} has {key}.{name}, which the settings of the stage do not know")
+        shape = (stream.micro_batches, *wanted[name].shape) if name in wanted else array.shape[1:]
+        if array.shape[1:] != shape:
+            raise UserError(
+                f"{where} has {key}.{name} of {list(array.shape[1:])} a step, and the settings need "
+                f"{list(shape)}; set batch and micro_batches as they were"
+            )
+    _check_values(f"{where}: {key}", arrays, stream)
+    for number, path in json.loads(metadata.get(key, "{}")).items():
+        if stream.index.relative_path(int(number)) != path:
+            raise UserError(
+                f"image {number} of {key} is {path} in {where} and {stream.index.relative_path(int(number))} "
+                "here; give the data it was recorded on"
+            )
+
+
+def _check_values(where: str, arrays: Arrays, stream: Stream) -> None:
+    """Refuse draws that no image and no batch has, before an engine or a kernel reads past their ends.
+
+    Raises:
+        UserError: Names the first kind.
+    """
+    ids, labels = arrays["ids"], arrays["labels"]
+    if ids.min() < 0 or ids.max() >= len(stream.index):
+        raise UserError(f"{where}.ids has images that are not there; give the data it was recorded on")
+    if labels.min() < -1 or labels.max() >= len(stream.index.classes):
+        raise UserError(f"{where}.labels has classes that are not there; give the data it was recorded on")
+    partner = arrays.get("mix.partner")
+    if partner is not None and (np.sort(partner, -1) != np.arange(partner.shape[-1])).any():
+        raise UserError(f"{where}.mix.partner is no permutation of each micro-batch; give another file")
+    sizes = np.asarray(stream.index.sizes)[ids]
+    for v in range(len(stream.views)):
+        low, extent = np.split(arrays[f"views.{v}.window"], 2, axis=-1)
+        if (low < 0).any() or (extent < 1).any() or (low + extent > sizes).any():
+            raise UserError(f"{where}.views.{v}.window reaches out of its images; give the data it is of")
+
+
+def _read(path: Path) -> tuple[Arrays, dict[str, str]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"plan {path} does not exist; check plan.replay") from None
+    except (*UNREADABLE, SafetensorError) as error:
+        raise UserError(f"plan {path} is no .safetensors file ({error}); give another one") from None
+
+
+def _stage_digest(arrays: Arrays, name: StageName) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        if key.startswith(f"{name}."):
+            digest.update(key.encode())
+            digest.update(np.ascontiguousarray(arrays[key]).tobytes())
+    return digest.hexdigest()[:16]

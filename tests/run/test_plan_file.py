@@ -1,0 +1,134 @@
+"""A recorded plan: a run on it ends with the same weights, and what does not fit is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from fastsemi.common.errors import UserError
+from fastsemi.common.progress import Progress
+from fastsemi.run.build import build_stage
+from fastsemi.run.checks import check_stage
+from fastsemi.run.context import RunContext
+from fastsemi.run.plan_file import record_plan
+from fastsemi.run.run import Run
+
+STAGES = ("--stages", "[pretrain, finetune, semi]")
+
+
+def _train(config):
+    Run(config, Progress(Console(quiet=True))).train(config.stages)
+    results = config.output / "checkpoints"
+    return {p.name: torch.load(p, weights_only=True)["model"] for p in results.glob("*_result.pt")}
+
+
+@pytest.fixture
+def plan(tiny, tmp_path):
+    """What the semi stage draws."""
+    path = tmp_path / "semi.safetensors"
+    run = RunContext(tiny("--stages", "[semi]", "--plan.record", str(path)))
+    try:
+        record_plan(run.config, "semi", build_stage(run, "semi"), run.device)
+    finally:
+        run.close()
+    return path
+
+
+def _refused(config, says):
+    run = RunContext(config)
+    try:
+        with pytest.raises(UserError, match=says):
+            check_stage(run, "semi")
+    finally:
+        run.close()
+
+
+def test_a_run_on_a_recorded_plan_ends_with_the_same_weights(tiny, tmp_path, shapes):
+    plan = tmp_path / "plan.safetensors"
+    first = tiny(*STAGES, "--plan.record", str(plan), "--pretrain.micro_batches", "2")
+    recorded = _train(first)
+    arrays = load_file(plan)
+    assert {key.rsplit(".", 1)[0] for key in arrays if key.endswith("ids")} == {
+        "pretrain.pretrain", "finetune.labelled", "semi.unlabelled", "semi.labelled",
+    }  # fmt: skip
+    assert arrays["pretrain.pretrain.hide"].shape == (8, 2, 12, 16)
+    assert arrays["semi.unlabelled.views.1.randaugment.op"].shape == (8, 1, 30, 2)
+    with safe_open(plan, "np") as file:
+        metadata = file.metadata()
+    names = json.loads(metadata["finetune.labelled"])
+    assert metadata["seed"] == "0" and all((shapes / "train" / name).is_file() for name in names.values())
+    shutil.rmtree(first.output)
+    again = tiny(*STAGES, "--plan.replay", str(plan), "--pretrain.micro_batches", "2")
+    assert _same(recorded, _train(again))
+    shutil.rmtree(first.output)
+    arrays["semi.unlabelled.mix.lam"][:] = 0.5  # not used by mixing prob
+    arrays["semi.labelled.mix.lam"][:] = 1.0
+    arrays["pretrain.pretrain.hide"] = arrays["pretrain.pretrain.hide"][..., ::-1].copy()
+    changed = plan.with_name("changed.safetensors")
+    save_file(arrays, changed, metadata)
+    other = _train(tiny(*STAGES, "--plan.replay", str(changed), "--pretrain.micro_batches", "2"))
+    assert not any(_same({name: recorded[name]}, {name: other[name]}) for name in recorded)
+
+
+def _same(a, b):
+    return all(torch.equal(tensor, b[name][key]) for name in a for key, tensor in a[name].items())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--semi.length", "9 steps"], "holds 8 steps of semi.unlabelled, and the stage has 9"),
+        (["--semi.micro_batches", "2"], "of \\[1, 30\\] a step, and the settings need \\[2, 15\\]"),
+        (["--seed", "1"], "recorded with seed 0"),
+        (["--semi.strong.erase", "0"], "erase.box, which the settings of the stage do not know"),
+        (["--semi.weak.erase", "0.5"], "lacks semi.unlabelled.views.0.erase"),
+    ],
+)
+def test_plans_of_other_settings_are_refused(tiny, plan, options, says):
+    _refused(tiny("--stages", "[semi]", "--plan.replay", str(plan), *options), says)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("ids", 1000, "images that are not there"),
+        ("labels", 7, "classes that are not there"),
+        ("mix.partner", 0, "no permutation"),
+        ("views.0.window", 17, "reaches out of its images"),
+    ],
+)
+def test_draws_that_no_batch_has_are_refused(tiny, plan, tmp_path, key, value, says):
+    arrays = load_file(plan)
+    arrays[f"semi.unlabelled.{key}"][3] = value
+    save_file(arrays, tmp_path / "wrong.safetensors")
+    config = tiny("--stages", "[semi]", "--plan.replay", str(tmp_path / "wrong.safetensors"))
+    _refused(config, says)
+
+
+def test_files_that_are_none_and_other_images_are_refused(tiny, plan, tmp_path):
+    wrong = tmp_path / "wrong.safetensors"
+    for says in ("does not exist", "is no .safetensors file", "holds no draws", "image 0 of"):
+        if says == "is no .safetensors file":
+            wrong.write_text("x")
+        if says == "holds no draws":
+            save_file({"x": np.zeros(1)}, wrong)
+        if says == "image 0 of":
+            names = {role: '{"0": "somebody/else.png"}' for role in ("semi.unlabelled", "semi.labelled")}
+            save_file(load_file(plan), wrong, names)
+        config = tiny("--stages", "[semi]", "--plan.replay", str(wrong))
+        _refused(config, says)
+    with pytest.raises(UserError, match="both set"):
+        tiny("--plan.replay", "a", "--plan.record", "b")
+    with pytest.raises(UserError, match="plan.steps"):
+        tiny("--plan.steps", "0")
+    with pytest.raises(UserError, match="compile.enabled"):
+        tiny("--plan.record", "a", "--compile.enabled", "true")
+    run = RunContext(tiny("--stages", "[semi]", "--plan.record", str(plan), "--seed", "1"))
+    with pytest.raises(UserError, match="holds other draws of semi"):
+        record_plan(run.config, "semi", build_stage(run, "semi"), run.device)
+    run.close()
