@@ -110,8 +110,11 @@ def _draws(stage: Stage, stream: Stream, seed: int, steps: int, device: torch.de
                 shape = (len(row["ids"]), stage.model.encoder.patch_embed.num_patches)
                 row["hide"] = torch.rand(shape, device=device).cpu().numpy()
             rows.append(row)
-    shape = (steps, stream.micro_batches)
-    return {key: np.stack([r[key] for r in rows]).reshape(*shape, *rows[0][key].shape) for key in rows[0]}
+    result = {}
+    for key, first in rows[0].items():
+        table = np.stack([row[key] for row in rows]).reshape(steps, stream.micro_batches, *first.shape)
+        result[key] = np.ascontiguousarray(table)  # the file's format knows no other order
+    return result
 
 
 def _check(

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
+from fastsemi.loaders.plan.arrays import to_arrays
 from fastsemi.run.build import build_stage
 from fastsemi.run.checks import check_stage
 from fastsemi.run.context import RunContext
@@ -73,6 +74,22 @@ def test_a_run_on_a_recorded_plan_ends_with_the_same_weights(tiny, tmp_path, sha
     save_file(arrays, changed, metadata)
     other = _train(tiny(*STAGES, "--plan.replay", str(changed), "--pretrain.micro_batches", "2"))
     assert not any(_same({name: recorded[name]}, {name: other[name]}) for name in recorded)
+
+
+def test_replayed_plans_are_the_recorded_ones(tiny, plan):
+    ours, theirs = (RunContext(tiny("--stages", "[semi]", *more)) for more in ([], ["--plan.replay", str(plan)]))
+    try:
+        stages = [build_stage(run, "semi") for run in (ours, theirs)]
+    finally:
+        ours.close()
+        theirs.close()
+    for role in ("unlabelled", "labelled"):
+        for step in range(8):
+            drawn, read = (to_arrays(stage.roles[role].stream.plan(step, 0)) for stage in stages)
+            assert drawn.keys() == read.keys()
+            for key, array in drawn.items():
+                assert array.dtype == read[key].dtype, key
+                np.testing.assert_array_equal(array, read[key], err_msg=key)
 
 
 def _same(a, b):
