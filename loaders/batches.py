@@ -48,7 +48,7 @@ class Batches:
         return Batches(self.config, loader, device=self._device, bad=self.bad)
 
     def engine(self, images: ImageSet, *, whole: bool = False) -> Engine:
-        """The engine of a source, opened once; with `whole` one that resizes whole images before it cuts them."""
+        """The engine of a source, opened once; with `whole` one that can resize whole images."""
         key = id(images.source), whole  # the engine keeps the source alive
         name = self.loader.engine
         if whole and name != "reference":
@@ -98,8 +98,8 @@ class Batches:
 
         Batches come on the CUDA device that the object was made for, else on the CPU.
 
-        `allow_empty` is for evaluation, where a batch may consist of broken images alone, and where whole images
-        may be resized.
+        `allow_empty` is for evaluation, where a batch may consist of broken images alone, and where whole
+        images may be resized.
         """
         create: Callable[..., Loader] = Prefetcher
         if self._device is not None:

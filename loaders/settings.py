@@ -67,9 +67,9 @@ class DataConfig:
     eval_crop: float = 0.875
     """Side of the centred evaluation square as a fraction of the shorter side."""
     eval_resize: Literal["square", "shorter_side"] = "square"
-    """What is resized for evaluation: the centred square alone, in whole pixels, by the loader's engine; or the whole
-    image, its shorter side to image_size / eval_crop, of which the centre is then cut, by the engine thread_pool
-    (reference where that is the loader's)."""
+    """What is resized for evaluation: the centred square alone, in whole pixels, by the loader's engine; or
+    the whole image, its shorter side to image_size / eval_crop, of which the centre is then cut, by the engine
+    thread_pool (reference where that is the loader's)."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Channel means for normalisation, of pixel values in [0, 1]; also the fill colour of warps."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -135,14 +135,16 @@ class PlanConfig:
     steps: int = 100
     """How many steps of a stage are recorded."""
     replay: Path | None = None
-    """Train on the draws in this file, in place of the seed's; it must hold all steps of each stage that runs."""
+    """Train on the draws in this file, in place of the seed's; it must hold all steps of all stages."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         if self.steps < 1:
             raise UserError(f"plan.steps is {self.steps}; it must be at least 1")
         if self.record and self.replay:
-            raise UserError("plan.record and plan.replay are both set; a replayed plan is in its file already")
+            raise UserError(
+                "plan.record and plan.replay are both set; a replayed plan is in its file already"
+            )
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ class Stream:
     """The batches of one role (labelled, unlabelled, pretraining), one pass after another without end.
 
     Sample p of the stream is sample `order(p // n)[p % n]` of pass `p // n`, so every pass holds every sample
-    once, whatever the batch size; where the last, smaller batch is dropped, a pass is as many whole batches as
-    there are. Global batch `step` covers positions `step * batch` to `(step + 1) * batch`
-    and consists of `micro_batches` micro-batches of equal size; mixing partners are drawn inside these.
+    once, whatever the batch size; where the last, smaller batch is dropped, a pass ends with the last whole
+    one. Global batch `step` covers positions `step * batch` to `(step + 1) * batch` and consists of
+    `micro_batches` micro-batches of equal size; mixing partners are drawn inside these.
     """
 
     index: Index
@@ -93,7 +93,7 @@ class Stream:
 
     @property
     def steps_per_pass(self) -> float:
-        """Global batches in one pass over the samples; where the last, smaller one is dropped a whole number."""
+        """Global batches in one pass over the samples; whole where the last, smaller one is dropped."""
         steps = len(self.ids) / self.batch
         return float(int(steps)) if self.drop_last else steps
 

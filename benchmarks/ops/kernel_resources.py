@@ -71,7 +71,8 @@ def _rows(name: str, kernel: Any, classes: int, floats: tuple[str, ...], wide_lo
 
 def _mix(name: str, wide_loads: int, kind: str = "half", size: int = 224, **constants: Any) -> Case:
     used = {
-        "SIZE": size, "MIX": True, "ERASE": True, "WIDE": size % 16 == 0, "GROUPS": MAX_GROUPS, "EVEN": 0, **constants,
+        "SIZE": size, "MIX": True, "ERASE": True, "WIDE": size % 16 == 0, "GROUPS": MAX_GROUPS, "EVEN": 0,
+        **constants,
     }  # fmt: skip
     return Case(f"mix, {name}", mix_kernel, used, MAX_GROUPS // 32, {"out": kind}, wide_loads)
 

@@ -6,6 +6,7 @@ Source: He et al., "Masked autoencoders are scalable vision learners" (CVPR 2022
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -25,9 +26,9 @@ class MaskedAutoencoder(nn.Module):
         decoder_dim: Width of the decoder.
         decoder_depth: Blocks of the decoder.
         decoder_heads: Attention heads of the decoder.
-        as_published: As in MAE's published code: linear layers of the decoder start by `initialise`, its norms
-            have an epsilon of 1e-6 in place of PyTorch's 1e-5, the number of visible patches is rounded down in
-            place of to the nearest, and the class token and the mask token have weight decay.
+        as_published: As in MAE's published code: linear layers of the decoder start by `initialise`, its
+            norms have an epsilon of 1e-6 in place of PyTorch's 1e-5, the number of visible patches is rounded
+            down in place of to the nearest, and the class token and the mask token have weight decay.
     """
 
     def __init__(
@@ -58,12 +59,9 @@ class MaskedAutoencoder(nn.Module):
         table = torch.cat([table.new_zeros(self.prefix, decoder_dim), table])[None]
         self.decoder_pos: Tensor
         self.register_buffer("decoder_pos", table, persistent=False)
-        norm = partial(nn.LayerNorm, eps=1e-6 if as_published else 1e-5)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6 if as_published else 1e-5)
         self.blocks = nn.Sequential(
-            *(
-                Block(decoder_dim, decoder_heads, qkv_bias=True, norm_layer=norm)
-                for _ in range(decoder_depth)
-            )
+            *(Block(decoder_dim, decoder_heads, qkv_bias=True, norm_layer=norm) for _ in range(decoder_depth))
         )
         self.norm = norm(decoder_dim)
         self.predict = nn.Linear(decoder_dim, self.patch_size**2 * 3)
@@ -134,8 +132,11 @@ class MaskedAutoencoder(nn.Module):
 
 @torch.no_grad()
 def initialise(network: nn.Module) -> None:
-    """Start linear layers as MAE's published code does: Xavier's uniform and zero biases; of a ViT also its patches'
-    projection, as a matrix, and the class token, normal with a deviation of 0.02."""
+    """Start a network as MAE's published code does.
+
+    Linear layers: Xavier's uniform and zero biases. Of a ViT also the projection of its patches, as a matrix,
+    and the class token, normal with a deviation of 0.02.
+    """
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

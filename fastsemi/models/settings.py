@@ -37,8 +37,8 @@ class ModelConfig:
     pos_embed: Literal["learn", "sincos"] = "learn"
     """Position embedding of ViTs: learnable, or fixed sine-cosine (for training from scratch)."""
     fc_norm: Literal["kept", "fresh"] = "kept"
-    """Where a ViT averages its patches: whether the norm behind the average starts from the last norm of weights that
-    have theirs before it, as of pretraining, or fresh, with scale 1 and shift 0."""
+    """Where a ViT averages its patches: whether the norm behind the average starts from the last norm of
+    weights that have theirs before it, as those of pretraining, or fresh, with scale 1 and shift 0."""
     class_token_std: float | None = None
     """Standard deviation of a ViT's class token where no weights bring one; null: as timm has it, 1e-6."""
     head_init_scale: float = 0.001
@@ -82,7 +82,7 @@ class ModelConfig:
             )
         if self.class_token_std is not None and not 0 <= self.class_token_std < math.inf:
             raise UserError(
-                f"model.class_token_std is {self.class_token_std}; it must be finite and not negative, or null"
+                f"model.class_token_std is {self.class_token_std}; it must be finite, not negative, or null"
             )
         if self.adapt_layers < 1:
             raise UserError(f"model.adapt_layers is {self.adapt_layers}; it must be at least 1")

@@ -64,9 +64,7 @@ def load_backbone(
 
     Args and errors are those of `fit_backbone`.
     """
-    fits, report = fit_backbone(
-        model, weights, where=where, keep_head=keep_head, fresh_norm=fresh_norm
-    )
+    fits, report = fit_backbone(model, weights, where=where, keep_head=keep_head, fresh_norm=fresh_norm)
     model.load_state_dict({**model.state_dict(), **fits})
     return report
 

@@ -75,14 +75,14 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
 
 
 def _start_student(run: RunContext, stage: Stage) -> None:
-    """Start the student from the weights that fine-tuning ended with, where it does not from their average."""
+    """Start the student from the weights that fine-tuning ended with, if not from their average."""
     if run.config.semi.student_start == "average":
         return
     path = run.folder.result("finetune")
     state = checkpoint_file.load(path)
     if "weights" not in state:
         raise UserError(
-            f"{path} holds the average of the weights alone, as an older version or train.select best leaves it; "
+            f"{path} has the average of the weights alone, as older versions and train.select best do; "
             "delete it to fine-tune again, or set semi.student_start to average"
         )
     classifier_of(stage.model).load_state_dict(state["weights"])
@@ -154,7 +154,7 @@ def load_weights(
 ) -> bool:
     """Start from given or published weights, if any; returns whether a trained head came with them.
 
-    Pretraining needs the encoder's last norm, whatever `model.fc_norm`: that is `fresh_norm` where it is None.
+    `fresh_norm` stands in for `model.fc_norm`: pretraining needs the encoder's last norm in any case.
     """
     config = run.config.model
     start = start_weights(config)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Set
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Set
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from fastsemi.run.config import Config
+from fastsemi.stages.semi_config import MixMode
 
 Compat = Literal["fastsemi", "official"]
 
 
-def official(config: Config) -> dict[str, Any]:
+def official(mixing: MixMode) -> dict[str, Any]:
     """The settings that the authors' code has otherwise than fastsemi, by dotted key (docs/paper.md).
 
     Args:
-        config: The run, of which the mixing of unlabelled images counts.
+        mixing: Of unlabelled images.
     """
     labelled = {"box": "even", "per_batch": True, "partners": "reversed"}
-    unlabelled = {"box": "even", "per_batch": config.semi.mixing == "pseudo"}
+    unlabelled = {"box": "even", "per_batch": mixing == "pseudo"}
     stages = ("pretrain", "finetune", "semi")
     return {
         "data.eval_resize": "shorter_side",
@@ -36,11 +35,9 @@ def official(config: Config) -> dict[str, Any]:
     }
 
 
-def fit_to_compat(config: Config, given: Set[str]) -> Config:
-    """The run with the settings that `compat` stands for, except those that `given` dotted keys name."""
-    if config.compat == "fastsemi":  # the defaults of the settings
-        return config
-    for key, value in official(config).items():
+def with_choices(config: Any, choices: Mapping[str, Any], given: Set[str]) -> Any:
+    """A run's configuration with settings by dotted key, except those that `given` keys name."""
+    for key, value in choices.items():
         if key not in given:
             config = _replaced(config, key.split("."), value)
     return config

@@ -23,7 +23,7 @@ from fastsemi.kernels.settings import KernelKind
 from fastsemi.loaders.settings import DataConfig, LoaderConfig, PlanConfig
 from fastsemi.models.settings import ModelConfig
 from fastsemi.parallel.settings import DistributedConfig
-from fastsemi.run.compat import Compat, fit_to_compat
+from fastsemi.run.compat import Compat, official, with_choices
 from fastsemi.run.config_errors import explain
 from fastsemi.run.settings import TrainConfig
 from fastsemi.stages.finetune_config import FinetuneConfig
@@ -46,8 +46,8 @@ class Config:
     output: Path = Path("runs/default")
     """Run directory: configuration, metrics, checkpoints, the final model."""
     compat: Compat = "fastsemi"
-    """Where fastsemi and the authors' code choose otherwise, whose choices the settings start with: fastsemi, or
-    official, the authors', for runs that are compared with the paper's numbers. Each can be set on its own."""
+    """Whose choices settings start with where fastsemi and the authors' code differ: fastsemi, or official, the
+    authors', for runs that are compared with the paper's numbers. Each can be set on its own."""
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     """Seed of everything random except the choice of labels (data.labels.seed)."""
@@ -98,8 +98,8 @@ class Config:
         if apart and {"finetune", "semi"} <= set(self.stages):
             if self.train.select == "best":
                 raise UserError(
-                    "semi.student_start weights begins with the last weights of fine-tuning, train.select best "
-                    "with the best; set train.select to last or semi.student_start to average"
+                    "semi.student_start weights begins with the last weights of fine-tuning, train.select "
+                    "best with the best; set train.select to last or semi.student_start to average"
                 )
             if self.model.adapt != "full":
                 raise UserError(
@@ -136,7 +136,10 @@ def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any
         )
         options = _options(overrides)
         given = {*given_keys(merged), *(key for key in known_keys() if _is_below(key, options))}
-        return fit_to_compat(_fit_to_weights(config, given), given)
+        config = _fit_to_weights(config, given)
+        if config.compat == "official":
+            config = with_choices(config, official(config.semi.mixing), given)
+        return config
     except UserError:
         raise
     except Exception as error:

@@ -1,5 +1,4 @@
-"""What the stages of a run draw about their data, in a file: written for another program, or read in place of the
-seed's draws.
+"""What the stages of a run draw about their data, in a file: to be replayed, or for another program.
 
 A `.safetensors` file of arrays [steps, micro-batches, ...] called `STAGE.ROLE.NAME`, with the names of
 `loaders/plan/arrays.py`. Its metadata has the `seed`, which drop path goes by, and for each `STAGE.ROLE` the
@@ -82,8 +81,8 @@ def replayed(
     where = f"plan.replay {plan.replay}"
     if int(metadata.get("seed", seed)) != seed:
         raise UserError(
-            f"{where} was recorded with seed {metadata['seed']}, which drop path goes by, and seed is {seed}; "
-            "set it to the same"
+            f"{where} was recorded with seed {metadata['seed']}, by which drop path is drawn, and seed is "
+            f"{seed}; set it to the same"
         )
     streams = {}
     for role, images in roles.items():
@@ -177,7 +176,7 @@ def _check_values(where: str, arrays: Arrays, stream: Stream) -> None:
 def _read(path: Path) -> tuple[Arrays, dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except FileNotFoundError:
         raise UserError(f"plan {path} does not exist; check plan.replay") from None
     except (*UNREADABLE, SafetensorError) as error:

@@ -14,6 +14,8 @@ from fastsemi.loaders.plan.packing import planned_arrays, upload
 from fastsemi.loaders.plan.types import LoadedBatch, ViewPlan
 from fastsemi.loaders.settings import DataConfig
 
+_MIX = ("partner", "cutmix", "centre", "lam")  # arrays of `MixPlan`
+
 
 @dataclass(frozen=True)
 class DeviceMix:
@@ -84,8 +86,8 @@ class Views:
                 tensors = upload(planned_arrays(batch.plan, batch.valid), self.device)
             mix = None
             if batch.plan.mix is not None:
-                arrays = (tensors[f"mix.{name}"] for name in ("partner", "cutmix", "centre", "lam"))
-                mix = DeviceMix(*arrays, even=batch.plan.mix.even)
+                partner, cutmix, centre, lam = (tensors[f"mix.{name}"] for name in _MIX)
+                mix = DeviceMix(partner, cutmix, centre, lam, batch.plan.mix.even)
             return DeviceBatch(
                 images=batch.images.to(self.device, non_blocking=True),
                 labels=tensors["labels"],

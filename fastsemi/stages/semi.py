@@ -55,9 +55,7 @@ class Semi(Stage):
         """Unlabelled images in two views, labelled ones in one."""
         unlabelled = unlabelled_role(config, data, seed)
         restart = int(unlabelled.stream.steps_per_pass) if config.drop_last else 0
-        labelled = labelled_role(
-            config, config.augment, config.labelled_mix, data, seed, restart=restart
-        )
+        labelled = labelled_role(config, config.augment, config.labelled_mix, data, seed, restart=restart)
         return {"unlabelled": unlabelled, "labelled": labelled}
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:

@@ -87,11 +87,11 @@ class SemiConfig(LabelledStageConfig):
     label_smoothing: float = 0.1
     """s in (1 - s) * one-hot + s / C, for labels and pseudo labels."""
     pseudo_smoothing: Literal["always", "mixed"] = "always"
-    """Whether label_smoothing holds for all pseudo labels, or only for those of mixed images: with mixing none
-    they are then one-hot, as in equation 2."""
+    """Whether label_smoothing holds for all pseudo labels, or only for those of mixed images: with mixing
+    none they are then one-hot, as in equation 2."""
     student_start: Literal["average", "weights"] = "average"
-    """Where fine-tuning kept an average of its weights (finetune.ema): whether the student starts from the average,
-    as the teacher does, or from the weights themselves."""
+    """Where fine-tuning kept an average of its weights (finetune.ema): whether the student starts from the
+    average, as the teacher does, or from the weights themselves."""
     weak: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(color_jitter=0.4, randaugment="", erase=0.0)
     )

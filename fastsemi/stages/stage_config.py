@@ -29,12 +29,12 @@ class StageConfig:
     min_lr: float = 1e-6
     """Learning rate at the end of the cosine."""
     rate_at: Literal["end", "start"] = "end"
-    """Which rate of the schedule a step has: the one due at its end, so that the first step of the warm-up counts and
-    the last step is at min_lr, or the one due at its start, where the warm-up begins with 0."""
+    """Which rate of the schedule a step has: the one due at its end, so that the first step of the warm-up
+    counts and the last step is at min_lr, or the one due at its start, where the warm-up begins with 0."""
     drop_last: bool = False
-    """Leave the last, smaller batch of a pass over the images out, and begin each pass with a whole one; false: no
-    image is left out, and batches straddle passes. In the semi stage the labelled images then begin anew with
-    each pass over the unlabelled ones."""
+    """Leave the last, smaller batch of a pass over the images out, and begin each pass with a whole one; in
+    the semi stage the labelled images begin anew with each pass over the unlabelled ones. false: no image is left
+    out, batches straddle passes."""
     weight_decay: float = 0.05
     """AdamW's weight decay; biases, norms, tokens and position embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.999)

@@ -14,8 +14,8 @@ from fastsemi.models.layers import layer_ids
 from fastsemi.models.projected import Projected
 from fastsemi.training.settings import OptimizerBackend
 
-# Names that have no weight decay in any network, besides those of its own `no_weight_decay`; tokens have it in a
-# network that says so (`decays_tokens`).
+# Names that have no weight decay in any network, besides those of its own `no_weight_decay`; tokens have it
+# in a network that says so (`decays_tokens`).
 _SPARED = ("*.bias", "*pos_embed", "*_bias_table")
 _TOKENS = "*_token"
 
@@ -23,8 +23,8 @@ _TOKENS = "*_token"
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Group trainable parameters by layer and weight decay.
 
-    Biases, norms, position embeddings and, as a rule, tokens have no weight decay. A layer's learning rate is the head's
-    times `layer_decay` to the power of its distance from the head.
+    Biases, norms, position embeddings and, as a rule, tokens have no weight decay. A layer's learning rate is
+    the head's times `layer_decay` to the power of its distance from the head.
 
     Returns:
         Groups with `params`, `names`, `weight_decay`, `lr_scale` and `layer`.

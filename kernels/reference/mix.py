@@ -84,9 +84,7 @@ def corrected(
     return torch.where(alone, 1.0, torch.where(cutmix, kept, lam)), box
 
 
-def cutmix_box(
-    lam: Tensor, centre: Tensor, cutmix: Tensor, size: int, *, even: bool = False
-) -> Tensor:
+def cutmix_box(lam: Tensor, centre: Tensor, cutmix: Tensor, size: int, *, even: bool = False) -> Tensor:
     """Cutmix boxes: a square of `floor(S sqrt(1 - lam))` pixels around the centre, clipped at the border.
 
     The edges are those of timm's `rand_bbox` with margin 0: as it is since 0.9, or, even, as it was in 0.4.5,

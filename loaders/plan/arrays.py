@@ -15,7 +15,7 @@ _PARTS = {"color": ColorPlan, "randaugment": RandAugmentPlan, "erase": ErasePlan
 
 
 def to_arrays(plan: PlannedBatch) -> dict[str, NDArray]:
-    """All that a plan says: `ids`, `labels`, `hide`, `mix.lam`, `views.0.window`, `views.1.erase.box` and so on."""
+    """All that a plan says: `ids`, `labels`, `mix.lam`, `views.0.window`, `views.1.erase.box` and so on."""
     parts: dict[str, Any] = {"": plan, "mix.": plan.mix}
     for v, view in enumerate(plan.views):
         parts[f"views.{v}."] = view

@@ -22,11 +22,10 @@ class MixConfig:
     """Sides of cutmix's box: exact, as in timm since 0.9, or even, as before: half of it, rounded down, on
     both sides of the centre."""
     per_batch: bool = False
-    """Draw one weight, one choice of mixup or cutmix and one box for a whole micro-batch, where confidences do
-    not decide the weight."""
+    """Draw one weight, one choice of mixup or cutmix and one centre of the box for a whole micro-batch."""
     partners: Literal["random", "reversed"] = "random"
-    """Who is mixed with whom in a micro-batch: a random permutation, or the first with the last, the second with
-    the last but one, and so on."""
+    """Who is mixed with whom in a micro-batch: a random permutation, or the first with the last, the second
+    with the last but one, and so on."""
 
     def __post_init__(self) -> None:
         """Refuse negative alphas."""

@@ -69,7 +69,9 @@ class ViewPlan:
     color: ColorPlan | None = None
     randaugment: RandAugmentPlan | None = None
     erase: ErasePlan | None = None
-    resize: NDArray[np.int32] | None = None  # [B, 2] width, height of the whole image before the window is cut
+    resize: NDArray[np.int32] | None = (
+        None  # [B, 2] width, height of the whole image before the window is cut
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class PlannedBatch:
     labels: NDArray[np.int64]  # [B] class of each image, -1 where it has none
     views: tuple[ViewPlan, ...]
     mix: MixPlan | None = None
-    hide: NDArray[np.float32] | None = None  # [B, N] MAE hides the patches with the largest; None: drawn later
+    hide: NDArray[np.float32] | None = (
+        None  # [B, N] MAE hides the patches with the largest; None: drawn later
+    )
 
     @property
     def windows(self) -> NDArray[np.int32]:

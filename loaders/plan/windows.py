@@ -46,11 +46,11 @@ def random_resized_crop(
 def resized_centre(
     sizes: NDArray[np.int32], fraction: float, image_size: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Evaluation by torchvision's Resize and CenterCrop: the shorter side to image_size / fraction, then the centre.
+    """Evaluation by torchvision's Resize and CenterCrop: the shorter side to image_size / fraction, then cut.
 
     Returns:
-        [B, 2] width and height of the resized images, rounded down, and [B, 4] left, top, width, height of the
-        window in them.
+        [B, 2] width and height of the resized images, rounded down, and [B, 4] left, top, width, height of
+        the window in them.
     """
     shorter = int(image_size / fraction)
     resized = (shorter * sizes.astype(np.int64) // sizes.min(1, keepdims=True)).astype(np.int32)
@@ -61,7 +61,7 @@ def resized_centre(
 def centre_crop(sizes: NDArray[np.int32], fraction: float) -> NDArray[np.int32]:
     """Evaluation windows: a centred square of `fraction` of the shorter side.
 
-    The same pixels as `resized_centre`, but for a window that starts and ends with whole pixels of the source.
+    The same pixels as `resized_centre`, but for windows of whole pixels of the source.
 
     Returns:
         [B, 4] left, top, width, height.

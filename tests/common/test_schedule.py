@@ -31,7 +31,7 @@ def test_a_duration_reads_what_it_writes(text):
 
 
 def test_rates_due_at_the_start_of_steps():
-    """k / W of the peak from 0 on, then half a cosine over all steps that are left; as MAE's published code."""
+    """k / W of the peak from 0 on, then half a cosine over all steps that are left."""
     schedule = CosineSchedule(2e-3, 1e-6, 8, 80, at_start=True)
     assert [schedule.lr(k) for k in (0, 1, 4)] == [0.0, 2.5e-4, 1e-3]
     assert schedule.lr(8) == 2e-3 and schedule.lr(32) == pytest.approx(1e-6 + 1.999e-3 * 0.75)

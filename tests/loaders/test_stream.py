@@ -34,7 +34,9 @@ def test_the_last_smaller_batch_is_dropped(index):
     stream = dataclasses.replace(_stream(index, batch=50, micro_batches=2), drop_last=True)
     assert stream.steps_per_pass == 2.0 and _stream(index, batch=50).steps_per_pass == 2.4
     for step in range(6):
-        ids, passes = (np.concatenate(a) for a in zip(*(stream.positions(step, m) for m in (0, 1)), strict=True))
+        ids, passes = (
+            np.concatenate(a) for a in zip(*(stream.positions(step, m) for m in (0, 1)), strict=True)
+        )
         assert (passes == step // 2).all() and len({*ids}) == 50
     whole = np.concatenate([stream.positions(s, m)[0] for s in (2, 3) for m in (0, 1)])
     assert len({*whole}) == 100

@@ -1,20 +1,28 @@
 """The masked autoencoder against a transcription of its paper, one patch at a time."""
 
+import copy
+
 import pytest
 import torch
 
 from fastsemi.models.mae import MaskedAutoencoder
 from fastsemi.models.weights import load_backbone
+from fastsemi.training.optim import create_optimizer, set_lr
 
 
-def autoencoder(vit, pool="avg", mask_ratio=0.75, **args):
+def autoencoder(vit, pool="avg", mask_ratio=0.75, published=False, **args):
     encoder = vit.ours(pool, **args)
     return MaskedAutoencoder(
-        encoder, mask_ratio=mask_ratio, decoder_dim=32, decoder_depth=2, decoder_heads=2
+        encoder,
+        mask_ratio=mask_ratio,
+        decoder_dim=32,
+        decoder_depth=2,
+        decoder_heads=2,
+        as_published=published,
     ).eval()
 
 
-def slow_loss(model, images, noise):
+def slow_loss(model, images, noise, count=round):
     """Section 3 of the paper: only visible patches are encoded; the loss is on hidden ones, normalised."""
     encoder, p = model.encoder, model.patch_size
     errors = []
@@ -22,7 +30,7 @@ def slow_loss(model, images, noise):
         side = image.shape[1] // p
         patches = [image[:, r * p : r * p + p, c * p : c * p + p] for r in range(side) for c in range(side)]
         ranks = scores.argsort().tolist()
-        visible = ranks[: round(len(ranks) * (1 - model.mask_ratio))]
+        visible = ranks[: count(len(ranks) * (1 - model.mask_ratio))]
         weight, bias = encoder.patch_embed.proj.weight, encoder.patch_embed.proj.bias
         tokens = [encoder.cls_token[0, 0] + encoder.pos_embed[0, 0]]
         for i in visible:
@@ -61,6 +69,35 @@ def test_loss_and_gradients_equal_the_slow_transcription(vit, pool, mask_ratio):
     theirs = torch.autograd.grad(slow, parameters.values())
     for name, a, b in zip(parameters, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_a_step_as_published(vit):
+    """int(0.35 * 16) = 5 visible patches, an epsilon of 1e-6, AdamW with weight decay on the tokens too."""
+    torch.manual_seed(0)
+    model = autoencoder(vit, mask_ratio=0.65, published=True)
+    vit.randomise(model)
+    assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    slow = copy.deepcopy(model).double()
+    images, noise = torch.randn(3, 3, 16, 16), torch.rand(3, 16)
+    assert model(images, noise).item() != pytest.approx(
+        slow_loss(model, images, noise, round).item(), rel=1e-4
+    )
+    optimizer = create_optimizer(model, weight_decay=0.05, layer_decay=1.0, betas=(0.9, 0.95))
+    set_lr(optimizer, 1e-3)
+    loss, expected = model(images, noise), slow_loss(slow, images.double(), noise, int)
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-6)
+    loss.backward()
+    expected.backward()
+    optimizer.step()
+    after = model.state_dict()
+    for name, parameter in slow.named_parameters():
+        if (g := parameter.grad) is None or "qkv.bias" in name:  # the head's, and what softmax cancels
+            continue
+        decay = 0.0 if parameter.ndim == 1 or name == "encoder.pos_embed" else 0.05
+        step = -1e-3 * (decay * parameter.detach() + g / (g.abs() + 1e-8))
+        sure = g.abs() > 1e-5 * g.abs().max()  # the sign of what is nearly 0 is rounding
+        apart = (after[name].double() - parameter.detach() - step)[sure].norm() / step[sure].norm()
+        assert apart < 1e-3, name
 
 
 @pytest.mark.parametrize(("mask_ratio", "visible"), [(0.75, 4), (0.5, 8), (0.9, 2)])

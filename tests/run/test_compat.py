@@ -36,7 +36,7 @@ def _value(config, key):
 def test_official_sets_what_is_not_given(tmp_path):
     ours, theirs = load([], []), load([], ["--compat", "official"])
     changed = {key for key in known_keys() if _value(ours, key) != _value(theirs, key)}
-    settings = official(theirs)
+    settings = official("prob")
     assert {key for key, value in settings.items() if value != _value(ours, key)} == {
         key for key in changed if key in settings
     }
@@ -44,7 +44,11 @@ def test_official_sets_what_is_not_given(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("compat: official\nsemi: {mix: {box: exact}}\n")
     config = load([file], ["--model.fc_norm", "kept", "--finetune.mix", "{mixup: 0.5, per_batch: false}"])
-    assert (config.semi.mix.box, config.semi.labelled_mix.box, config.model.fc_norm) == ("exact", "even", "kept")
+    assert (config.semi.mix.box, config.semi.labelled_mix.box, config.model.fc_norm) == (
+        "exact",
+        "even",
+        "kept",
+    )
     assert config.finetune.mix == MixConfig(0.5)
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load([tmp_path / "again.yaml"], []) == config
@@ -62,7 +66,7 @@ def test_one_weight_for_a_batch_is_of_mode_pseudo():
 
 def test_runs_begun_without_the_key_go_on_as_fastsemi():
     now = fingerprint(Config(), "semi", ["finetune"])
-    new = ("compat", *official(Config()))
+    new = ("compat", *official("prob"))
     then = {key: value for key, value in now.items() if key not in new}
     assert set(now) - set(then) >= {"compat", "semi.drop_last", "finetune.mix.box", "model.fc_norm"}
     assert changes(then, now) == []
@@ -74,7 +78,10 @@ def test_runs_begun_without_the_key_go_on_as_fastsemi():
 def test_plans_and_rates_of_fastsemi_are_what_they_always_were(shapes, tmp_path):
     """Digests and numbers of the version before `compat` was there."""
     index = build_index(shapes / "train", has_classes=True, cache_dir=tmp_path)
-    views = {View.WEAK: AugmentConfig(color_jitter=0.4, randaugment="", erase=0.0), View.STRONG: AugmentConfig()}
+    views = {
+        View.WEAK: AugmentConfig(color_jitter=0.4, randaugment="", erase=0.0),
+        View.STRONG: AugmentConfig(),
+    }
     stream = Stream(index, np.arange(len(index)), 48, 2, views, MixConfig(1.0, 1.0), 5, 16, "unlabelled")
     digest = hashlib.sha256()
     for step in (0, 2, 7):
@@ -84,7 +91,9 @@ def test_plans_and_rates_of_fastsemi_are_what_they_always_were(shapes, tmp_path)
                     digest.update(name.encode() + array.astype(np.int64).tobytes())
     assert digest.hexdigest()[:16] == GOLDEN
     schedule = CosineSchedule(1.0, 0.1, 4, 8)
-    assert [schedule.lr(k) for k in range(8)] == pytest.approx([0.325, 0.55, 0.775, 1.0, 1.0, 0.775, 0.325, 0.1])
+    assert [schedule.lr(k) for k in range(8)] == pytest.approx(
+        [0.325, 0.55, 0.775, 1.0, 1.0, 0.775, 0.325, 0.1]
+    )
 
 
 GOLDEN = "387396272730b93d"
@@ -98,7 +107,9 @@ def test_a_norm_behind_the_average_starts_fresh(vit_pair):
     assert {"norm.weight", "norm.bias"} <= {*report.dropped}
     load_backbone(model, weights, where="x")
     assert torch.equal(model.fc_norm.weight, weights["norm.weight"])
-    load_backbone(model, {**model.state_dict(), "fc_norm.bias": weights["norm.bias"]}, where="x", fresh_norm=True)
+    load_backbone(
+        model, {**model.state_dict(), "fc_norm.bias": weights["norm.bias"]}, where="x", fresh_norm=True
+    )
     assert torch.equal(model.fc_norm.bias, weights["norm.bias"]), "one by its own name is the network's"
 
 
@@ -143,7 +154,10 @@ def test_the_student_starts_from_the_weights_and_the_teacher_from_their_average(
     ("options", "cure"),
     [
         (["--train.select", "best"], "set train.select to last"),
-        (["--train.select", "last", "--model.adapt", "head", "--model.weights", "x"], "student_start to average"),
+        (
+            ["--train.select", "last", "--model.adapt", "head", "--model.weights", "x"],
+            "student_start to average",
+        ),
     ],
 )
 def test_starts_that_cannot_be_are_refused(options, cure):
@@ -152,7 +166,7 @@ def test_starts_that_cannot_be_are_refused(options, cure):
 
 
 def test_pretraining_as_published(tiny):
-    """Xavier's bounds and zero biases in encoder and decoder; pretraining takes a trained last norm all the same."""
+    """Xavier's bounds and zero biases in encoder and decoder, and one epsilon."""
     config = tiny("--compat", "official", "--stages", "[pretrain]")
     run = RunContext(config)
     try:

@@ -77,7 +77,9 @@ def test_a_run_on_a_recorded_plan_ends_with_the_same_weights(tiny, tmp_path, sha
 
 
 def test_replayed_plans_are_the_recorded_ones(tiny, plan):
-    ours, theirs = (RunContext(tiny("--stages", "[semi]", *more)) for more in ([], ["--plan.replay", str(plan)]))
+    ours, theirs = (
+        RunContext(tiny("--stages", "[semi]", *more)) for more in ([], ["--plan.replay", str(plan)])
+    )
     try:
         stages = [build_stage(run, "semi") for run in (ours, theirs)]
     finally:
@@ -141,9 +143,9 @@ def test_files_that_are_none_and_other_images_are_refused(tiny, plan, tmp_path):
         _refused(config, says)
     with pytest.raises(UserError, match="both set"):
         tiny("--plan.replay", "a", "--plan.record", "b")
-    with pytest.raises(UserError, match="plan.steps"):
+    with pytest.raises(UserError, match=r"plan\.steps"):
         tiny("--plan.steps", "0")
-    with pytest.raises(UserError, match="compile.enabled"):
+    with pytest.raises(UserError, match=r"compile\.enabled"):
         tiny("--plan.record", "a", "--compile.enabled", "true")
     run = RunContext(tiny("--stages", "[semi]", "--plan.record", str(plan), "--seed", "1"))
     with pytest.raises(UserError, match="holds other draws of semi"):

@@ -1,9 +1,8 @@
-"""Steps with `compat: official` against slow transcriptions in float64: networks image by image and head by head,
-mixing pixel by pixel, AdamW number by number; and mutants of them that must not pass."""
+"""Steps with `compat: official` against slow transcriptions in float64: networks image by image and head by
+head, mixing pixel by pixel, AdamW number by number; and mutants of them that must not pass."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,7 +25,9 @@ def distance(ours, theirs):
 
 def weights_of(network):
     """In float64, to be differentiated."""
-    return {k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in network.state_dict().items()}
+    return {
+        k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in network.state_dict().items()
+    }
 
 
 def norm(x, w, name, eps=1e-6):
@@ -68,7 +69,11 @@ def slow_convnext(w, image, eps=1e-6):
             x = conv2d(x, w[f"{down}1.weight"], w[f"{down}1.bias"], stride=2).permute(1, 2, 0)
         block, width = f"stages.{stage}.blocks.0.", x.shape[2]
         y = conv2d(
-            x.permute(2, 0, 1), w[f"{block}conv_dw.weight"], w[f"{block}conv_dw.bias"], padding=3, groups=width
+            x.permute(2, 0, 1),
+            w[f"{block}conv_dw.weight"],
+            w[f"{block}conv_dw.bias"],
+            padding=3,
+            groups=width,
         )
         y = norm(y.permute(1, 2, 0), w, f"{block}norm", eps)
         y = linear(gelu(linear(y, w, f"{block}mlp.fc1")), w, f"{block}mlp.fc2")
@@ -90,7 +95,12 @@ def mixed(images, targets, i, j, lam, cutmix, centre, *, corrected=True):
         size = image.shape[1]
         half = int(size * math.sqrt(1 - lam)) // 2
         x, y = int(size * centre[0]), int(size * centre[1])
-        inside = [(r, c) for r in range(size) for c in range(size) if -half <= r - y < half and -half <= c - x < half]
+        inside = [
+            (r, c)
+            for r in range(size)
+            for c in range(size)
+            if -half <= r - y < half and -half <= c - x < half
+        ]
         for r, c in inside:
             image[:, r, c] = images[j][:, r, c]
         lam = 1 - len(inside) / size**2 if corrected else lam
@@ -138,7 +148,11 @@ def slow_semi(forward, teacher, stage, batch, config, threshold=0.0):
 
 
 VIT = {"name": "vit_tiny_patch16_224", "args": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}}
-CONVNEXT = {"name": "convnext_tiny", "args": {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]}, "pool": "default"}
+CONVNEXT = {
+    "name": "convnext_tiny",
+    "args": {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]},
+    "pool": "default",
+}
 
 
 @pytest.fixture
@@ -196,7 +210,7 @@ def gradients_apart(stage, loss, w):
 
 
 def test_a_supervised_step_with_cutmix_smoothing_and_layer_decay(begin):
-    """Loss, gradient and AdamW's first step. Step 1 of the plan is cutmix with a box that the border cuts."""
+    """Loss, gradient and AdamW's first step."""
     settings = {"layer_decay": 0.65, "drop_path": 0.0, "mix": {"mixup": 0.0, "cutmix": 1.0}}
     stage, batch, run = begin("finetune", settings, step=1)
     w, config = weights_of(stage.model), run.config
@@ -212,7 +226,13 @@ def test_a_supervised_step_with_cutmix_smoothing_and_layer_decay(begin):
     updater.step(0)
     layers, after = 2 + 1, stage.model.state_dict()
     for name, g in gradients.items():
-        layer = layers if name.startswith(("head", "fc_norm")) else int(name.split(".")[1]) + 1 if "blocks" in name else 0
+        layer = (
+            layers
+            if name.startswith(("head", "fc_norm"))
+            else int(name.split(".")[1]) + 1
+            if "blocks" in name
+            else 0
+        )
         rate = 1e-3 * 0.65 ** (layers - layer)
         decay = 0.0 if g.ndim == 1 or name in ("cls_token", "pos_embed") else 0.05
         m, v = 0.1 * g / (1 - 0.9), 0.001 * g * g / (1 - 0.999)

@@ -1,7 +1,7 @@
-"""The semi stage against recordings of the authors' own loop: every loss of 40 steps, and where the weights end.
+"""The semi stage against recordings of the authors' own loop: the loss of each step, and where weights end.
 
-`tests/stages/parity/` has two recordings, `../shared/parity/` and the folder in FASTSEMI_PARITY may have more.
-Their draws (partners, weights, boxes), images and start go into the project's own trainer, stage and optimizer.
+`tests/stages/parity/` has two, `../shared/parity/` and the folder in FASTSEMI_PARITY may have more.
+Their draws (partners, weights, boxes), images and start go into the project's own trainer and stage.
 """
 
 import json
@@ -53,7 +53,10 @@ def steps_of(recording):
         flat = recording["data"]
         steps = [flat[i : i + parts] for i in range(0, len(flat), parts)]
     else:
-        steps = [list(zip(*(np.split(np.asarray(a), parts) for a in step), strict=True)) for step in recording["data"]]
+        steps = [
+            list(zip(*(np.split(np.asarray(a), parts) for a in step), strict=True))
+            for step in recording["data"]
+        ]
     return [[[torch.as_tensor(np.asarray(a)) for a in micro] for micro in step] for step in steps]
 
 
@@ -166,7 +169,9 @@ def follow(recording, settings, folder):
                 views = (micro[2], micro[3]) if unlabelled else (micro[0],)
                 labels = micro[4] if unlabelled else micro[1]
                 count = len(labels)
-                still = ViewPlan(np.tile(np.array([[0, 0, 16, 16]], np.int32), (count, 1)), np.zeros(count, bool))
+                still = ViewPlan(
+                    np.tile(np.array([[0, 0, 16, 16]], np.int32), (count, 1)), np.zeros(count, bool)
+                )
                 ids = stage.roles["unlabelled" if unlabelled else "labelled"].stream.ids[:count]
                 plan = PlannedBatch(ids, labels.long().numpy(), (still,) * len(views), mix[unlabelled])
                 yield LoadedBatch(plan, torch.stack(views), np.ones(count, bool))
@@ -217,7 +222,9 @@ def moved_apart(ours, theirs, start):
 def test_forty_steps_end_where_the_authors_loop_ends(name, folder, tmp_path):
     recording = read(FILES[name])
     losses, stage, trainer = follow(recording, preset(recording, folder, tmp_path / "run"), tmp_path / "log")
-    assert [trainer.schedule.lr(step) for step in range(len(losses))] == pytest.approx(recording["lrs"], rel=1e-12)
+    assert [trainer.schedule.lr(step) for step in range(len(losses))] == pytest.approx(
+        recording["lrs"], rel=1e-12
+    )
     error = np.abs(np.array(losses) - recording["losses"])
     assert len(losses) == len(recording["losses"]) and error.max() < 2e-6, error
     assert moved_apart(stage.model.state_dict(), recording["end"], recording["start"]) < 1e-4
