@@ -68,8 +68,8 @@ class DataConfig:
     """Side of the centred evaluation square as a fraction of the shorter side."""
     eval_resize: Literal["square", "shorter_side"] = "square"
     """What is resized for evaluation: the centred square alone, in whole pixels, by the loader's engine; or
-    the whole image, its shorter side to image_size / eval_crop, of which the centre is then cut, by the engine
-    thread_pool (reference where that is the loader's)."""
+    the whole image, its shorter side to image_size / eval_crop, of which the centre is then cut, by the
+    engine thread_pool (reference where that is the loader's)."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Channel means for normalisation, of pixel values in [0, 1]; also the fill colour of warps."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

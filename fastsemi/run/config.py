@@ -46,8 +46,8 @@ class Config:
     output: Path = Path("runs/default")
     """Run directory: configuration, metrics, checkpoints, the final model."""
     compat: Compat = "fastsemi"
-    """Whose choices settings start with where fastsemi and the authors' code differ: fastsemi, or official, the
-    authors', for runs that are compared with the paper's numbers. Each can be set on its own."""
+    """Whose choices settings start with where fastsemi and the authors' code differ: fastsemi, or official,
+    the authors', for runs that are compared with the paper's numbers. Each can be set on its own."""
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     """Seed of everything random except the choice of labels (data.labels.seed)."""

@@ -35,7 +35,7 @@ Arrays = dict[str, NDArray]
 
 
 def record_plan(config: Config, name: StageName, stage: Stage, device: torch.device) -> None:
-    """Add the draws of a stage's first steps to `plan.record`.
+    """Add the draws of a stage's first steps to the file of `--plan.record`.
 
     Raises:
         UserError: The file holds other draws of the stage, or is none of these.
@@ -63,7 +63,7 @@ def record_plan(config: Config, name: StageName, stage: Stage, device: torch.dev
 def replayed(
     plan: PlanConfig, name: StageName, roles: Mapping[str, Role], seed: int, steps: int
 ) -> Mapping[str, Role]:
-    """The streams of a stage with the draws of `plan.replay`, where that is set.
+    """The streams of a stage with the draws of `--plan.replay`, where it is set.
 
     Args:
         plan: Names the file.

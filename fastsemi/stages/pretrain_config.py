@@ -30,8 +30,8 @@ class PretrainConfig(StageConfig):
     decoder_heads: int = 16
     """Attention heads of the decoder."""
     as_published: bool = False
-    """Initial weights of encoder and decoder, epsilon of the decoder's norms, rounding (down) of the number of
-    visible patches and weight decay of the tokens as in MAE's published code."""
+    """Initial weights of encoder and decoder, epsilon of the decoder's norms, rounding (down) of the number
+    of visible patches and weight decay of the tokens as in MAE's published code."""
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(area=(0.2, 1.0), randaugment="", erase=0.0)
     )

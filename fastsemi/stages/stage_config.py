@@ -33,8 +33,8 @@ class StageConfig:
     counts and the last step is at min_lr, or the one due at its start, where the warm-up begins with 0."""
     drop_last: bool = False
     """Leave the last, smaller batch of a pass over the images out, and begin each pass with a whole one; in
-    the semi stage the labelled images begin anew with each pass over the unlabelled ones. false: no image is left
-    out, batches straddle passes."""
+    the semi stage the labelled images begin anew with each pass over the unlabelled ones. false: no image is
+    left out, batches straddle passes."""
     weight_decay: float = 0.05
     """AdamW's weight decay; biases, norms, tokens and position embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.999)
