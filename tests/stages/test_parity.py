@@ -5,6 +5,7 @@ Their draws (partners, weights, boxes), images and start go into the project's o
 """
 
 import json
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,9 +61,25 @@ def steps_of(recording):
     return [[[torch.as_tensor(np.asarray(a)) for a in micro] for micro in step] for step in steps]
 
 
+class Draws:
+    """The draws of a recording, one after another."""
+
+    def __init__(self, rec):
+        self._rec, self._at = rec, 0
+
+    def __next__(self):
+        if self._at == len(self._rec):
+            raise StopIteration
+        self._at += 1
+        return self._rec[self._at - 1]
+
+    def left(self):
+        return self._rec[self._at :]
+
+
 def mixes_of(recording, sizes):
     """The plans of mixing of each micro-batch, labelled and unlabelled, in the order of the draws."""
-    draws = iter(recording["rec"])
+    draws = Draws(recording["rec"])
     even = "0.4.5" in recording["edges"]
 
     def plan(count, partner, lam, cutmix, side=16):
@@ -92,17 +109,17 @@ def mixes_of(recording, sizes):
                 second.centre[i] = centre()
         elif recording["mode"] == "pseudo":
             second = batch(unlabelled, np.arange(unlabelled)[::-1])
+            if draws.left() and draws.left()[0][0] == "perm":
+                second.partner[:] = next(draws)[1]
         found.append((first, second))
-    assert next(draws, None) is None, "all draws are used"
+    assert not draws.left(), "all draws are used"
     return found
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Images that are never read: the recording's stand in for them."""
-    root = tmp_path_factory.mktemp("parity")
+def stand_ins(root, classes):
+    """A folder of images that are never read: the recording's take their place."""
     for split, count in (("train", 24), ("val", 1)):
-        for label in range(5):
+        for label in range(classes):
             (root / split / f"class{label}").mkdir(parents=True)
             for i in range(count):
                 Image.new("RGB", (16, 16)).save(root / split / f"class{label}" / f"{i}.png")
@@ -115,6 +132,10 @@ def preset(recording, root, output):
     labelled, unlabelled = (sum(len(micro[k]) for micro in first) for k in (0, 2))
     even = "even" if "0.4.5" in recording["edges"] else "exact"
     mix = {} if recording["labelled_mix"] else {"mixup": 0.0, "cutmix": 0.0}
+    lrs, width = recording["lrs"], recording["start"]["cls_token"].shape[-1]
+    warmup, peak = int(np.argmax(lrs)), max(lrs)
+    done = math.acos(2 * (lrs[-1] - 1e-6) / (peak - 1e-6) - 1) / math.pi  # share of the cosine, at the end
+    total = warmup + round((len(lrs) - 1 - warmup) / done)
     return {
         "compat": "official",
         "output": str(output),
@@ -126,17 +147,17 @@ def preset(recording, root, output):
         "data": {"root": str(root), "labels": {"per_class": 8}, "image_size": 16},
         "model": {
             "name": "vit_tiny_patch16_224",
-            "args": {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": recording["num_heads"]},
+            "args": {"patch_size": 4, "embed_dim": width, "depth": 3, "num_heads": recording["num_heads"]},
         },
         "semi": {
             "batch": labelled,
             "unlabelled_ratio": unlabelled // labelled,
             "micro_batches": recording["accum"],
-            "length": "80 steps",
-            "warmup": "8 steps",
+            "length": f"{total} steps",
+            "warmup": f"{warmup} steps",
             "eval_every": "999 steps",
             "checkpoint_every": "999 steps",
-            "base_lr": 0.002 * 256 / labelled,
+            "base_lr": peak * 256 / labelled,
             "layer_decay": recording.get("layer_decay", LAYER_DECAY),
             "threshold": recording["threshold"],
             "drop_path": 0.0,
@@ -219,8 +240,9 @@ def moved_apart(ours, theirs, start):
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_forty_steps_end_where_the_authors_loop_ends(name, folder, tmp_path):
+def test_forty_steps_end_where_the_authors_loop_ends(name, tmp_path):
     recording = read(FILES[name])
+    folder = stand_ins(tmp_path / "images", len(recording["start"]["head.bias"]))
     losses, stage, trainer = follow(recording, preset(recording, folder, tmp_path / "run"), tmp_path / "log")
     assert [trainer.schedule.lr(step) for step in range(len(losses))] == pytest.approx(
         recording["lrs"], rel=1e-12

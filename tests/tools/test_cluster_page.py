@@ -55,7 +55,7 @@ def test_vit_huge_fits_32_gb_and_the_page_says_how(stage, strategy):
 def test_the_page_describes_this_step(stage):
     kept, figures = stage
     assert figures["batch"] == {"unlabelled": 640, "labelled": 128} and "128 labelled\nand 640" in PAGE
-    assert figures["micro_batches_per_gpu"] == 4 and figures["precision"] == "float16"
+    assert figures["micro_batches_per_gpu"] == 8 and figures["precision"] == "float16"
     assert figures["strategy"] == "ddp"
     operations = f"{figures['step_flops']['value'] / 1e12:,.0f}"
     assert (f"{operations} instead of" if kept != "kept" else f"instead of {operations} TFLOP") in PAGE
