@@ -70,7 +70,7 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
     stage = new_stage(config, name, model, run.data, run.views, spread)
     if name == "semi" and before == "finetune" and config.finetune.ema:
         _start_student(run, stage)
-    stage.roles = replayed(config.plan, name, stage.roles, config.seed, stage.schedule.total_steps)
+    stage.roles = replayed(config, name, stage.roles, stage.schedule.total_steps)
     return stage
 
 

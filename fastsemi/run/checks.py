@@ -37,7 +37,7 @@ def check_stage(run: RunContext, name: StageName) -> None:
     config = settings(run.config, name)
     roles = STAGE_CLASSES[name].build_roles(config, run.data, run.config.seed)
     schedule = make_schedule(config, next(iter(roles.values())).stream)
-    replayed(run.config.plan, name, roles, run.config.seed, schedule.total_steps)
+    replayed(run.config, name, roles, schedule.total_steps)
     require_split(name, config.micro_batches, config.batch, processes.world())
     if has_classifier(name) and not len(run.data.val.ids):
         raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")

@@ -23,9 +23,9 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.files import UNREADABLE, replacing
 from fastsemi.loaders.plan.arrays import to_arrays
 from fastsemi.loaders.recorded import RecordedStream
-from fastsemi.loaders.settings import PlanConfig
 from fastsemi.loaders.stream import Stream
 from fastsemi.models.mae import MaskedAutoencoder
+from fastsemi.parallel import processes
 from fastsemi.run.config import Config
 from fastsemi.stages.base import Role, Stage
 from fastsemi.stages.names import StageName
@@ -35,11 +35,23 @@ Arrays = dict[str, NDArray]
 
 
 def record_plan(config: Config, name: StageName, stage: Stage, device: torch.device) -> None:
-    """Add the draws of a stage's first steps to the file of `--plan.record`.
+    """Add the draws of a stage's first steps to the file of `--plan.record`, in the main process.
 
     Raises:
-        UserError: The file holds other draws of the stage, or is none of these.
+        UserError: In all processes: the file holds other draws of the stage, or is none of these.
     """
+    refusal = None
+    if processes.is_main():
+        try:
+            _record(config, name, stage, device)
+        except UserError as error:
+            refusal = str(error)
+    refusal = processes.from_main(refusal)
+    if refusal:
+        raise UserError(refusal)
+
+
+def _record(config: Config, name: StageName, stage: Stage, device: torch.device) -> None:
     path = config.plan.record
     assert path is not None
     steps = min(config.plan.steps, stage.schedule.total_steps)
@@ -57,33 +69,36 @@ def record_plan(config: Config, name: StageName, stage: Stage, device: torch.dev
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "wb") as file:
-        file.write(save({**before, **arrays}, {**metadata, **names, "seed": str(config.seed)}))
+        file.write(save({**before, **arrays}, {**metadata, **names, **_of_run(config)}))
 
 
-def replayed(
-    plan: PlanConfig, name: StageName, roles: Mapping[str, Role], seed: int, steps: int
-) -> Mapping[str, Role]:
+def _of_run(config: Config) -> dict[str, str]:
+    """What of a run's settings its draws depend on, besides those that arrays show."""
+    return {"seed": str(config.seed), "data.image_size": str(config.data.image_size)}
+
+
+def replayed(config: Config, name: StageName, roles: Mapping[str, Role], steps: int) -> Mapping[str, Role]:
     """The streams of a stage with the draws of `--plan.replay`, where it is set.
 
     Args:
-        plan: Names the file.
+        config: The run.
         name: Of the stage.
         roles: Its streams.
-        seed: Of the run.
         steps: How many the stage has.
 
     Raises:
         UserError: The file is of other images, settings or stages, or too short.
     """
-    if plan.replay is None:
+    path = config.plan.replay
+    if path is None:
         return roles
-    arrays, metadata = _read(plan.replay)
-    where = f"plan.replay {plan.replay}"
-    if int(metadata.get("seed", seed)) != seed:
-        raise UserError(
-            f"{where} was recorded with seed {metadata['seed']}, by which drop path is drawn, and seed is "
-            f"{seed}; set it to the same"
-        )
+    arrays, metadata = _read(path)
+    where = f"plan.replay {path}"
+    for key, value in _of_run(config).items():
+        if metadata.get(key, value) != value:
+            raise UserError(
+                f"{where} was recorded with {key} {metadata[key]}, and it is {value} now; set it to that"
+            )
     streams = {}
     for role, images in roles.items():
         own = {k.split(".", 2)[2]: a for k, a in arrays.items() if k.startswith(f"{name}.{role}.")}
@@ -137,7 +152,11 @@ def _check(
     for name, array in arrays.items():
         if name not in wanted and name != "hide":
             raise UserError(f"{where} has {key}.{name}, which the settings of the stage do not know")
-        shape = (stream.micro_batches, *wanted[name].shape) if name in wanted else array.shape[1:]
+        if name not in wanted:
+            continue
+        if array.dtype != wanted[name].dtype:
+            raise UserError(f"{where} has {key}.{name} as {array.dtype}; write it as {wanted[name].dtype}")
+        shape = (stream.micro_batches, *wanted[name].shape)
         if array.shape[1:] != shape:
             raise UserError(
                 f"{where} has {key}.{name} of {list(array.shape[1:])} a step, and the settings need "
@@ -161,7 +180,8 @@ def _check_values(where: str, arrays: Arrays, stream: Stream) -> None:
     ids, labels = arrays["ids"], arrays["labels"]
     if ids.min() < 0 or ids.max() >= len(stream.index):
         raise UserError(f"{where}.ids has images that are not there; give the data it was recorded on")
-    if labels.min() < -1 or labels.max() >= len(stream.index.classes):
+    known = np.asarray(stream.index.labels)[stream.ids].min() >= 0
+    if labels.min() < (0 if known else -1) or labels.max() >= len(stream.index.classes):
         raise UserError(f"{where}.labels has classes that are not there; give the data it was recorded on")
     partner = arrays.get("mix.partner")
     if partner is not None and (np.sort(partner, -1) != np.arange(partner.shape[-1])).any():
@@ -171,6 +191,9 @@ def _check_values(where: str, arrays: Arrays, stream: Stream) -> None:
         low, extent = np.split(arrays[f"views.{v}.window"], 2, axis=-1)
         if (low < 0).any() or (extent < 1).any() or (low + extent > sizes).any():
             raise UserError(f"{where}.views.{v}.window reaches out of its images; give the data it is of")
+        box = arrays.get(f"views.{v}.erase.box")
+        if box is not None and (box.min() < 0 or (box[..., :2] + box[..., 2:]).max() > stream.image_size):
+            raise UserError(f"{where}.views.{v}.erase.box reaches out of its views; set data.image_size")
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, str]]:

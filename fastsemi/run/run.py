@@ -169,7 +169,7 @@ class Run:
         stage, fingerprint = build_stage(run, name), stage_fingerprint(run, name)
         if isinstance(stage, Semi) and (text := slow_teacher(stage.config, stage.schedule.total_steps)):
             self._say(f"{name}: {text}")
-        if self.config.plan.record and processes.is_main():
+        if self.config.plan.record:
             record_plan(self.config, name, stage, run.device)
         trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
         with stop.held():

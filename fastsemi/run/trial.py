@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsemi.common.schedule import Duration
+from fastsemi.loaders.settings import PlanConfig
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import settings
@@ -29,7 +30,8 @@ def endless(config: Config, name: StageName, *, accept_all: bool) -> Config:
     if name == "semi" and accept_all:
         changes["threshold"] = 0.0
     train = replace(config.train, select="last")  # nothing is evaluated
-    return replace(config, train=train, **{name: replace(settings(config, name), **changes)})
+    plan = PlanConfig()  # one in a file ends
+    return replace(config, train=train, plan=plan, **{name: replace(settings(config, name), **changes)})
 
 
 class TrialFolder(RunFolder):

@@ -103,7 +103,8 @@ def _same(a, b):
     [
         (["--semi.length", "9 steps"], "holds 8 steps of semi.unlabelled, and the stage has 9"),
         (["--semi.micro_batches", "2"], "of \\[1, 30\\] a step, and the settings need \\[2, 15\\]"),
-        (["--seed", "1"], "recorded with seed 0"),
+        (["--seed", "1"], "recorded with seed 0, and it is 1 now"),
+        (["--data.image_size", "32"], r"recorded with data\.image_size 16"),
         (["--semi.strong.erase", "0"], "erase.box, which the settings of the stage do not know"),
         (["--semi.weak.erase", "0.5"], "lacks semi.unlabelled.views.0.erase"),
     ],
@@ -118,12 +119,17 @@ def test_plans_of_other_settings_are_refused(tiny, plan, options, says):
         ("ids", 1000, "images that are not there"),
         ("labels", 7, "classes that are not there"),
         ("mix.partner", 0, "no permutation"),
+        ("mix.lam", None, "as float64; write it as float32"),
         ("views.0.window", 17, "reaches out of its images"),
+        ("views.1.erase.box", 12, "reaches out of its views"),
     ],
 )
 def test_draws_that_no_batch_has_are_refused(tiny, plan, tmp_path, key, value, says):
     arrays = load_file(plan)
-    arrays[f"semi.unlabelled.{key}"][3] = value
+    if value is None:
+        arrays[f"semi.unlabelled.{key}"] = arrays[f"semi.unlabelled.{key}"].astype(np.float64)
+    else:
+        arrays[f"semi.unlabelled.{key}"][3] = value
     save_file(arrays, tmp_path / "wrong.safetensors")
     config = tiny("--stages", "[semi]", "--plan.replay", str(tmp_path / "wrong.safetensors"))
     _refused(config, says)

@@ -96,8 +96,8 @@ MODEL = {
     "vit_base_scratch_10p": (B, 87, "avg", "sincos", 0.001, None),
     "convnext_tiny_scratch_10p": ("convnext_tiny", 29, "default", "learn", 1.0, None),
     "convnext_small_scratch_10p": ("convnext_small", 50, "default", "learn", 1.0, None),
-    "mae_vit_base": (B, 87, "avg", "sincos", 0.001, None),
-    "mae_vit_large": (L, 304, "avg", "sincos", 0.001, None),
+    "mae_vit_base": (B, 87, "token", "sincos", 0.001, None),
+    "mae_vit_large": (L, 304, "token", "sincos", 0.001, None),
     "mae_vit_huge": (H, 632, "token", "sincos", 0.001, None),
     **{
         f"{data}_{percent}p": (B, 87, "avg", "learn", 0.001, "weights/mae_finetuned_vit_base.pth")
