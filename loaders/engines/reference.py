@@ -54,6 +54,21 @@ def check_size(size: tuple[int, int], expected: tuple[int, int], name: str) -> N
         )
 
 
+def cut_resized(image: Image.Image, resized: list[int], window: list[int]) -> Image.Image:
+    """A window of a resized image, of which nothing else is made: one side of the whole may be huge.
+
+    Args:
+        image: Before it is resized.
+        resized: Width and height to which.
+        window: Left, top, width, height in the resized image.
+    """
+    left, top, width, height = window
+    x, y = image.width / resized[0], image.height / resized[1]  # pixels of the source for one
+    right, bottom = min(x * (left + width), image.width), min(y * (top + height), image.height)
+    box = (x * left, y * top, right, bottom)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+
+
 class Done:
     """A batch that needs no waiting."""
 
@@ -87,11 +102,11 @@ class ReferenceEngine(Engine):
             return error
         for v, view in enumerate(batch.views):
             left, top, width, height = (int(x) for x in view.window[b])
-            whole = image
             if view.resize is not None:
-                whole = image.resize(tuple(view.resize[b].tolist()), Image.Resampling.BICUBIC)
-            crop = whole.crop((left, top, left + width, top + height))
-            crop = crop.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+                crop = cut_resized(image, view.resize[b].tolist(), view.window[b].tolist())
+            else:
+                crop = image.crop((left, top, left + width, top + height))
+                crop = crop.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
             if view.flip[b]:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             out[v, b] = np.asarray(crop)

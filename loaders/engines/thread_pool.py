@@ -7,13 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate
 
 from fastsemi.common.errors import BadImageError
 from fastsemi.common.spans import record
 from fastsemi.loaders.engines.base import JPEG_BYTES, PILLOW_BYTES, Engine, Pending
 from fastsemi.loaders.engines.damage import JPEG_MAGIC, simplejpeg
-from fastsemi.loaders.engines.reference import check_size, decode_rgb
+from fastsemi.loaders.engines.reference import check_size, cut_resized, decode_rgb
 from fastsemi.loaders.index.formats import is_jpeg_name
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.sources.base import Source
@@ -88,12 +89,14 @@ class ThreadPoolEngine(Engine):
         size = (self.image_size, self.image_size)
         for v, view in enumerate(batch.views):
             left, top, width, height = view.window[b].tolist()
-            whole = image
             if view.resize is not None:
-                whole = interpolate(image, view.resize[b, ::-1].tolist(), mode="bicubic", antialias=True)
-            crop = whole[:, :, top : top + height, left : left + width]
-            if (height, width) != size:
-                crop = interpolate(crop, size, mode="bicubic", antialias=True)
+                whole = Image.fromarray(pixels)
+                cut = np.array(cut_resized(whole, view.resize[b].tolist(), view.window[b].tolist()))
+                crop = torch.from_numpy(cut).permute(2, 0, 1)[None]
+            else:
+                crop = image[:, :, top : top + height, left : left + width]
+                if (height, width) != size:
+                    crop = interpolate(crop, size, mode="bicubic", antialias=True)
             if view.flip[b]:
                 crop = crop.flip(-1)
             slot[v, b] = crop[0].permute(1, 2, 0)
