@@ -7,7 +7,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -45,13 +45,13 @@ class Normalised(nn.Module):
         return self.model((images - self.mean) / self.std)
 
 
-def metadata(model: nn.Module, *, normalises: bool, exif: str) -> dict[str, str]:
+def metadata(model: nn.Module, *, normalises: bool, reading: Mapping[str, str]) -> dict[str, str]:
     """What a user of the file must know, as texts; lists are JSON.
 
     Args:
         model: As `timm.create_model("local-dir:...")` gives it.
         normalises: Whether the file takes pixels in [0, 1], rather than normalised ones.
-        exif: Whether pictures are turned by their EXIF orientation: apply or ignore.
+        reading: Further texts, of how pictures are read.
     """
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     return {
@@ -61,7 +61,7 @@ def metadata(model: nn.Module, *, normalises: bool, exif: str) -> dict[str, str]
         "std": json.dumps(list(settings["std"])),
         "crop_pct": str(settings["crop_pct"]),
         "interpolation": settings["interpolation"],
-        "exif": exif,
+        **reading,
         "input": "RGB in [0, 1]" if normalises else "RGB in [0, 1], minus mean, divided by std",
         "output": "logits",
         "temperature": str(settings.get("temperature", 1.0)),
@@ -69,7 +69,7 @@ def metadata(model: nn.Module, *, normalises: bool, exif: str) -> dict[str, str]
 
 
 def export(
-    model: nn.Module, path: Path, form: Format, *, with_normalisation: bool, exif: str = "ignore"
+    model: nn.Module, path: Path, form: Format, *, with_normalisation: bool, reading: Mapping[str, str]
 ) -> float:
     """Write a classifier with a dynamic batch size, and compare what was written with PyTorch.
 
@@ -80,7 +80,7 @@ def export(
         path: The file, which is replaced. Weights too large for ONNX's 2 GB go beside it, `NAME.data`.
         form: onnx, or pt2 for `torch.export.load`.
         with_normalisation: Whether mean and deviation are applied inside.
-        exif: Whether pictures are turned by their EXIF orientation before: apply or ignore.
+        reading: As of `metadata`.
 
     Returns:
         The largest difference of a logit, relative to the largest logit.
@@ -91,7 +91,7 @@ def export(
     if form == "onnx":
         require_onnx()
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    size, texts = settings["input_size"][-1], metadata(model, normalises=with_normalisation, exif=exif)
+    size, texts = settings["input_size"][-1], metadata(model, normalises=with_normalisation, reading=reading)
     network = copy.deepcopy(model).eval()
     use_fused_attention(network, True)
     if with_normalisation:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastsemi.common.files import replacing
 from fastsemi.loaders.engines import rgb
-from fastsemi.loaders.index.settings import Exif
+from fastsemi.loaders.settings import DataConfig
 from fastsemi.tools.export import feed
 
 _HEAD = '''"""How a picture becomes the input of the network beside this file. Needs Pillow and NumPy."""
@@ -49,19 +49,20 @@ if __name__ == "__main__":
 """
 
 
-def contract(settings: Mapping[str, Any], exif: Exif, *, normalises: bool) -> dict[str, Any]:
+def contract(settings: Mapping[str, Any], data: DataConfig, *, normalises: bool) -> dict[str, Any]:
     """What `feed.preprocess` must know, and the names of the classes.
 
     Args:
         settings: `pretrained_cfg` of a network that `open_timm` gives.
-        exif: `data.exif` of its run.
+        data: How pictures are read in its run.
         normalises: Whether the network takes pixels in [0, 1].
     """
     return {
         "class_names": list(settings["label_names"]),
         "image_size": settings["input_size"][-1],
         "crop": settings["crop_pct"],
-        "exif": exif,
+        "resize": data.eval_resize,
+        "exif": data.exif,
         "mean": [0.0, 0.0, 0.0] if normalises else list(settings["mean"]),
         "std": [1.0, 1.0, 1.0] if normalises else list(settings["std"]),
         "temperature": settings.get("temperature", 1.0),

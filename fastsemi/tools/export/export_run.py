@@ -64,13 +64,19 @@ def export_run(
         require_onnx()
     model, classes = load_trained(config, Precision.select("fp32", torch.device("cpu")))
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    terms = contract(settings, config.data.exif, normalises=with_normalisation)
+    terms = contract(settings, config.data, normalises=with_normalisation)
     if form == "timm":
         copy_model(folder.model, target)
         write_card(target / "README.md", config, read_summary(folder.summary), classes)
         write_script(target / "preprocess.py", terms)
         return Exported(target, (f"{target}, with README.md (a model card) and preprocess.py",))
-    difference = export(model, target, form, with_normalisation=with_normalisation, exif=config.data.exif)
+    difference = export(
+        model,
+        target,
+        form,
+        with_normalisation=with_normalisation,
+        reading={"resize": config.data.eval_resize, "exif": config.data.exif},
+    )
     script = target.with_name(f"{target.stem}_preprocess.py")
     write_script(script, terms, network=target.name if form == "onnx" else None)
     lines = [

@@ -38,9 +38,7 @@ def load_pictures(
     ids = np.asarray(ids, np.int64)
     if not len(ids):
         return []
-    plans = evaluation_batches(
-        images.index, ids, len(ids), data.config.eval_crop, data.config.resized_to
-    )
+    plans = evaluation_batches(images.index, ids, len(ids), data.config.eval_crop, data.config.resized_to)
     with data.load(images, plans, allow_empty=True) as loader:
         loaded = next(loader)
     pixels = loaded.images[0].cpu().numpy()
