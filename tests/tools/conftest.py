@@ -6,8 +6,12 @@ import os
 import pickle
 
 import pytest
+import torch
 
-from fastsemi.run.config import plain
+from fastsemi.models.create import create_model
+from fastsemi.models.timm_folder import export_timm
+from fastsemi.run.config import plain, to_yaml
+from fastsemi.run.context import RunContext
 from fastsemi.run.memory import measure_stage
 from fastsemi.stages.names import STAGES
 from fastsemi.tools.estimate import dry_run, stages
@@ -61,3 +65,25 @@ def measured_once(monkeypatch, measured):
     """Estimates by the function above: measuring is most of the time that they take."""
     for module in (dry_run, stages):
         monkeypatch.setattr(module, "measure_stage", measured)
+
+
+@pytest.fixture
+def left():
+    """The function `left(config, seed)`: the folder of a run that left a network, untrained as it is."""
+
+    def leave(config, seed):
+        run = RunContext(config)
+        torch.manual_seed(seed)
+        data = config.data
+        model = create_model(config.model, num_classes=3, image_size=data.image_size)
+        torch.nn.init.normal_(model.get_classifier().weight)  # which a new one has almost at zero
+        export_timm(
+            *(model, run.folder.model),
+            **{"config": config.model, "class_names": run.data.classes, "image_size": data.image_size},
+            **{"mean": data.mean, "std": data.std, "crop": data.eval_crop},
+        )
+        run.folder.config.write_text(to_yaml(config))
+        run.close()
+        return config.output
+
+    return leave

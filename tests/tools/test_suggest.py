@@ -5,13 +5,10 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 from sklearn.neighbors import NearestNeighbors
 
 from fastsemi.commands.cli import main
-from fastsemi.common.progress import Progress
 from fastsemi.run.context import RunContext
-from fastsemi.run.run import Run
 from fastsemi.run.seen import look
 from fastsemi.run.trained import predict, trained_run
 from fastsemi.tools.suggest.choose import choose, main_components, typicality
@@ -55,9 +52,9 @@ def _rows(path):
         return list(csv.DictReader(file))
 
 
-def test_a_trained_run_asks_for_images_and_tells_what_it_takes_them_for(tiny, tmp_path, capsys):
-    config = tiny("--stages", "[finetune]", "--data.labels.validation", "0.25", "--finetune.batch", "9")
-    Run(config, Progress(Console(quiet=True))).train(["finetune"])
+def test_a_run_asks_for_images_and_tells_what_it_takes_them_for(tiny, left, tmp_path, capsys):
+    config = tiny("--data.labels.validation", "0.25")
+    left(config, 0)
     table = tmp_path / "next.csv"
     assert main(["suggest", str(config.output), "--count", "5", "--to", str(table), "--quiet"]) == 0
     assert capsys.readouterr().err == ""
