@@ -51,6 +51,8 @@ def main(command: str, arguments: list[str]) -> int:
     for name, path in (("to", options.to), ("sheet", sheet)):
         if not path.parent.is_dir():
             raise UserError(f"--{name} {path}: the folder {path.parent} does not exist; make it")
+    if sheet == options.to:
+        raise UserError(f"--to {options.to} would be the table and the picture; end the table's name in .csv")
     if options.to.exists() and not options.force:
         raise UserError(
             f"{options.to} is there already and may hold labels; give another --to, or --force to replace it"

@@ -100,6 +100,7 @@ def test_first_labels_of_a_folder_and_more_of_a_configuration(tiny, shapes, tmp_
         (["--images", "SHAPES", "--count", "0"], ["--count 0"]),
         (["--images", "SHAPES", "--count", "121"], ["--count 121", "120 readable images"]),
         (["--images", "SHAPES", "--to", "/nowhere/x.csv"], ["/nowhere", "make it"]),
+        (["--images", "SHAPES", "--to", "x.png"], ["x.png", ".csv"]),
         (["--images", "SHAPES", "--to", "MINE"], ["MINE is there already", "--force"]),
     ],
 )
