@@ -62,10 +62,10 @@ def test_the_script_gives_the_pixels_of_the_loader_without_fastsemi(
     monkeypatch.setitem(sys.modules, "fastsemi", None)  # as Python marks a package that is not there
     alone = runpy.run_path(str(script))
     for i, expected in zip(batch.plan.ids, loaded, strict=True):
-        found = alone["preprocess"](images.index.path(i), alone["CONTRACT"])
+        found = alone["preprocess"](data.train.index.path(i), alone["CONTRACT"])
         assert found.dtype == np.float32 and found.shape == (3, 24, 24)
         # Pillow rounds between its two passes, and the loader turns after them: a level of 255 at most.
-        levels = 1.01 if "lying" in images.index.path(i) and exif == "apply" else 1e-4
+        levels = 1.01 if "lying" in data.train.index.path(i) and exif == "apply" else 1e-4
         np.testing.assert_allclose(found, expected.transpose(2, 0, 1), rtol=0, atol=levels / 255 / 0.2)
 
 
