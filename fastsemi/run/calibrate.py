@@ -14,8 +14,8 @@ from fastsemi.parallel import processes
 from fastsemi.run.context import RunContext
 from fastsemi.run.selected import EVALUATION, HELD_OUT
 from fastsemi.training.broken import share_broken
-from fastsemi.training.calibration import LEAST, helpful_temperature
 from fastsemi.training.evaluate import class_logits
+from fastsemi.training.temperature import LEAST, helpful_temperature
 
 
 @dataclass(frozen=True)

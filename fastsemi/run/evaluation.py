@@ -16,9 +16,9 @@ from fastsemi.run.folder import RunFolder
 from fastsemi.run.selected import evaluated_on
 from fastsemi.run.trained import temperature, trained_run
 from fastsemi.training.broken import share_broken
-from fastsemi.training.calibration import log_probabilities, temperatures_by_halves
 from fastsemi.training.evaluate import class_logits
 from fastsemi.training.scores import ClassScore, Scores, honesty, score
+from fastsemi.training.temperature import log_probabilities, temperatures_by_halves
 
 _COLUMNS = ("images", "predicted", "recall %", "precision %", "F1 %")
 

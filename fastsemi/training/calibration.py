@@ -1,128 +1,46 @@
-"""Whether a classifier is as often right as it says, and the temperature that brings it nearer to that.
-
-After Guo et al. 2017, On Calibration of Modern Neural Networks.
-"""
+"""Whether a network is right as often as it says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-
-BINS = 15  # as in the paper
-COLDEST, HOTTEST = 0.05, 20.0
-LEAST = 16
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """Predictions in bins of equal width by their confidence, M of them."""
+class ReliabilityBins:
+    """Predictions by their confidence, in bins of equal width; NaN where a bin is empty."""
 
-    counts: NDArray[np.int64]
-    """[M] predictions with a confidence in ((m - 1)/M, m/M]."""
-    confidence: NDArray[np.float64]
-    """[M] their mean confidence; NaN in an empty bin."""
-    accuracy: NDArray[np.float64]
-    """[M] the share of them that is right; NaN in an empty bin."""
+    counts: NDArray[np.int64]  # [bins]
+    confidence: NDArray[np.float64]  # [bins] mean of each
+    accuracy: NDArray[np.float64]  # [bins] share that is right, in [0, 1]
 
 
-def reliability_bins(
-    confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS
-) -> Reliability:
-    """How often predictions of some confidence are right.
+def reliability_bins(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> ReliabilityBins:
+    """Sort predictions into the bins ((b - 1) / bins, b / bins] (Guo et al., 2017, section 2).
+
+    0 is in the first.
 
     Args:
         confidence: [N] in [0, 1].
-        correct: [N] whether each is right.
-        bins: M.
+        correct: [N] whether each prediction is right.
+        bins: How many.
     """
-    edges = np.linspace(0, 1, bins + 1)
-    at = (np.searchsorted(edges, confidence, side="left") - 1).clip(0, bins - 1)
-    counts = np.bincount(at, minlength=bins)
+    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=values, minlength=bins) for values in (confidence, correct))
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(at, weights=confidence, minlength=bins) / counts
-        accuracy = np.bincount(at, weights=correct, minlength=bins) / counts
-    return Reliability(counts, mean, accuracy)
+        return ReliabilityBins(counts, *(total / counts for total in sums))
 
 
-def expected_calibration_error(
-    confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS
-) -> float:
-    """Distance between accuracy and confidence of the bins, weighted by their counts, in [0, 1].
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Mean difference of confidence and accuracy over the bins, by their counts, in [0, 1] (ECE; Guo et al.).
 
-    Equation 3 of the paper.
+    NaN without predictions. Arguments as of `reliability_bins`.
     """
     found = reliability_bins(confidence, correct, bins)
-    gaps = np.abs(found.accuracy - found.confidence)
-    return float(np.nansum(found.counts * gaps) / max(1, found.counts.sum()))
-
-
-def log_probabilities(
-    logits: NDArray[np.floating], temperature: float | NDArray[np.float64] = 1.0
-) -> NDArray[np.float64]:
-    """Log of the softmax of logits [N, C] divided by a temperature, or by one of each image, [N, 1]."""
-    return log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
-
-
-def negative_log_likelihood(log_p: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Mean of -log p of the true class; `log_p` is [N, C], `labels` [N]."""
-    return -float(np.take_along_axis(log_p, labels[:, None], axis=1).mean())
-
-
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """The temperature of the lowest negative log-likelihood, between `COLDEST` and `HOTTEST`.
-
-    Labels are smoothed by 1/(N + 1), as if one image more belonged to every class in equal parts: images
-    that are all right would else ask for a temperature of 0.
-
-    Args:
-        logits: [N, C], N at least 1.
-        labels: [N].
-    """
-    count, classes = logits.shape
-    target = np.full((count, classes), 1 / (count + 1) / classes)
-    target[np.arange(count), labels] += count / (count + 1)
-
-    def loss(log_temperature: float) -> float:
-        log_p = log_probabilities(logits, np.exp(log_temperature))
-        return -float((target * log_p).sum(1).mean())
-
-    bounds = (np.log(COLDEST), np.log(HOTTEST))  # convex in 1/T, so of one minimum in log T too
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x))
-
-
-def temperatures_by_halves(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """For each image the temperature that fits the half of the images in which it is not, [N, 1].
-
-    So figures of the images that a temperature is fitted on do not flatter it. Each class is in both halves.
-
-    Args:
-        logits: [N, C], N at least 2.
-        labels: [N].
-    """
-    found = np.empty((len(labels), 1))
-    order = np.argsort(labels, kind="stable")
-    for one, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        found[one] = fit_temperature(logits[other], labels[other])
-    return found
-
-
-def helpful_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """`fit_temperature`, or 1 where one does not make images likelier that it was not fitted on.
-
-    Also 1 for fewer than `LEAST` images: fitted on 8 it did as much harm as good (docs/results.md).
-
-    Args:
-        logits: [N, C].
-        labels: [N].
-    """
-    if len(labels) < LEAST:
-        return 1.0
-    plain, scaled = (
-        negative_log_likelihood(log_probabilities(logits, t), labels)
-        for t in (1.0, temperatures_by_halves(logits, labels))
-    )
-    return fit_temperature(logits, labels) if scaled < plain else 1.0
+    filled = found.counts > 0
+    gaps = np.abs(found.accuracy - found.confidence)[filled]
+    return float(np.average(gaps, weights=found.counts[filled])) if filled.any() else float("nan")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsemi.training.calibration import expected_calibration_error, negative_log_likelihood
+from fastsemi.training.calibration import expected_calibration_error
+from fastsemi.training.temperature import negative_log_likelihood
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from fastsemi.models.timm_folder import open_timm, read_calibration, write_calib
 from fastsemi.run.calibrate import calibrate
 from fastsemi.run.context import RunContext
 from fastsemi.run.evaluation import evaluate_run
-from fastsemi.training.calibration import log_probabilities, temperatures_by_halves
 from fastsemi.training.evaluate import class_logits
 from fastsemi.training.scores import honesty
+from fastsemi.training.temperature import log_probabilities, temperatures_by_halves
 
 ON = ("--train.calibrate", "true")
 

@@ -6,15 +6,14 @@ import torch
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from fastsemi.training.calibration import (
+from fastsemi.training.calibration import expected_calibration_error, reliability_bins
+from fastsemi.training.temperature import (
     COLDEST,
     LEAST,
-    expected_calibration_error,
     fit_temperature,
     helpful_temperature,
     log_probabilities,
     negative_log_likelihood,
-    reliability_bins,
     temperatures_by_halves,
 )
 
@@ -72,7 +71,7 @@ def test_the_temperature_is_the_one_that_lbfgs_finds(count, true):
         return value
 
     optimizer.step(loss)
-    assert fit_temperature(logits, labels) == pytest.approx(float(log_t.exp()), rel=1e-4)
+    assert fit_temperature(logits, labels) == pytest.approx(log_t.exp().item(), rel=1e-4)
 
 
 def test_the_temperature_of_many_images_is_the_one_that_they_were_drawn_with():
