@@ -134,7 +134,7 @@ def test_an_export_gives_the_same_logits_in_plain_timm(vit, tmp_path, config):
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     torch.testing.assert_close(vit.logits(loaded, 32), vit.logits(model, 32), rtol=1e-5, atol=1e-5)
     data = timm.data.resolve_model_data_config(loaded)
-    assert data["input_size"] == (3, 32, 32) and data["crop_pct"] == 0.9
+    assert tuple(data["input_size"]) == (3, 32, 32) and data["crop_pct"] == 0.9
     assert (tuple(data["mean"]), tuple(data["std"])) == (mean, std)
 
 

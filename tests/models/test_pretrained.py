@@ -28,9 +28,11 @@ HUB = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of the hub, in huggingface_hub's own layout."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    if hasattr(file_download, "HF_HUB_CACHE"):  # older ones hold it by name
+        monkeypatch.setattr(file_download, "HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 
 
