@@ -139,7 +139,7 @@ def configure(preset: Path, data: Path, seed: int, output: Path) -> Config:
             *("--data.root", str(data), "--output", str(output)),
             *("--seed", str(seed), "--data.labels.seed", str(seed)),
             *("--device", "cpu", "--loader.threads", "1"),
-            *("--train.baseline", "none", "--train.select", "last"),
+            *("--train.baseline", "none", "--train.select", "last", "--train.calibrate", "false"),
             *("--finetune.eval_every", "50 steps", "--semi.eval_every", "50 steps"),
         ],
     )
