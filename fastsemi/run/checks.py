@@ -19,7 +19,7 @@ from fastsemi.run.fingerprint import (
     refuse_differences,
 )
 from fastsemi.run.order import STAGE_CLASSES, earlier, evaluation_digest, images_digest, settings
-from fastsemi.run.plan_file import plan_digest, replayed
+from fastsemi.run.plan_file import check_record, plan_digest, replayed
 from fastsemi.run.start_weights import check_network, start_weights
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName, has_classifier
@@ -37,6 +37,7 @@ def check_stage(run: RunContext, name: StageName) -> None:
     config = settings(run.config, name)
     roles = STAGE_CLASSES[name].build_roles(config, run.data, run.config.seed)
     schedule = make_schedule(config, next(iter(roles.values())).stream)
+    check_record(run.config)
     replayed(run.config, name, roles, schedule.total_steps)
     require_split(name, config.micro_batches, config.batch, processes.world())
     if has_classifier(name) and not len(run.data.val.ids):

@@ -51,6 +51,24 @@ def record_plan(config: Config, name: StageName, stage: Stage, device: torch.dev
         raise UserError(refusal)
 
 
+def check_record(config: Config) -> None:
+    """Refuse, before training, to add to a file of `--plan.record` that another run has begun.
+
+    Raises:
+        UserError: It has the draws of another seed or image size, or is no such file.
+    """
+    path = config.plan.record
+    if path is None or not path.exists():
+        return
+    metadata = _read(path)[1]
+    for key, value in _of_run(config).items():
+        if metadata.get(key) != value:
+            raise UserError(
+                f"plan.record {path} was written with {key} {metadata.get(key)}, and it is {value} now; give "
+                "another file"
+            )
+
+
 def _record(config: Config, name: StageName, stage: Stage, device: torch.device) -> None:
     path = config.plan.record
     assert path is not None

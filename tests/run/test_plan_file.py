@@ -151,7 +151,9 @@ def test_files_that_are_none_and_other_images_are_refused(tiny, plan, tmp_path):
         tiny("--plan.steps", "0")
     with pytest.raises(UserError, match=r"compile\.enabled"):
         tiny("--plan.record", "a", "--compile.enabled", "true")
-    run = RunContext(tiny("--stages", "[semi]", "--plan.record", str(plan), "--seed", "1"))
+    same = ("--stages", "[semi]", "--plan.record")
+    _refused(tiny(*same, str(plan), "--seed", "1"), "was written with seed 0, and it is 1 now")
+    run = RunContext(tiny(*same, str(plan), "--semi.strong.erase", "0"))
     with pytest.raises(UserError, match="holds other draws of semi"):
         record_plan(run.config, "semi", build_stage(run, "semi"), run.device)
     run.close()
