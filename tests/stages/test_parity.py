@@ -1,6 +1,6 @@
 """The semi stage against recordings of the authors' own loop: the loss of each step, and where weights end.
 
-`tests/stages/parity/` has two, `../shared/parity/` and the folder in FASTSEMI_PARITY may have more.
+`tests/stages/parity/` has two; the folder that FASTSEMI_PARITY names may have more, as .pt files.
 Their draws (partners, weights, boxes), images and start go into the project's own trainer and stage.
 """
 
@@ -27,10 +27,10 @@ from fastsemi.run.context import RunContext
 from fastsemi.training.metrics import MetricLog
 
 HERE = Path(__file__).parent / "parity"
-FOLDERS = [Path(__file__).parents[3] / "shared/parity", Path(os.environ.get("FASTSEMI_PARITY", HERE))]
+MORE = Path(os.environ.get("FASTSEMI_PARITY", HERE))
 LAYER_DECAY = 0.75
 KEPT = {path.stem: path for path in HERE.glob("*.json")}
-FILES = KEPT | {p.stem: p for folder in FOLDERS for p in folder.glob("*.pt") if p.stem not in KEPT}
+FILES = KEPT | {path.stem: path for path in MORE.glob("*.pt")}
 
 
 def read(path):
