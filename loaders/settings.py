@@ -12,6 +12,9 @@ from fastsemi.common.errors import UserError
 from fastsemi.loaders.engines.settings import DaliOptions, EngineName
 from fastsemi.loaders.index.settings import Exif
 
+MOST_SIDE = 16_384  # pixels of a view: a batch of larger ones has no room in memory
+MOST_THREADS = 1024  # which a process may start
+
 
 @dataclass(frozen=True)
 class LabelsConfig:
@@ -34,6 +37,11 @@ class LabelsConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        ways = [name for name in ("fraction", "per_class", "file") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise UserError(
+                f"data.labels gives {' and '.join(ways)}; give one, and set what is not meant to null"
+            )
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise UserError(f"data.labels.fraction is {self.fraction}; it must lie in (0, 1]")
         if self.per_class is not None and self.per_class < 1:
@@ -91,8 +99,8 @@ class DataConfig:
                 "data.val is null, so that a part of the labelled images must be evaluated on; set "
                 "data.labels.validation, for example to 0.2, or name evaluation images in data.val"
             )
-        if self.image_size < 1:
-            raise UserError(f"data.image_size is {self.image_size}; it must be positive")
+        if not 1 <= self.image_size <= MOST_SIDE:
+            raise UserError(f"data.image_size is {self.image_size}; it must lie in [1, {MOST_SIDE}]")
         if self.max_pixels < 1:
             raise UserError(f"data.max_pixels is {self.max_pixels}; it must be at least 1")
         if self.max_bad < 0:
@@ -170,6 +178,7 @@ class LoaderConfig:
         """Refuse impossible values."""
         for name, value, holds, rule in (
             ("threads", self.threads, self.threads >= 0, "be 0 (one per core) or more"),
+            ("threads", self.threads, self.threads <= MOST_THREADS, f"be at most {MOST_THREADS}"),
             ("prefetch", self.prefetch, self.prefetch >= 1, "be at least 1"),
             ("max_memory", self.max_memory, 0 <= self.max_memory < math.inf, "be 0 (automatic) or more"),
             ("timeout_s", self.timeout_s, 0 < self.timeout_s < math.inf, "be positive and finite"),

@@ -53,6 +53,8 @@ COMMANDS = {
 # Modules whose work the processes of torchrun share.
 SHARED = ("train", "evaluate", "predict")
 
+_said: set[str] = set()  # by this command
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, handlers=[_log_handler()])
     be_quiet(False)  # which engine runs is said, and why
+    _said.clear()
     if not sys.warnoptions:  # of libraries; fastsemi itself logs what it warns of
         warnings.simplefilter("ignore")
     try:
@@ -90,6 +93,7 @@ def _log_handler() -> logging.Handler:
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("fastsemi: %(message)s"))
     handler.addFilter(_is_ours)
+    handler.addFilter(_is_new)
     return handler
 
 
@@ -98,7 +102,18 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return record.name.partition(".")[0] == "fastsemi" or record.levelno >= logging.ERROR
 
 
+def _is_new(record: logging.LogRecord) -> bool:
+    """Whether this is a warning, or has not been said: a command may open the same images several times."""
+    text = record.getMessage()
+    if record.levelno <= logging.INFO and text in _said:
+        return False
+    _said.add(text)
+    return True
+
+
 def _dispatch(command: str = "--help", *arguments: str) -> int:
+    if command == "help" and len(arguments) > 1:
+        raise UserError(f"help explains one thing, and {len(arguments)} are given; give one of them")
     if command == "help" and arguments and arguments[0] in COMMANDS:
         command, arguments = arguments[0], ("--help",)
     elif command == "help" and arguments and arguments[0] not in ("-h", "--help"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastsemi.commands.inputs import require_file
 from fastsemi.commands.options import command_parser
 from fastsemi.common.errors import UserError
 from fastsemi.run.folder import RunFolder
@@ -28,8 +29,8 @@ def main(command: str, arguments: list[str]) -> int:
         RunFolder(run).require_run()
         if options.paired:
             RunFolder(run).require_model()
-    if options.csv is not None and not options.csv.parent.is_dir():
-        raise UserError(f"--csv {options.csv}: the folder {options.csv.parent} does not exist; make it")
+    if options.csv is not None:
+        require_file("--csv", options.csv)
     from fastsemi.common.progress import QuietConsole
     from fastsemi.tools.compare import notes, open_runs, paired, table, write_csv
 

@@ -34,7 +34,7 @@ def _beton(arguments: list[str]) -> int:
     from fastsemi.loaders.bad_images import BadImages
     from fastsemi.loaders.index.index import MAX_PIXELS
     from fastsemi.loaders.index.table import Part
-    from fastsemi.loaders.sources.open import open_source
+    from fastsemi.loaders.sources.open import is_table, open_source
 
     default = beton.Encoding()
     parser = command_parser("data beton", "Pack images into a .beton, the file of FFCV.")
@@ -54,6 +54,11 @@ def _beton(arguments: list[str]) -> int:
     encoding = beton.Encoding(options.mode, options.max_side, options.quality)
     if options.labels is not None and options.without_classes:
         raise UserError("--labels gives images their classes, --without_classes leaves them out; give one")
+    for name, least in (("threads", 1), ("max_bad", 0)):
+        if (value := getattr(options, name)) < least:
+            raise UserError(f"--{name} is {value}; it must be at least {least}")
+    if options.split and options.labels is None and not is_table(Path(options.images)):
+        raise UserError(f"--split chooses rows of a table, and {options.images} is none; leave it out")
     source = open_source(
         Path(),
         options.images,
@@ -68,7 +73,7 @@ def _beton(arguments: list[str]) -> int:
         source.index,
         encoding=encoding,
         max_pixels=MAX_PIXELS,
-        threads=max(1, options.threads),
+        threads=options.threads,
         bad=BadImages(options.max_bad),
     )
     sys.stdout.write(f"{count} images in {options.out}\n")

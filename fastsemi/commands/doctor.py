@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastsemi.commands.inputs import require_file
 from fastsemi.commands.options import command_parser, configure
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
@@ -41,8 +42,8 @@ def main(command: str, arguments: list[str]) -> int:
     options, config = configure(parser, arguments)
     if config is None:
         return 0
-    if options.json and not Path(options.json).absolute().parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder does not exist; make it")
+    if options.json:
+        require_file("--json", Path(options.json))
     return _data(config, options) if options.data is not None else _machine(config, options)
 
 
@@ -104,7 +105,9 @@ def _health_of_folder(folder: Path, config: Config) -> Health:
     from fastsemi.tools.init.layout import find_layout
 
     layout = find_layout(folder)
-    labels = LabelsConfig(fraction=1.0, validation=0.2)  # which is asked for without evaluation images
+    every = None if layout.table else 1.0
+    # A part to hold out is asked for without evaluation images.
+    labels = LabelsConfig(fraction=every, file=layout.table, validation=0.2)
     images = replace(
         config.data,
         root=layout.root,

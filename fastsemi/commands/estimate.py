@@ -35,6 +35,9 @@ def main(command: str, arguments: list[str]) -> int:
         raise UserError(
             "--images_per_s is the rate of one stage, and there are several; add --stages '[semi]' or another"
         )
+    for name in ("gpus", "nodes"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 1")
     from fastsemi.common.progress import QuietConsole
     from fastsemi.run.fit_batches import fit_batches
     from fastsemi.tools.estimate.cost_table import show, to_json

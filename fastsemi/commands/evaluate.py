@@ -7,8 +7,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from fastsemi.commands.inputs import require_file
 from fastsemi.commands.options import command_parser, configure
-from fastsemi.common.errors import UserError
 from fastsemi.parallel.launch import one_report
 from fastsemi.run.folder import RunFolder
 
@@ -31,8 +31,8 @@ def main(command: str, arguments: list[str]) -> int:
         if config is None:
             return 0
         RunFolder(config.output).require_model()
-        if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
-            raise UserError(f"--json {options.json} is no file in a folder that is there; name one")
+        if options.json is not None:
+            require_file("--json", options.json)
     from fastsemi.common.files import replacing
     from fastsemi.common.progress import QuietConsole
     from fastsemi.parallel import processes

@@ -35,7 +35,11 @@ class Parser(argparse.ArgumentParser):
         )
         self._command = command
         self.add_argument(
-            "--quiet", action=_Silence, nargs=0, help="print results and warnings, and no progress"
+            "--quiet",
+            action=_Silence,
+            nargs=0,
+            default=argparse.SUPPRESS,  # it is no option of the command
+            help="print results and warnings, and no progress",
         )
 
     def format_help(self) -> str:
@@ -133,9 +137,11 @@ def configure(parser: Parser, arguments: list[str]) -> tuple[Any, Config | None]
         return None, None
     rest, overrides = split(parser, arguments)
     options = parser.parse_intermixed_args(rest)  # predict a.png --top 2 b.png
-    files = options.config
-    if not files:
-        saved = RunFolder(Path(_value(overrides, "--output") or "")).config
+    files, output = options.config, _value(overrides, "--output")
+    if output == "":  # of a shell's variable that is not set, and would be the working directory
+        raise UserError("--output is empty; name the run directory")
+    if not files and output is not None:
+        saved = RunFolder(Path(output)).config
         files = [saved] if saved.is_file() else []
     config = configuration.load(files, overrides)
     options.by_hand = configuration.by_hand(files, overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastsemi.commands.inputs import require_inputs
+from fastsemi.commands.inputs import require_file, require_inputs
 from fastsemi.commands.options import command_parser, configure
 from fastsemi.common.telling import tell
 from fastsemi.stages.names import STAGES
@@ -30,6 +30,8 @@ def main(command: str, arguments: list[str]) -> int:
     for name, least in (("steps", 2), ("warmup", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
+    if options.trace is not None:
+        require_file("--trace", options.trace)
     from fastsemi.common.progress import QuietConsole
     from fastsemi.run.fit_batches import with_fitting_batches
     from fastsemi.tools.profile.output import show, write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastsemi.commands.inputs import require_inputs
+from fastsemi.commands.inputs import require_file, require_inputs
 from fastsemi.commands.options import command_parser, configure, split
 from fastsemi.common.printable import printable
 from fastsemi.run.folder import RunFolder
@@ -30,6 +30,7 @@ def main(command: str, arguments: list[str]) -> int:
         return 0
     stage = options.stage or config.stages[-1]
     require_inputs(config, [stage])
+    require_file("--png", options.png, ".png")
     from fastsemi.tools.replay import draw, replay
 
     replayed = replay(config, stage, options.step, micro=options.micro, count=options.count)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastsemi.commands.inputs import require_inputs
+from fastsemi.commands.inputs import require_file, require_inputs
 from fastsemi.commands.options import command_parser, configure, split
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.sources.open import require_images
@@ -48,11 +48,10 @@ def main(command: str, arguments: list[str]) -> int:
         raise UserError("there is nothing to choose from; give RUN, --config FILE or --images FOLDER")
     if options.images is not None and options.run is not None:
         raise UserError("--images is for pictures of which none has a label; give --data.unlabeled to a run")
-    for name, path in (("to", options.to), ("sheet", sheet)):
-        if not path.parent.is_dir():
-            raise UserError(f"--{name} {path}: the folder {path.parent} does not exist; make it")
     if sheet == options.to:
         raise UserError(f"--to {options.to} would be the table and the picture; end the table's name in .csv")
+    require_file("--to", options.to)
+    require_file("--sheet", sheet, ".png")
     if options.to.exists() and not options.force:
         raise UserError(
             f"{options.to} is there already and may hold labels; give another --to, or --force to replace it"

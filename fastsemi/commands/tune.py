@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fastsemi.commands.inputs import require_inputs
+from fastsemi.commands.inputs import require_file, require_inputs
 from fastsemi.commands.options import command_parser, configure
 from fastsemi.common.errors import UserError
 from fastsemi.common.telling import tell
@@ -40,8 +40,7 @@ def main(command: str, arguments: list[str]) -> int:
         return 0
     require_inputs(config, config.stages)
     budget = seconds(options.budget)
-    if not options.out.parent.is_dir():  # before a minute of measurements
-        raise UserError(f"--out {options.out}: the folder {options.out.parent} does not exist; make it")
+    require_file("--out", options.out)  # before a minute of measurements
     from rich.table import Table
 
     from fastsemi.common.files import replacing

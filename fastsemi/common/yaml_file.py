@@ -92,5 +92,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no UTF-8 text (byte {error.start}); write it as such"
     reason = error.strerror if isinstance(error, OSError) else None
     return reason or " ".join(str(error).split())

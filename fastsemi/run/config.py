@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -180,7 +181,8 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         UserError: The file is missing, no YAML mapping, based on itself, or has an unknown key.
     """
     path = Path(path)
-    if path.resolve() in seen:
+    place = Path(os.path.realpath(path))  # which a link to itself has, too
+    if place in seen:
         raise UserError(f"config {path} is based on itself; remove one of the base: lines")
     content = _read(path)
     base = content.pop("base", None)
@@ -193,7 +195,7 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"base in config {path} is {base!r}; it must name a preset, a .yaml file")
     if len(seen) == MOST_BASES:
         raise UserError(f"config {path} is the base of more than {MOST_BASES} others in a row; take some out")
-    merged = read_preset(path.parent / base, (*seen, path.resolve()))
+    merged = read_preset(path.parent / base, (*seen, place))
     _merge(merged, content)
     return merged
 

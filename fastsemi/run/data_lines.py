@@ -27,11 +27,13 @@ def data_lines(config: Config, data: Data, stages: Sequence[StageName]) -> Itera
         odd = [_broken(config, [data.pretraining])]
     else:
         rest = data.unlabelled_or_none if {"semi", "pretrain"} & set(stages) else None
-        counts = np.bincount(data.train.index.labels, minlength=len(data.classes))
+        labels = data.train.index.labels  # -1 of those that a table names without a label, or does not name
+        counts = np.bincount(labels[labels >= 0], minlength=len(data.classes))
+        of = "" if labels.min() >= 0 else " labels"
         held = len(data.held_out.ids)
         parts = [
             f"{len(data.train.ids):,} training images",
-            f"{len(counts):,} classes ({counts.min():,} to {counts.max():,})",
+            f"{len(counts):,} classes ({counts.min():,} to {counts.max():,}{of})",
             f"{len(data.labelled.ids):,} labelled",
             *([f"{held:,} of them held out"] if held and config.data.val is not None else []),
             *([] if rest is None else [f"{len(rest.ids):,} unlabelled"]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastsemi.common.listed import listed
 from fastsemi.loaders.data import Data
 from fastsemi.run.config import Config
 
@@ -37,7 +38,7 @@ def held_out_lines(config: Config, data: Data) -> Iterator[str]:
         yield f"no evaluation set (data.val is null): {some}, all accuracies are of them{choose}"
         missing = np.setdiff1d(np.arange(len(data.classes)), data.held_out.index.labels[data.held_out.ids])
         if len(missing):
-            names = ", ".join(data.classes[c] for c in missing[:5]) + (", ..." if len(missing) > 5 else "")
+            names = listed([data.classes[c] for c in missing])
             yield (
                 f"{len(missing)} of {len(data.classes)} classes have none among them ({names}); raise "
                 "data.labels.validation, or label more"

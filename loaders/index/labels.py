@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.listed import listed
 from fastsemi.loaders.index.index import Index
 from fastsemi.loaders.index.regular import regular_fd
 from fastsemi.loaders.index.table import has_columns, is_table_name, require_labels
@@ -121,11 +122,11 @@ def _per_class(index: Index, per_class: int | None, counts: NDArray[np.int64]) -
         raise UserError(f"data.labels.per_class {per_class} is below 1; give 1 or more")
     smaller = np.flatnonzero(counts < per_class)
     if len(smaller):
-        named = ", ".join(f"{index.classes[c]} ({counts[c]})" for c in smaller[:5])
+        named = listed([f"{index.classes[c]} ({counts[c]})" for c in smaller])
         _log.warning(
             "data.labels.per_class %d is more than %d of %d classes hold; all of their images are labelled: "
-            "%s%s",
-            *(per_class, len(smaller), len(counts), named, ", ..." if len(smaller) > 5 else ""),
+            "%s",
+            *(per_class, len(smaller), len(counts), named),
         )
     return np.minimum(counts, per_class)
 
@@ -264,7 +265,7 @@ def _warn_of_classes_without_label(index: Index, ids: NDArray[np.int64], file: P
     counts = np.bincount(index.labels[ids], minlength=len(index.classes))
     missing = np.flatnonzero(counts == 0)
     if len(missing):
-        names = ", ".join(index.classes[c] for c in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        names = listed([index.classes[c] for c in missing])
         _log.warning(
             "label index file %s gives no label to %d of %d classes (%s)",
             *(file, len(missing), len(index.classes), names),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.listed import listed
 from fastsemi.loaders.index.index import Index
 from fastsemi.loaders.index.places import joined
 
@@ -31,11 +32,10 @@ def with_classes_of(train: Index, val: Index) -> Index:
     odd = [name for name in own if name not in position]
     if odd:
         raise UserError(
-            f"{val.root} has classes that {train.root} has not ({', '.join(odd[:3])}"
-            f"{', ...' if len(odd) > 3 else ''}); give both the same classes"
+            f"{val.root} has classes that {train.root} has not ({listed(odd)}); give both the same classes"
         )
     if missing := [name for name in position if name not in set(own)]:
-        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        named = listed(missing)
         _log.info(
             "%s: no images to evaluate on of %d of %d classes (%s)",
             *(val.root, len(missing), len(train.classes), named),

@@ -51,10 +51,11 @@ def count_classes(roles: Sequence[Role]) -> list[ClassCount]:
     if not known:
         return []
     names = known[0].images.index.classes
-    tables = {
-        role.name: np.bincount(role.images.index.labels[role.images.ids], minlength=len(names)).tolist()
-        for role in known
-    }
+    tables = {}
+    for role in known:
+        labels = role.images.index.labels[role.images.ids]
+        # Images of which a table says no class are in none.
+        tables[role.name] = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
     return [ClassCount(name, {role: t[c] for role, t in tables.items()}) for c, name in enumerate(names)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from fastsemi.common.listed import listed
 from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.tools.health.counts import NARROW
 from fastsemi.tools.health.doubles import MIRRORED, NEAR, SAME, Pair
@@ -36,11 +37,11 @@ def _classes(health: Health) -> Iterator[str]:
     factor = f"the largest {health.unevenness:.1f} times the smallest"
     yield f"{len(health.classes):,} classes of {spread}, {factor}"
     if health.unevenness >= _UNEVEN:
-        yield "uneven classes: finetune.balanced draws each equally often; judge by balanced accuracy"
+        yield "uneven classes: finetune.balanced and semi.balanced draw each equally often; judge by balanced accuracy"
     for role, what in (("labelled", "labelled"), ("evaluation", "evaluation")):
         none = [count.name for count in health.classes if role in health.roles and not count.images[role]]
         if none:
-            yield f"{len(none):,} classes have no {what} image: {_some(none)}"
+            yield f"{len(none):,} classes have no {what} image: {listed(none)}"
 
 
 def _sizes(health: Health) -> Iterator[str]:
@@ -129,7 +130,3 @@ def _examples(pairs: Sequence[Pair]) -> Iterator[str]:
         yield f"  {pair.image} ({pair.how}: {pair.other})"
     if len(pairs) > _SHOWN:
         yield f"  and {len(pairs) - _SHOWN:,} more"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.listed import MOST, listed
 from fastsemi.common.schedule import Duration
 from fastsemi.loaders.index.labels import held_counts
 from fastsemi.loaders.settings import LabelsConfig
@@ -102,8 +103,8 @@ def say_held_out(survey: Survey, fraction: float) -> str:
     """How many labels train nothing, and which classes have none of them, in words."""
     held = held_counts(survey.labelled, fraction)
     without = [name for name, count in zip(survey.classes, held, strict=True) if not count]
-    more = f" and {len(without) - 5:,} more" if len(without) > 5 else ""
-    none = f", of these classes none: {', '.join(without[:5])}{more}" if without else ""
+    more = f" and {len(without) - MOST:,} more"
+    none = f", of these classes none: {listed(without, more)}" if without else ""
     return f"{held.sum():,} of {survey.labelled.sum():,} labels{none}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import is_hidden, is_image_name
 from fastsemi.loaders.index.scan import require_folder
-from fastsemi.loaders.index.table import has_columns, read_table, require_labels
+from fastsemi.loaders.index.table import has_columns, is_table_name, read_table, require_labels
 from fastsemi.loaders.sources.open import EVALUATION_FOLDERS, holds_archives, is_table, require_images
 
 UNLABELLED_FOLDERS = ("unlabeled", "unlabelled")
@@ -96,6 +96,8 @@ def _table(folder: Path, train: Path, labels: Path | None) -> tuple[Path | None,
     if labels is not None:
         if not labels.is_file():
             raise UserError(f"cannot read label index file {labels}: no such file; correct --labels")
+        if is_table_name(labels) and not _folders(train) and not holds_archives(train):
+            require_labels(labels)  # which says what it lacks: without class folders a list will not do
         return (labels if has_columns(labels) else None), ()
     if holds_archives(train):
         return None, ()

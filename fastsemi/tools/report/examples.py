@@ -67,17 +67,16 @@ def make_examples(config: Config, *, count: int, step: int) -> Examples:
 
     Args:
         config: The run.
-        count: How many images.
+        count: How many images, at most; fewer where the micro-batch has fewer.
         step: Which batch of the semi stage.
 
     Raises:
-        UserError: `count` is larger than the micro-batch.
+        UserError: `step` is no number of a batch.
     """
     settings = config.semi
     if step < 0:
         raise UserError(f"--step is {step}; give the number of a batch, from 0")
-    if not 0 < count <= settings.batch * settings.unlabelled_ratio // settings.micro_batches:
-        raise UserError(f"--count {count} is not within the unlabelled micro-batch; give a smaller number")
+    count = min(count, settings.batch * settings.unlabelled_ratio // settings.micro_batches)
     run = RunContext(config)
     try:
         stage, trained = _teacher(run)
@@ -117,6 +116,7 @@ def make_examples(config: Config, *, count: int, step: int) -> Examples:
 def draw_views(config: Config, path: Path, *, count: int, step: int) -> None:
     """Draw `make_examples` as PNG: one row an image, columns weak, strong and mixed."""
     examples = make_examples(config, count=count, step=step)
+    count = len(examples.rows)
     figure, axes = plt.subplots(count, 3, figsize=(6.6, 2.3 * count), squeeze=False)
     for line, row in zip(axes, examples.rows, strict=True):
         titles = {

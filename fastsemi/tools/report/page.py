@@ -212,6 +212,4 @@ def _environment(config: Config, files: RunFiles) -> dict[str, Any]:
 def _examples(config: Config) -> Examples | None:
     if "semi" not in config.stages:
         return None
-    semi = config.semi
-    per_micro_batch = semi.batch * semi.unlabelled_ratio // semi.micro_batches
-    return make_examples(config, count=min(EXAMPLES, per_micro_batch), step=0)
+    return make_examples(config, count=EXAMPLES, step=0)
