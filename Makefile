@@ -13,7 +13,7 @@ DIST := --dist loadfile --no-loadscope-reorder
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: train test test-quick soak corpus coverage lint format env optional digits fashion-mnist clean
+.PHONY: train test test-quick soak corpus coverage lint format docs env optional digits fashion-mnist clean
 
 train: env digits ## data, the three stages, the table
 	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
@@ -57,6 +57,10 @@ lint: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: env ## the site, in build/site; a link that leads nowhere fails
+	test -x $(BIN)/mkdocs || $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 env: $(VENV)/.installed
 

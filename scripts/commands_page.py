@@ -27,20 +27,21 @@ What `fastsemi COMMAND --help` prints. Every command with `[--KEY VALUE ...]` ta
 """
 KEYS = """## Keys
 
-As `--KEY VALUE`. `fastsemi help KEY` or `fastsemi help SECTION` explains them, `fastsemi train --help-all` lists all.
+As `--KEY VALUE`. `fastsemi help KEY` or `fastsemi help SECTION` explains them,
+`fastsemi train --help-all` lists all.
 
 """
 
 
 def page() -> str:
     """The page: a group a heading, a command below it, and the keys once."""
-    with mock.patch.dict(os.environ, {"COLUMNS": "100"}):
-        keys = key_overview()
+    once = mock.patch("fastsemi.commands.options.key_overview", str)  # not below every command
+    with mock.patch.dict(os.environ, {"COLUMNS": "100"}), once:
         parts = [HEAD]
         for group, names in GROUPS.items():
             parts.append(f"## {group.capitalize()}\n\n")
-            parts += [_section(words, keys) for name in names for words in _pages(name)]
-        return "".join([*parts, KEYS, _block(keys.partition("\n")[2])]).rstrip() + "\n"
+            parts += [_section(words) for name in names for words in _pages(name)]
+        return "".join([*parts, KEYS, _block(key_overview().partition("\n")[2])]).rstrip() + "\n"
 
 
 def _pages(name: str) -> list[tuple[str, ...]]:
@@ -48,14 +49,14 @@ def _pages(name: str) -> list[tuple[str, ...]]:
     return [(name,), ("data", "beton")] if name == "data" else [(name,)]
 
 
-def _section(words: tuple[str, ...], keys: str) -> str:
+def _section(words: tuple[str, ...]) -> str:
     title = f"### fastsemi {' '.join(words)}\n\n"
     if words == ("help",):  # whose help is the overview of all commands
         return f"{title}Without a word: all commands. Else it will {COMMANDS['help'][1]}.\n\n"
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main([*words, "--help"])
-    return title + _block(text.getvalue().replace(keys, ""))
+    return title + _block(text.getvalue())
 
 
 def _block(text: str) -> str:

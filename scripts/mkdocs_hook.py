@@ -17,14 +17,11 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}  # as `n
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)")
 
 
-def anchor(title: str, separator: str) -> str:
-    """The anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", separator)
-
-
 def on_config(config: Any) -> Any:
     """Anchors of headings as on GitHub."""
-    config.mdx_configs.setdefault("toc", {})["slugify"] = anchor
+    from pymdownx.slugs import slugify
+
+    config.mdx_configs.setdefault("toc", {})["slugify"] = slugify(case="lower")
     return config
 
 

@@ -30,6 +30,29 @@ def _load(pattern: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
 
 
+def _demo(name: str) -> list[dict[str, Any]]:
+    """The runs of a demo by seed, each with what the tables show of it."""
+    found = []
+    for summary in _load(f"demo/{name}-*.json"):
+        stages, judged = summary["stages"], summary["baselines"]
+        linear = [row["top1"] for row in judged if row["classifier"] == "logistic regression"]
+        simple = max(judged, key=lambda row: row["top1"])
+        after = stages["semi"]["teacher_top1"]
+        found.append(
+            {
+                "seed": summary["seed"],
+                "which": f"{simple['classifier']} on {simple['features']}",
+                "linear": max(linear),
+                "simple": simple["top1"],
+                "before": stages["finetune"]["top1"] if "finetune" in stages else math.nan,
+                "after": after,
+                "above": after - simple["top1"],
+                "seconds": sum(stage["seconds"] for stage in stages.values()),
+            }
+        )
+    return found
+
+
 def demo(name: str) -> str:
     """Top-1 of each seed of a demo beside simple classifiers on the same labels."""
     rows = [
@@ -37,30 +60,39 @@ def demo(name: str) -> str:
         "| seconds |",
         "|---|---|---|---|---|---|---|",
     ]
-    figures: list[tuple[float, ...]] = []
-    for summary in _load(f"demo/{name}-*.json"):
-        stages = summary["stages"]
-        simple = max(summary["baselines"], key=lambda row: row["top1"])
-        linear = max(
-            (row for row in summary["baselines"] if row["classifier"] == "logistic regression"),
-            key=lambda row: row["top1"],
-        )
-        before = stages["finetune"]["top1"] if "finetune" in stages else math.nan
-        after = stages["semi"]["teacher_top1"]
-        seconds = sum(stage["seconds"] for stage in stages.values())
-        figures.append((linear["top1"], simple["top1"], before, after, after - simple["top1"], seconds))
-        which = f"{simple['classifier']} on {simple['features']}"
-        rows.append(
-            f"| {summary['seed']} | {linear['top1']:.1f} | {simple['top1']:.1f} ({which}) | {_top1(before)} "
-            f"| {after:.1f} | {after - simple['top1']:+.1f} | {seconds:.0f} |"
-        )
-    if len(figures) > 1:
-        columns = list(zip(*figures, strict=True))
-        shown = [curves.spread(column) for column in columns[:4]]
-        above = curves.spread(columns[4], sign=True)
-        rows.append(
-            f"| mean ± deviation | {' | '.join(shown)} | {above} | {statistics.mean(columns[5]):.0f} |"
-        )
+    runs = _demo(name)
+    rows += [
+        f"| {run['seed']} | {run['linear']:.1f} | {run['simple']:.1f} ({run['which']}) "
+        f"| {_top1(run['before'])} | {run['after']:.1f} | {run['above']:+.1f} | {run['seconds']:.0f} |"
+        for run in runs
+    ]
+    if len(runs) > 1:
+        shown = [curves.spread([run[key] for run in runs]) for key in ("linear", "simple", "before", "after")]
+        above = curves.spread([run["above"] for run in runs], sign=True)
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        rows.append(f"| mean ± deviation | {' | '.join(shown)} | {above} | {seconds:.0f} |")
+    return "\n".join(rows)
+
+
+HEADLINES = {
+    "digits": "digits, 5 labels a class",
+    "fashion-mnist": "Fashion-MNIST, 10 labels a class",
+    "stamps": "drawings and photographs, 10 labels a class, ImageNet weights",
+}
+
+
+def headline() -> str:
+    """Every demo in a row: means over its seeds."""
+    rows = [
+        "| top-1 % | logistic regression | best simple classifier | fastsemi | above it | seeds | seconds |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, title in HEADLINES.items():
+        runs = _demo(name)
+        shown = [curves.spread([run[key] for run in runs]) for key in ("linear", "simple", "after")]
+        above = curves.spread([run["above"] for run in runs], sign=True)
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        rows.append(f"| {title} | {' | '.join(shown)} | {above} | {len(runs)} | {seconds:.0f} |")
     return "\n".join(rows)
 
 
@@ -190,6 +222,7 @@ def suggested(part: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "headline": headline,
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
     "stamps": lambda: demo("stamps"),

@@ -16,6 +16,6 @@ def test_the_tables_in_the_documents_are_those_of_the_results():
 
 def test_a_changed_number_is_noticed():
     text = (tables.ROOT / "README.md").read_text()
-    table = re.search(r"<!-- table digits -->\n(.*?)\n<!-- end -->", text, re.DOTALL)[1]
+    table = re.search(r"<!-- table headline -->\n(.*?)\n<!-- end -->", text, re.DOTALL)[1]
     forged = table.replace(re.findall(r"\d\d\.\d", table)[0], "99.9", 1)
     assert tables.render(text.replace(table, forged)) == text

@@ -142,9 +142,8 @@ def targets() -> frozenset[str]:
 
 def is_file(name: str, beside: Path) -> bool:
     """Whether a path names a file: from the root, from `fastsemi/`, or from the file that names it."""
-    if any(
-        (folder / name).is_file() for folder in (ROOT, ROOT / "fastsemi", ROOT / "configs", beside.parent)
-    ):
+    near = ROOT / "docs" if beside.name == "mkdocs.yml" else beside.parent
+    if any((folder / name).is_file() for folder in (ROOT, ROOT / "fastsemi", ROOT / "configs", near)):
         return True
     if "/" in name:
         return False
