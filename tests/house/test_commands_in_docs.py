@@ -73,8 +73,8 @@ def reads(loaded, monkeypatch, tmp_path, capsys):
 
     def read(words: list[str]) -> str | None:
         for option, file in itertools.pairwise(words):
-            if option == "--config" and not file.startswith("configs/"):
-                path = tmp_path / file
+            path = tmp_path / file
+            if option == "--config" and not file.startswith(("configs/", "/", "..")):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("# the reader's own\n")
         try:
@@ -118,7 +118,7 @@ def _words(line: str) -> Iterator[list[str]]:
         else:
             found[-1].append(word)
     for words in found:
-        if words[0] == "fastsemi" or "-m fastsemi" in " ".join(words):
+        if words[:1] == ["fastsemi"] or "-m fastsemi" in " ".join(words):
             yield [_filled(word, words) for word in words[words.index("fastsemi") + 1 :]]
 
 
