@@ -32,9 +32,21 @@ run/test_interrupted_runs.py faults/test_damaged_runs.py parallel/test_budget.py
 """.split()
 
 
+# Tests in these fork the process that they run in, which later tests may leave unfit for it: autograd on a
+# device, also on one that is pretended, starts threads that a child does not have.
+FORKING = (
+    "parallel",
+    "faults",
+    "run/test_interrupted_runs.py",
+    "commands/test_cli.py",
+    "tools/test_study.py",
+)
+
+
 def _place(item):
     name = os.path.relpath(item.path, ROOT)
-    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    longest = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    return not name.startswith(FORKING), longest
 
 
 def pytest_collection_modifyitems(config, items):

@@ -129,7 +129,10 @@ RESNET = ("--model.name", "resnet18", "--model.pool", "default", "--finetune.lay
             ("--train_images", "400", "--classes", "10", "--finetune.batch", "512"),
             "batch of 512 is larger than its data of 40 images",
         ),
-        ((*COUNTS, "--data.labels.file", "l.csv"), "data.labels.file l.csv lists images of data that is not"),
+        (
+            (*COUNTS, "--data.labels.fraction", "null", "--data.labels.file", "l.csv"),
+            "data.labels.file l.csv lists images of data that is not",
+        ),
         (
             (*COUNTS, *RESNET, "--model.activation_checkpointing", "true"),
             "would update the batch norm of resnet18 twice a step",

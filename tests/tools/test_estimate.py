@@ -228,7 +228,7 @@ def test_the_table_says_where_figures_come_from(capsys):
         (("--gpus", "3"), "finetune.micro_batches is 8, which 3 processes cannot share evenly; start 2 or 4"),
         (("--gpus", "12"), "start 8 processes (no multiple of 12 divides the batch of 512"),
         (("--gpus", "16"), "start 8 processes, or set finetune.micro_batches to 16"),
-        (("--gpus", "0"), "0 GPUs cannot be spread over 0 nodes evenly"),
+        (("--gpus", "0"), "--gpus is 0; it must be at least 1"),
         (("--gpus", "8", "--nodes", "3"), "8 GPUs cannot be spread over 3 nodes evenly"),
         (("--gpu", "gtx480"), f"--gpu gtx480 is not in the table; use {', '.join(GPUS)}"),
         (("--utilisation", "1.5"), "--utilisation is 1.5; it must lie in (0, 1]"),
