@@ -35,11 +35,8 @@ run/test_interrupted_runs.py faults/test_damaged_runs.py parallel/test_budget.py
 # Tests in these fork the process that they run in, which later tests may leave unfit for it: autograd on a
 # device, also on one that is pretended, starts threads that a child does not have.
 FORKING = (
-    "parallel",
-    "faults",
-    "run/test_interrupted_runs.py",
-    "commands/test_cli.py",
-    "tools/test_study.py",
+    *("parallel", "faults", "run/test_interrupted_runs.py", "commands/test_cli.py", "tools/test_study.py"),
+    "benchmarks/test_gpu.py",
 )
 
 
