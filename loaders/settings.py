@@ -39,9 +39,7 @@ class LabelsConfig:
         """Refuse impossible values."""
         ways = [name for name in ("fraction", "per_class", "file") if getattr(self, name) is not None]
         if len(ways) > 1:
-            raise UserError(
-                f"data.labels gives {' and '.join(ways)}; give one, and set what is not meant to null"
-            )
+            raise UserError(f"data.labels gives {' and '.join(ways)}; give one, and null for the others")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise UserError(f"data.labels.fraction is {self.fraction}; it must lie in (0, 1]")
         if self.per_class is not None and self.per_class < 1:
@@ -136,7 +134,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """A plan in a file: what is drawn about the data, for another program, or from one."""
+    """What is drawn about data, in a file."""
 
     record: Path | None = None
     """Write what the first steps of each stage draw to this .safetensors file."""

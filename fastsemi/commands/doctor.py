@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastsemi.run.config import Config
     from fastsemi.tools.health.health import Health
     from fastsemi.tools.health.roles import Role
+    from fastsemi.tools.init.layout import Layout
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -63,13 +64,16 @@ def _machine(config: Config, options: Namespace) -> int:
 
 
 def _data(config: Config, options: Namespace) -> int:
-    from fastsemi.tools.health.health import to_json
-    from fastsemi.tools.health.lines import lines
+    from fastsemi.tools.init.layout import find_layout
 
     logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # what it says of images is said below
     if options.data and options.config:
         raise UserError("--data FOLDER and --config both name images; give one of them")
-    health = _health_of_folder(Path(options.data), config) if options.data else _health(config)
+    layout = find_layout(Path(options.data)) if options.data else None
+    from fastsemi.tools.health.health import to_json
+    from fastsemi.tools.health.lines import lines
+
+    health = _health(config) if layout is None else _health_of_folder(layout, config)
     text = json.dumps(to_json(health), indent=2)
     if options.json is not None:
         _write(text, options.json)
@@ -95,16 +99,14 @@ def _health(config: Config) -> Health:
             return examine(roles, config.data, config.loader, image_size=size, progress=progress)
 
 
-def _health_of_folder(folder: Path, config: Config) -> Health:
+def _health_of_folder(layout: Layout, config: Config) -> Health:
     from dataclasses import replace
 
     from fastsemi.loaders.data import Data
     from fastsemi.loaders.settings import LabelsConfig
     from fastsemi.tools.health.health import examine
     from fastsemi.tools.health.roles import roles_of_folder
-    from fastsemi.tools.init.layout import find_layout
 
-    layout = find_layout(folder)
     every = None if layout.table else 1.0
     # A part to hold out is asked for without evaluation images.
     labels = LabelsConfig(fraction=every, file=layout.table, validation=0.2)

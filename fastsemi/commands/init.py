@@ -84,12 +84,13 @@ def write_configuration(
         raise UserError(f"{output} is there already; give --force to replace it, or another --output")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: the folder {output.parent} does not exist; make it")
-    chosen = LabelsConfig(per_class=per_class, file=labels or layout.table)
-    if per_class is not None and layout.table is not None:  # of the images that the table names
+    file = labels or layout.table
+    if per_class is not None:
         chosen = LabelsConfig(per_class=per_class)
-        layout = replace(layout, train=below(layout.table, layout.root), table=None)
-    elif chosen.file is None and per_class is None:
-        chosen = LabelsConfig(fraction=1.0)
+        if layout.table is not None:  # of the images that the table names
+            layout = replace(layout, train=below(layout.table, layout.root), table=None)
+    else:
+        chosen = LabelsConfig(fraction=1.0 if file is None else None, file=file)
     logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # training says which engine runs
     made = make(layout, chosen, recipe)
     with replacing(output) as file:

@@ -46,14 +46,15 @@ def main(command: str, arguments: list[str]) -> int:
         raise UserError("--jobs must be at least 1 and --threads 0 or more")
     seeds = _seeds(options.seeds)
 
+    from fastsemi.tools.study.study_file import load_study
+
+    study = load_study(options.file, configs=options.config, overrides=overrides, only=options.only)
     from fastsemi.common.progress import QuietConsole
     from fastsemi.tools.study.jobs import plan_study
     from fastsemi.tools.study.runner import Runner, RunnerOptions
     from fastsemi.tools.study.show import report_results, show_overview, show_progress
-    from fastsemi.tools.study.study_file import load_study
 
     console = QuietConsole()
-    study = load_study(options.file, configs=options.config, overrides=overrides, only=options.only)
     work = plan_study(study, seeds, options.output / "runs")
     show_overview(console, study, work)
     if options.list:

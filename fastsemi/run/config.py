@@ -126,6 +126,8 @@ def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any
     if keys:
         _check_keys(dict(keys), Config, "the call")
         _merge(merged, dict(keys))
+    if merged.get("output") == "":  # which would be the working directory
+        raise UserError("output is empty; name the run directory")
     _check_options(overrides)
     parser = make_parser()
     try:

@@ -35,11 +35,10 @@ def from_python(source: Source, keys: Mapping[str, Any]) -> Config:
     elif isinstance(source, Mapping):
         given = dict(source)
         if (base := given.pop("base", None)) is not None:
-            files = [Path(base)]
+            files = _presets(base)
         _lay(given, tree)
     else:
-        named = [source] if isinstance(source, str | os.PathLike) else source
-        files = [Path(path) for path in named]
+        files = _presets(source)
     arguments = {key: value for key, value in keys.items() if key.startswith(_ARGUMENT)}
     _lay({key: value for key, value in keys.items() if key not in arguments}, tree)
     options = [word for key, value in arguments.items() for word in (f"--{key}", json.dumps(plain(value)))]
@@ -58,10 +57,17 @@ def given_by_hand(source: Source, keys: Mapping[str, Any]) -> set[str] | None:
     if isinstance(source, Mapping):
         _lay({key: value for key, value in source.items() if key != "base"}, tree)
     else:
-        named = [source] if isinstance(source, str | os.PathLike) else source
-        files = [Path(path) for path in named]
+        files = _presets(source)
     _lay({key: value for key, value in keys.items() if not key.startswith(_ARGUMENT)}, tree)
     return by_hand(files, []) | {*given_keys(tree)}
+
+
+def _presets(named: Any) -> list[Path]:
+    """The file that is named, or all that are."""
+    paths = [named] if isinstance(named, str | os.PathLike) else named
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise UserError(f"{named!r} is no configuration; give the path of a preset, or a mapping of keys")
+    return [Path(path) for path in paths]
 
 
 def _lay(keys: Mapping[str, Any], over: dict[str, Any], prefix: str = "") -> None:

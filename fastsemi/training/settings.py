@@ -12,7 +12,7 @@ OptimizerBackend = Literal["fused", "foreach", "apex"]
 
 @dataclass(frozen=True)
 class CompileConfig:
-    """Whether student and teacher are compiled (torch.compile)."""
+    """torch.compile of student and teacher."""
 
     enabled: bool = False
     """Compile the networks. The first steps then take a minute or more."""

@@ -115,6 +115,18 @@ def test_quiet_leaves_results_and_warnings(capsys):
     assert not is_quiet() and capsys.readouterr().err == "measuring\n"
 
 
+def test_a_command_says_a_thing_once_and_warns_each_time(capsys):
+    def told(level):
+        return cli._is_new(logging.LogRecord("fastsemi.loaders", level, "", 0, "of %s", ("images",), None))
+
+    _help(capsys, "--version")
+    assert [told(level) for level in (logging.INFO, logging.INFO, logging.WARNING, logging.WARNING)] == [
+        *(True, False, True, True)
+    ]
+    _help(capsys, "--version")
+    assert told(logging.INFO), "by the next command"
+
+
 def test_what_libraries_warn_of_is_not_the_users(tmp_path, capsys, monkeypatch):
     (tmp_path / "set").mkdir()
     for i in range(3):

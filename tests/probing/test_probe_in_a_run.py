@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,10 +12,12 @@ from fastsemi.commands.cli import main
 from fastsemi.common.progress import Progress
 from fastsemi.probing.classifiers import predictions
 from fastsemi.probing.features import frozen_features, head_input
+from fastsemi.probing.probe import _accuracy
 from fastsemi.run.baseline import frozen_network
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run
 from fastsemi.run.summary import summary_table, verdict
+from fastsemi.training.scores import score
 
 
 @pytest.fixture
@@ -96,6 +99,16 @@ def _summary(baseline, finetune, semi):
 )
 def test_the_last_line_tells_what_a_run_is_worth(figures, said):
     assert verdict(_summary(*figures)).startswith(said)
+
+
+@pytest.mark.parametrize(("hits", "images"), [(10, 12), (7, 9), (3, 7), (29, 41)])
+def test_as_many_hits_are_the_same_accuracy(hits, images):
+    """To the last bit: a network that is as good as a simple classifier is not below it."""
+    truth = np.arange(images) % 2
+    predicted = np.where(np.arange(images) < hits, truth, 1 - truth)
+    top1, _ = _accuracy(predicted, truth)
+    assert top1 == score(np.eye(2)[predicted], truth, ("a", "b")).top1
+    assert verdict(_summary(top1, 0.0, top1)).startswith("semi ends 0.0 points above")
 
 
 def test_fine_tuning_starts_where_the_probe_ends(tiny, weights):

@@ -24,6 +24,17 @@ def test_one_line_where_nothing_is_odd(tiny):
     assert "unlabelled" not in _lines(tiny(), ["finetune"])[0]
 
 
+def test_images_that_a_table_does_not_name_are_of_no_class(tiny, shapes, tmp_path):
+    rows = [
+        f"{name}/00{i}.png,{name}" for name, n in (("bar", 3), ("cross", 4), ("dot", 4)) for i in range(n)
+    ]
+    (tmp_path / "some.csv").write_text("\n".join(["path,label", *rows]))
+    options = ("--data.labels.per_class", "null", "--data.labels.file", str(tmp_path / "some.csv"))
+    assert _lines(tiny(*options))[0] == (
+        "data: 120 training images, 3 classes (3 to 4 labels), 11 labelled, 109 unlabelled, 30 to evaluate on"
+    )
+
+
 def test_a_second_line_where_something_is(tiny, shapes, tmp_path):
     root = tmp_path / "odd"
     shutil.copytree(shapes, root)

@@ -120,7 +120,7 @@ def test_a_folder_beside_a_configuration_is_refused(tiny, tmp_path, capsys):
     assert main(["doctor", "--data", str(tmp_path), "--config", str(tmp_path / "tiny.yaml")]) == 2
     assert "give one of them" in capsys.readouterr().err
     assert main(["doctor", "--data", "--json", "/nowhere/found.json"]) == 2
-    assert "its folder does not exist" in capsys.readouterr().err
+    assert "the folder /nowhere does not exist" in capsys.readouterr().err
 
 
 def test_where_too_many_images_are_alike_it_says_that_not_all_were_looked_at(sick, monkeypatch, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -50,6 +50,8 @@ def export_run(
     """
     folder = RunFolder(config.output)
     folder.require_model()
+    if form not in get_args(ExportFormat):
+        raise UserError(f"format {form!r} is unknown; give one of {', '.join(get_args(ExportFormat))}")
     target = to or config.output / f"model.{form}"
     if form == "timm":
         if to is None:

@@ -37,7 +37,10 @@ def _classes(health: Health) -> Iterator[str]:
     factor = f"the largest {health.unevenness:.1f} times the smallest"
     yield f"{len(health.classes):,} classes of {spread}, {factor}"
     if health.unevenness >= _UNEVEN:
-        yield "uneven classes: finetune.balanced and semi.balanced draw each equally often; judge by balanced accuracy"
+        yield (
+            "uneven classes: finetune.balanced and semi.balanced draw each equally often; judge by balanced "
+            "accuracy"
+        )
     for role, what in (("labelled", "labelled"), ("evaluation", "evaluation")):
         none = [count.name for count in health.classes if role in health.roles and not count.images[role]]
         if none:
