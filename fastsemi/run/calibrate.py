@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastsemi.loaders.image_set import ImageSet, digest
 from fastsemi.models.create import use_fused_attention
 from fastsemi.models.timm_folder import is_calibrated, open_timm, write_calibration
@@ -14,7 +11,7 @@ from fastsemi.parallel import processes
 from fastsemi.run.context import RunContext
 from fastsemi.run.selected import EVALUATION, HELD_OUT
 from fastsemi.training.broken import share_broken
-from fastsemi.training.evaluate import class_logits
+from fastsemi.training.evaluate import Said, class_logits
 from fastsemi.training.temperature import LEAST, helpful_temperature
 
 
@@ -47,14 +44,14 @@ def calibrate(run: RunContext) -> None:
         found = _logits(run, images)
         if found is None:
             return
-        scale, count = helpful_temperature(*found), len(found[1])
+        scale, count = helpful_temperature(found.logits, found.labels), len(found.ids)
     if processes.is_main():
         of = HELD_OUT if config.data.labels.validation else EVALUATION
         write_calibration(folder, asdict(Calibration(scale, count, of, calibration_digest(images))))
         run.say(_told(scale, count, of))
 
 
-def _logits(run: RunContext, images: ImageSet) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+def _logits(run: RunContext, images: ImageSet) -> Said | None:
     """Of `model/`, as `class_logits`."""
     model = open_timm(run.folder.model).to(run.device).eval()
     use_fused_attention(model, run.precision.fused_attention)

@@ -62,7 +62,7 @@ def evaluate_run(config: Config) -> Evaluation | None:
         digest, classes, scale = calibration_digest(images), run.data.classes, temperature(run.model)
     if found is None:
         return None
-    logits, labels = found
+    logits, labels = found.logits, found.labels
     kept = _calibration(RunFolder(config.output).model)
     same = kept is not None and kept.digest == digest and scale != 1 and len(labels) > 1
     plain = honesty(log_probabilities(logits), labels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastsemi.common.precision import Precision
 from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.probing.features import frozen_features
+from fastsemi.run.trained import temperature
 from fastsemi.stages.inputs import Views
 
 
@@ -21,7 +22,7 @@ class Seen:
     """The readable ones of some images."""
 
     x: NDArray[np.float32]  # [N, D] features, what the classifier sees
-    shares: NDArray[np.float32]  # [N, C] probabilities
+    shares: NDArray[np.float32]  # [N, C] probabilities, as `predict` gives them
     y: NDArray[np.int64]  # [N] class, -1 where unknown
     ids: NDArray[np.int64]  # [N] position in the index
 
@@ -56,7 +57,7 @@ def look(
     """Look at each image once, through the evaluation crop.
 
     Args:
-        network: A timm network with a classifier, in evaluation mode.
+        network: Of `load_trained`.
         images: Which ones.
         data: Loads them.
         views: Normalises them.
@@ -66,4 +67,5 @@ def look(
     """
     found = frozen_features(_WithLogits(network), images, images.ids, data, views, precision, batch=batch)
     x, logits = found.x[:, :-classes], found.x[:, -classes:]
-    return Seen(x, softmax(logits, axis=1), found.y, found.ids)
+    shares = softmax(logits / np.float32(temperature(network)), axis=1)
+    return Seen(x, shares, found.y, found.ids)

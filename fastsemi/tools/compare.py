@@ -21,10 +21,11 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import digest
 from fastsemi.run.config import Config, known_keys, load, plain
 from fastsemi.run.folder import RunFolder
-from fastsemi.run.seen import look
 from fastsemi.run.selected import selection_notes
 from fastsemi.run.summary import best_baseline, networks, read_summary
 from fastsemi.run.trained import trained_run
+from fastsemi.training.evaluate import class_logits
+from fastsemi.training.outcomes import outcomes
 
 NOT_COMPARED = ("output",)
 
@@ -203,10 +204,8 @@ def _right(run: Compared) -> dict[int, bool]:
     """Whether the network of a run has each evaluation image right."""
     tell(f"{run.path}: looking at the evaluation images")
     with trained_run(run.config) as here:
-        data, classes = here.data, len(here.data.classes)
-        seen = look(
-            *(here.model, data.val, data, here.views, here.precision),
-            classes=classes,
-            batch=run.config.eval_batch,
-        )
-    return dict(zip(seen.ids.tolist(), (seen.shares.argmax(axis=1) == seen.y).tolist(), strict=True))
+        batch, images = run.config.eval_batch, here.data.val
+        said = class_logits(here.model, here.data, here.views, here.precision, batch=batch, images=images)
+    assert said is not None  # in the one process that there is
+    found = outcomes(said)
+    return dict(zip(found.ids.tolist(), found.right.tolist(), strict=True))

@@ -104,11 +104,20 @@ def _accuracy(hits: list[int], loss: float, images: list[int]) -> Accuracy:
     return Accuracy(100 * sum(right) / total, 100 * among_five / total, balanced, loss / total, sum(images))
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a classifier says of N readable images, in the order of the index."""
+
+    ids: NDArray[np.int64]  # [N] position in the index
+    labels: NDArray[np.int64]  # [N] class, -1 where unknown
+    logits: NDArray[np.float32]  # [N, C]
+
+
 @torch.no_grad()
 def class_logits(
     model: nn.Module, data: Data, views: Views, precision: Precision, *, batch: int, images: ImageSet
-) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
-    """What a classifier says of labelled images, each of which is one process's.
+) -> Said | None:
+    """What a classifier says of images, each of which is one process's.
 
     Args:
         model: Classifier of C classes in evaluation mode, whole in each process.
@@ -119,7 +128,7 @@ def class_logits(
         images: The images.
 
     Returns:
-        Logits [N, C] and labels [N] of the readable images, in their order, in rank 0; None elsewhere.
+        All of it in rank 0; None elsewhere.
     """
     mine = images.ids[processes.rank() :: processes.world()]
     logits = [torch.zeros(0, len(data.classes), device=views.device)]
@@ -132,9 +141,10 @@ def class_logits(
     parts = processes.to_main((mine[read], torch.cat(logits).cpu().numpy()[read]))
     if not parts:
         return None
-    ids, found = (np.concatenate(each) for each in zip(*parts, strict=True))
+    ids, logits_of = (np.concatenate(each) for each in zip(*parts, strict=True))
     order = ids.argsort()
-    return found[order], np.asarray(images.index.labels[ids[order]], dtype=np.int64)
+    labels = np.asarray(images.index.labels[ids[order]], dtype=np.int64)
+    return Said(ids[order], labels, logits_of[order])
 
 
 def _batches(

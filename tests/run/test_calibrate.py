@@ -29,7 +29,7 @@ def calibrated(config):
     model = open_timm(config.output / "model")
     found = class_logits(model, run.data, run.views, run.precision, batch=7, images=run.data.val)
     run.close()
-    return said, *found
+    return said, found.logits, found.labels
 
 
 def test_without_held_out_labels_the_evaluation_images_are_fitted_on_and_judged_by_halves(

@@ -17,6 +17,7 @@ from fastsemi.tools.report.classes import Classes, describe
 from fastsemi.tools.report.confusion import draw_confusions
 from fastsemi.tools.report.pictures import Picture, load_pictures
 from fastsemi.tools.report.reliability import Reliability, draw_reliability
+from fastsemi.training.evaluate import class_logits
 from fastsemi.training.outcomes import Outcomes, outcomes
 
 LEAST = 2_000  # images that are looked at of a use; of more no more than there are evaluation images
@@ -80,15 +81,10 @@ def answers(config: Config) -> Answers | None:
 
 
 def _outcomes(run: Trained, images: ImageSet, config: Config) -> Outcomes:
-    return outcomes(
-        run.model,
-        images,
-        run.data,
-        run.views,
-        run.precision,
-        batch=config.eval_batch,
-        temperature=temperature(run.model),
-    )
+    batch = config.eval_batch
+    said = class_logits(run.model, run.data, run.views, run.precision, batch=batch, images=images)
+    assert said is not None  # in the one process that there is
+    return outcomes(said, temperature(run.model))
 
 
 def _some(images: ImageSet, most: int) -> ImageSet:
