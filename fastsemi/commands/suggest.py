@@ -5,16 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastsemi.commands.inputs import require_file, require_inputs
 from fastsemi.commands.options import command_parser, configure, split
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.sources.open import require_images
+from fastsemi.loaders.sources.open import EVALUATION_FOLDERS, require_images
 from fastsemi.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    from fastsemi.run.config import Config
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -59,9 +55,10 @@ def main(command: str, arguments: list[str]) -> int:
     if options.images is None:
         require_inputs(config, config.stages)
     else:
-        require_images(Path(), options.images)
+        _require_unlabelled(options.images)
     from fastsemi.tools.suggest.suggest import suggest
     from fastsemi.tools.suggest.table import MOST_DRAWN, draw_sheet, write_table
+    from fastsemi.tools.suggest.use import options as to_train
 
     found = suggest(
         config,
@@ -73,19 +70,27 @@ def main(command: str, arguments: list[str]) -> int:
     write_table(found, options.to)
     draw_sheet(found, sheet)
     some = f" (the first {MOST_DRAWN})" if options.count > MOST_DRAWN else ""
+    others = f", then {len(found.others):,} others without" if found.others else ""
+    after = f"train with a new --output and {shlex.join(to_train(config.data, options.to))}"
+    if options.images is not None:
+        after = f"fastsemi init {shlex.join([options.images, '--labels', str(options.to)])}"
     sys.stdout.write(
         f"{options.count} images to label are the first rows of {options.to}, {len(found.labelled):,} that "
-        f"have a label follow; pictures{some}: {sheet}\n"
-        f"fill in the labels; then {_next(config, options.images, options.to)}\n"
+        f"have a label follow{others}; pictures{some}: {sheet}\n"
+        f"fill in the labels; then {after}\n"
     )
     return 0
 
 
-def _next(config: Config, images: str | None, table: Path) -> str:
-    """How the labels are used."""
-    file = shlex.quote(str(table))
-    if images is not None:
-        return f"fastsemi init {shlex.quote(images)} --labels {file}"
-    given = [name for name in ("per_class", "fraction") if getattr(config.data.labels, name) is not None]
-    instead = "".join(f" --data.labels.{name} null" for name in given)
-    return f"train with a new --output and --data.labels.file {file}{instead}"
+def _require_unlabelled(images: str) -> None:
+    """Refuse what `init` could not take with the table, and images that are to be evaluated on."""
+    require_images(Path(), images)
+    if not Path(images).is_dir():
+        raise UserError(f"--images {images} is no folder, and its images could get no label; name a folder")
+    for name in ("train", *EVALUATION_FOLDERS):
+        if Path(images, name).is_dir():
+            raise UserError(
+                f"images of {Path(images, name)} would be among those to label; give --images the folder of "
+                f"the pictures without a label alone, such as {Path(images, 'unlabeled')}, or --config FILE "
+                "where some have one"
+            )

@@ -11,6 +11,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.telling import tell
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
+from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.probing.classifiers import Scale, evenly
 from fastsemi.probing.features import frozen_features
@@ -22,6 +23,7 @@ from fastsemi.run.context import RunContext
 from fastsemi.run.seen import look
 from fastsemi.run.trained import load_trained
 from fastsemi.tools.suggest.choose import choose, main_components
+from fastsemi.tools.suggest.use import names_all
 
 Array = NDArray[np.float32]
 
@@ -47,6 +49,8 @@ class Suggested:
     """To be labelled, the most useful one first."""
     labelled: list[Row]
     """The images that have a label."""
+    others: list[Row]
+    """Further images without a label, where the table is to name all images (`names_all`)."""
     pictures: NDArray[np.uint8]
     """[count, S, S, 3] of the first `rows`."""
 
@@ -71,16 +75,18 @@ def suggest(
         config: The run, or what a run would be made with.
         count: How many.
         trained: Whether the run's network tells what the images are; else nothing is trained.
-        images: A folder of images, or packed files, of which none has a label; None for those of `config`.
+        images: A folder of images of which none has a label; None for those of `config`.
         drawn: Pictures of how many of them are wanted.
 
     Raises:
-        UserError: Too few images without a label, or no network.
+        UserError: Too few images without a label, images in archives, or no network.
     """
     run = RunContext(config)
     try:
         labelled, rest = _images(run.data, images)
+        _require_files(labelled, rest)
         _require(count, len(rest.ids), rest)
+        every = rest.ids
         if len(rest.ids) > MOST_UNLABELLED:
             tell(f"looking at {MOST_UNLABELLED:,} of {len(rest.ids):,} images without a label, spread evenly")
             rest = replace(rest, ids=rest.ids[evenly(len(rest.ids), MOST_UNLABELLED)])
@@ -88,10 +94,23 @@ def suggest(
         _require(count, len(known.ids), rest)  # of which some may be broken
         chosen = choose(main_components(known.x), np.arange(known.labelled), count)
         rows = [_row(known, rest, int(i)) for i in chosen]
-        ids = known.ids[chosen[:drawn] - known.labelled]
-        return Suggested(rows, _labelled_rows(labelled), _pictures(run.data, replace(rest, ids=ids)))
+        ids = known.ids[chosen - known.labelled]
+        left = np.setdiff1d(every, ids) if images is None and names_all(config.data) else ids[:0]
+        others = [Row(rest.source.name(int(i))) for i in left]
+        pictures = _pictures(run.data, replace(rest, ids=ids[:drawn]))
+        return Suggested(rows, _labelled_rows(labelled), others, pictures)
     finally:
         run.close()
+
+
+def _require_files(*sets: ImageSet | None) -> None:
+    """Refuse archives before the work: no table can name images in them."""
+    for images in sets:
+        if images is not None and not isinstance(images.source, FolderSource):
+            raise UserError(
+                f"the images of {images.index.root} lie in archives, of which a table of labels can name "
+                "none; unpack them into a folder"
+            )
 
 
 def _require(count: int, there: int, images: ImageSet) -> None:
@@ -109,6 +128,11 @@ def _images(data: Data, images: str | None) -> tuple[ImageSet | None, ImageSet]:
     labelled, rest = data.all_labelled, data.unlabelled_or_none
     if rest is not None and rest.index is labelled.index:
         rest = replace(rest, ids=np.setdiff1d(rest.ids, labelled.ids))  # some of these are held out
+    elif rest is not None:  # the places of data.unlabeled may hold any image
+        known = {part.source.name(int(i)) for part in (labelled, data.val) for i in part.ids}
+        rest = replace(
+            rest, ids=np.array([i for i in rest.ids if rest.source.name(int(i)) not in known], int)
+        )
     if rest is None or not len(rest.ids):
         raise UserError(
             f"all {len(labelled.ids):,} images of {labelled.index.root} have a label; name others with "

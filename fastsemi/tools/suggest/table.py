@@ -19,14 +19,14 @@ HEADER = ("path", "label", "predicted", "confidence")
 
 
 def write_table(suggested: Suggested, path: Path) -> None:
-    """Write all labels as CSV: first the rows to fill in, then those that have a label.
+    """Write all labels as CSV: first the rows to fill in, then those that have a label, then the others.
 
-    What `data.labels.file` takes; a row whose label stays empty counts as unlabelled.
+    What `options` of `use.py` hand to a run; a row whose label stays empty counts as unlabelled.
     """
     with replacing(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
-        for row in (*suggested.rows, *suggested.labelled):
+        for row in (*suggested.rows, *suggested.labelled, *suggested.others):
             confidence = "" if row.confidence is None else f"{row.confidence:.4f}"
             writer.writerow((row.path, row.label, row.predicted, confidence))
 
