@@ -164,7 +164,7 @@ def test_images_in_archives_are_refused_since_no_table_can_name_them(tiny, tmp_p
         for i in range(3):
             Image.new("RGB", (16, 16)).save(tmp_path / f"{i}.png")
             tar.add(tmp_path / f"{i}.png", f"{i}.png")
-    with pytest.raises(UserError, match="more.tar lie in archives"):
+    with pytest.raises(UserError, match=r"more\.tar lie in archives"):
         suggest(tiny(f"--data.unlabeled={tmp_path}/more.tar"), 2, drawn=1)
 
 
