@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.sources.open import expand_braces, require_images
-
-LISTS = (".txt", ".csv", ".tsv")
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
-_PACKED = (".tar", ".beton", ".parquet")
+from fastsemi.loaders.index.table import is_table_name, read_table
+from fastsemi.loaders.sources.open import ARCHIVES, expand_braces, is_table, require_images
 
 Part = str | list[str]
 """What one source holds: a word for `open_source`, or image files."""
@@ -42,12 +38,12 @@ def named_images(words: Iterable[str]) -> list[Part]:
 def _meaning(word: str) -> Iterator[Part]:
     if word.startswith("@"):
         yield read_list(word[1:])
-    elif os.path.isdir(word) or (os.path.isfile(word) and word.lower().endswith(_PACKED)):
+    elif is_table(Path(word)) or (os.path.isfile(word) and word.lower().endswith(".txt")):
+        raise UserError(f"{word} is no image; give @{word} where it lists images")
+    elif os.path.isdir(word) or (os.path.isfile(word) and word.lower().endswith(ARCHIVES)):
         require_images(Path(), word)
         yield word
     elif os.path.exists(word):
-        if word.lower().endswith(LISTS):
-            raise UserError(f"{word} is no image; give @{word} where it lists images")
         yield [word]
     elif any(c in word for c in "*?[{"):
         yield from _pattern(word)
@@ -62,7 +58,7 @@ def _pattern(word: str) -> Iterator[Part]:
         if not matches:
             raise UserError(f"no file is called {pattern}, in {os.getcwd()}; correct the pattern")
         found += matches
-    if "**" not in word and all(name.lower().endswith(_PACKED) for name in found):
+    if "**" not in word and all(name.lower().endswith(ARCHIVES) for name in found):
         yield word  # the shards of one source
         return
     for name in found:
@@ -70,48 +66,37 @@ def _pattern(word: str) -> Iterator[Part]:
 
 
 def read_list(file: str) -> list[str]:
-    """The image files that a list names, one a line, or in a column `path` of a .csv or .tsv.
+    """The image files that a list names: one a line of text, or a row of a table, as `read_table` reads it.
 
     Relative paths are meant from the working directory, as on the command line.
 
     Raises:
-        UserError: The list cannot be read, is empty, has no such column, or names what is no file.
+        UserError: The list cannot be read, is empty, has no column of paths, or names what is no file.
     """
-    try:
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-            rows = list(_column(file, lines) if file.lower().endswith((".csv", ".tsv")) else _lines(lines))
-    except OSError as error:
-        raise UserError(f"list {file} cannot be read: {error.strerror or error}; correct the path") from None
-    except csv.Error as error:
-        raise UserError(f"list {file} is no table of commas or tabs: {error}; correct it") from None
+    if is_table_name(file):
+        table = read_table(Path(file))
+        rows = [(table.where(row.line), row.path) for row in table.rows]
+    else:
+        rows = list(_lines(file))
     if not rows:
         raise UserError(f"list {file} names no images; write one path a line")
-    for number, path in rows:
+    for where, path in rows:
         if "\0" in path or not os.path.exists(path):
             raise UserError(
-                f"line {number} of {file} names {path!r}, which is not in {os.getcwd()}; paths in a list are "
-                "meant from the working directory"
+                f"{where} names {path!r}, which is not in {os.getcwd()}; paths in a list are meant from the "
+                "working directory"
             )
         if os.path.isdir(path):
-            raise UserError(f"line {number} of {file} names a folder, {path}; a list names image files")
+            raise UserError(f"{where} names a folder, {path}; a list names image files")
     return [path for _, path in rows]
 
 
-def _lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(lines, 1):
-        if path := line.strip("\r\n"):
-            yield number, path
-
-
-def _column(file: str, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    reader = csv.reader(lines, delimiter="\t" if file.lower().endswith(".tsv") else ",")
-    header: Sequence[str] = next(reader, [])
-    names = [name.strip().lower() for name in header]
-    there = [name for name in PATH_COLUMNS if name in names]
-    if len(there) != 1:
-        found = f"several columns of paths, {', '.join(there)}" if there else "no column of paths"
-        raise UserError(f"list {file} has {found}; name one of its columns path")
-    at = names.index(there[0])
-    for row in reader:
-        if len(row) > at and row[at]:
-            yield reader.line_num, row[at]
+def _lines(file: str) -> Iterator[tuple[str, str]]:
+    """Where each path stands, and the path."""
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            for number, line in enumerate(lines, 1):
+                if path := line.strip("\r\n"):
+                    yield f"{file}, line {number}", path
+    except OSError as error:
+        raise UserError(f"list {file} cannot be read: {error.strerror or error}; correct the path") from None

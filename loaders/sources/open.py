@@ -37,6 +37,7 @@ _ARCHIVES: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource] |
     ".parquet": ParquetSource,
     ".arrow": ArrowSource,
 }
+ARCHIVES = tuple(_ARCHIVES)  # how the names of files end that hold many images
 _KINDS = dict.fromkeys((*_ARCHIVES, *TABLES))
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

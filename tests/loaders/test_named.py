@@ -21,11 +21,12 @@ def place(tmp_path, monkeypatch):
         Image.new("RGB", (8 + number, 8), (9, 9, number)).save(f"{name}.png")
     (tmp_path / "more").mkdir()
     Image.new("RGB", (8, 8)).save("more/[e].png")
-    for name in ("s-0.tar", "s-1.tar", "x.beton"):
+    for name in ("s-0.tar", "s-1.tar", "x.beton", "x.arrow"):
         (tmp_path / name).write_bytes(b"packed")
     (tmp_path / "list.txt").write_text("b.png\r\n\nmore/[e].png\n", encoding="utf-8-sig")
-    (tmp_path / "list.csv").write_text('id,File,label\n1,"c.png",x\n2,,y\n3,a.png,\n', encoding="utf-8-sig")
+    (tmp_path / "list.csv").write_text('id;Image Path;label\n1;"c.png";x\n2; a.png ;\n', encoding="utf-8-sig")
     (tmp_path / "list.tsv").write_text("file_name\tlabel\nd.png\t1\n")
+    (tmp_path / "list.jsonl").write_text('{"image": "b.png"}\n{"image": "d.png", "label": 3}\n')
     return tmp_path
 
 
@@ -40,10 +41,11 @@ def place(tmp_path, monkeypatch):
         (["**/*e*.png"], [["more/[e].png"]]),
         (["more/[e].png"], [["more/[e].png"]]),
         (["s-{0..1}.tar", "a.png"], ["s-{0..1}.tar", ["a.png"]]),
-        (["x.beton"], ["x.beton"]),
+        (["x.beton", "x.arrow"], ["x.beton", "x.arrow"]),
         (["**/s-*.tar"], ["s-0.tar", "s-1.tar"]),
         (["@list.txt"], [["b.png", "more/[e].png"]]),
         (["@list.csv", "@list.tsv"], [["c.png", "a.png", "d.png"]]),
+        (["@list.jsonl"], [["b.png", "d.png"]]),
     ],
 )
 def test_words_mean_sources_in_their_order(words, parts, place):
@@ -56,12 +58,14 @@ def test_words_mean_sources_in_their_order(words, parts, place):
         (["gone.png"], "gone.png does not exist"),
         (["gone*.png"], "no file is called gone"),
         (["list.txt"], "give @list.txt"),
+        (["list.jsonl"], "give @list.jsonl"),
         (["@gone.txt"], "list gone.txt cannot be read"),
         (["@more"], "list more cannot be read"),
-        (["@one.txt"], "line 2 of one.txt names 'gone.png', which is not in"),
-        (["@folder.txt"], "line 1 of folder.txt names a folder"),
+        (["@one.txt"], "one.txt, line 2 names 'gone.png', which is not in"),
+        (["@folder.txt"], "folder.txt, line 1 names a folder"),
         (["@empty.txt"], "names no images"),
-        (["@two.csv"], "several columns of paths, path, image"),
+        (["@two.csv"], "columns image and file of table two.csv may each be the paths"),
+        (["@row.csv"], "row.csv, line 2 names 'gone.png'"),
         (["@none.csv"], "no column of paths"),
         (["@nul.csv"], "nul.csv"),
         (["@long.csv"], "long.csv"),
@@ -69,13 +73,22 @@ def test_words_mean_sources_in_their_order(words, parts, place):
 )
 def test_what_is_not_there_is_refused_in_one_line(words, said, place):
     texts = {"one.txt": "a.png\ngone.png", "folder.txt": "more", "empty.txt": "\n\n"}
-    texts |= {"two.csv": "image,path\na.png,a.png", "none.csv": "a.png\nb.png"}
+    texts |= {"two.csv": "image,file\na.png,a.png", "none.csv": "a.png\nb.png"}
+    texts |= {"row.csv": "path\ngone.png"}
     texts |= {"nul.csv": "path\na\0.png\n", "long.csv": f'path\n"{"a" * 140_000}"\n'}
     for name, text in texts.items():
         (place / name).write_text(text)
     with pytest.raises(UserError) as caught:
         named_images(words)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_parquet_file_is_a_list_where_it_holds_paths(place):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'fastsemi[parquet]'")
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table({"path": ["a.png"]}), "l.parquet")
+    assert named_images(["@l.parquet"]) == [["a.png"]]
+    with pytest.raises(UserError, match="give @l"):
+        named_images(["l.parquet"])
 
 
 def test_files_that_are_named_are_indexed_as_their_folder_is(place):
