@@ -9,9 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
-from fastsemi.commands.help import explain, overview
+from fastsemi.commands.help import explain, explain_section, overview
 from fastsemi.common.errors import UserError
 from fastsemi.common.leaving import READER_LEFT, leave, reader_left, ready_streams
 from fastsemi.common.printable import PrintableFormatter, printable
@@ -115,8 +116,11 @@ def _dispatch(command: str = "--help", *arguments: str) -> int:
     if command == "help" and len(arguments) > 1:
         raise UserError(f"help explains one thing, and {len(arguments)} are given; give one of them")
     if command == "help" and arguments and arguments[0] in COMMANDS:
-        command, arguments = arguments[0], ("--help",)
-    elif command == "help" and arguments and arguments[0] not in ("-h", "--help"):
+        with suppress(SystemExit):  # with which argparse ends its help
+            _dispatch(arguments[0], "--help")
+        sys.stdout.write(explain_section(arguments[0]))
+        return 0
+    if command == "help" and arguments and arguments[0] not in ("-h", "--help"):
         sys.stdout.write(explain(arguments[0].lstrip("-")))
         return 0
     if command in ("-h", "--help", "help"):

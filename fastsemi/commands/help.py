@@ -91,7 +91,7 @@ def key_overview() -> str:
     leaves = [key for key in keys if not dataclasses.is_dataclass(hint(key))]
     words = [", ".join(key for key in leaves if "." not in key)]
     for name in (key for key in keys if "." not in key and key not in leaves):
-        about = (inspect.getdoc(hint(name)) or "").splitlines()[0].split(". ")[0].rstrip(".")
+        about = (inspect.getdoc(hint(name)) or "").splitlines()[0].split(". ")[0].split(": ")[0].rstrip(".")
         count = sum(key.startswith(f"{name}.") for key in leaves)
         words.append(f"{name}.* ({count}: {about[:1].lower()}{about[1:]})")
     text = textwrap.fill("; ".join(words), width(), initial_indent="  ", subsequent_indent="  ")
@@ -112,6 +112,13 @@ def explain(key: str) -> str:
     return (
         "".join(entry for entry in entries if re.match(rf"  --{re.escape(key)}[ .]", entry)).rstrip() + "\n"
     )
+
+
+def explain_section(command: str) -> str:
+    """The keys of the section that is called as a command; nothing where none is."""
+    from fastsemi.run.config import known_keys
+
+    return f"\nkeys of the section {command}:\n{explain(command)}" if command in known_keys() else ""
 
 
 def all_keys() -> str:

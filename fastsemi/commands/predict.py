@@ -20,8 +20,8 @@ def main(command: str, arguments: list[str]) -> int:
     parser.add_argument(
         "images",
         nargs="+",
-        help="images, folders with all below them, .tar, .beton, .parquet or .arrow files, patterns of any of "
-        "these; @LIST for the files that a list names, one a line or in the column path of a table",
+        help="images, folders with all below them, .tar, .beton, .parquet or .arrow files, patterns of any "
+        "of these; @LIST for the files that a list names, one a line or in the column path of a table",
     )
     parser.add_argument(
         "--to", type=Path, help="file to write: .csv, .jsonl or .parquet; by default predictions.csv"
