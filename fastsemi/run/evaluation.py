@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Column, Table
 from rich.text import Text
 
+from fastsemi.common.printable import printable
 from fastsemi.models.timm_folder import read_calibration
 from fastsemi.run.calibrate import Calibration, calibration_digest
 from fastsemi.run.config import Config
@@ -105,5 +106,5 @@ def table_of_classes(rows: Sequence[ClassScore]) -> Table:
     table = Table("class", *(Column(name, justify="right") for name in _COLUMNS))
     for row in rows:
         rates = ("-" if rate is None else f"{rate:.1f}" for rate in (row.recall, row.precision, row.f1))
-        table.add_row(Text(row.name), str(row.images), str(row.predicted), *rates)
+        table.add_row(Text(printable(row.name)), str(row.images), str(row.predicted), *rates)
     return table
