@@ -250,7 +250,7 @@ class Model:
             with_normalisation: Whether the file takes pixels in [0, 1] and applies mean and deviation itself.
 
         Raises:
-            UserError: A package is missing, or the network cannot be exported.
+            UserError: No such format, a package is missing, or the network cannot be exported.
         """
         from fastsemi.tools.export.export_run import export_run
 

@@ -7,7 +7,8 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -124,12 +125,16 @@ def open_exported(path: Path, form: Format) -> Callable[[NDArray[np.float32]], N
     return _load_onnx(path) if form == "onnx" else _load_pt2(path)
 
 
-def copy_model(folder: Path, to: Path) -> None:
-    """Copy a timm `local-dir` model.
+@contextmanager
+def copy_model(folder: Path, to: Path) -> Iterator[Path]:
+    """Copy a timm `local-dir` model to a folder for more files, which becomes `to` at the end of the block.
 
     Args:
         folder: `model/` of a run.
         to: A folder to make; it may exist if it is empty.
+
+    Yields:
+        The folder; after an error in the block nothing of it is left.
 
     Raises:
         UserError: `to` holds files, is one, or lies in the model.
@@ -138,7 +143,12 @@ def copy_model(folder: Path, to: Path) -> None:
         raise UserError(f"{to} lies in the model that it is to be a copy of; give another --to")
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
         raise UserError(f"{to} already exists; remove it or give another --to")
-    shutil.copytree(folder, to, dirs_exist_ok=True)
+    to.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to, prefix=".unfinished.") as fresh:
+        shutil.copytree(folder, fresh, dirs_exist_ok=True)
+        yield Path(fresh)
+        for file in Path(fresh).iterdir():
+            file.replace(to / file.name)
 
 
 def require_onnx() -> None:

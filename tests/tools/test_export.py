@@ -12,12 +12,14 @@ from PIL import Image
 from rich.console import Console
 
 from fastsemi.commands.cli import main
+from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.models.pretrained import licence
 from fastsemi.run import config as configuration
 from fastsemi.run.run import Run
+from fastsemi.tools.export import export_run
 from fastsemi.tools.export.card import write_card
 from fastsemi.tools.export.contract import write_script
 
@@ -78,7 +80,7 @@ def test_exports_of_a_run_are_tried_on_its_files(tiny, tmp_path, capsys):
         "30 evaluation images read from their files by Pillow: the same class in 30"
         in capsys.readouterr().out
     )
-    script = runpy.run_path(str(config.output / "model_preprocess.py"))
+    script = runpy.run_path(str(config.output / "model_pt2_preprocess.py"))
     assert script["CONTRACT"]["mean"] == [0.0, 0.0, 0.0], "the file subtracts the mean itself"
     assert main(["export", "--format", "pt2", "--data.root", str(tmp_path / "gone"), *output]) == 0
     assert "not tried on evaluation images" in capsys.readouterr().out
@@ -90,6 +92,24 @@ def test_exports_of_a_run_are_tried_on_its_files(tiny, tmp_path, capsys):
     assert "| after finetune |" in card and "`cross`" in card and "random ones" in card
     assert runpy.run_path(str(folder / "preprocess.py"))["CONTRACT"]["class_names"] == ["bar", "cross", "dot"]
     assert json.loads((folder / "config.json").read_text())["pretrained_cfg"].get("license") is None
+
+
+def test_a_folder_with_odd_class_names_is_whole_or_not_there(untrained, tmp_path, monkeypatch):
+    classes, folder = ("bar", "cross", "dot\udcff"), tmp_path / "hub"
+    config = untrained(classes=classes)
+    (config.output / "summary.json").write_text('{"stages": {}}')
+    with monkeypatch.context() as patched:
+        patched.setattr(export_run, "write_script", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export_run.export_run(config, "timm", folder, with_normalisation=False)
+    assert not list(folder.iterdir())
+    export_run.export_run(config, "timm", folder, with_normalisation=False)
+    assert "`dot\\udcff`" in (folder / "README.md").read_text()
+    script = runpy.run_path(str(folder / "preprocess.py"))
+    assert script["CONTRACT"]["class_names"] == list(classes)
+    assert {"README.md", "preprocess.py", "config.json"} < {path.name for path in folder.iterdir()}
+    with pytest.raises(UserError, match="there is no format foo; give one of onnx, pt2, timm"):
+        export_run.export_run(config, "foo", folder, with_normalisation=False)
 
 
 def _card(tmp_path, *options):

@@ -47,7 +47,7 @@ def write_card(path: Path, config: Config, summary: Mapping[str, Any], classes: 
         notes=selection_notes(figures),
         licence=_licence(config.model),
     )
-    with replacing(path, encoding="utf-8") as file:
+    with replacing(path, encoding="utf-8", errors="backslashreplace") as file:
         file.write(page)
 
 

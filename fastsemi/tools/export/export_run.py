@@ -46,8 +46,10 @@ def export_run(
         check: Evaluation images on which a file is tried from their files.
 
     Raises:
-        UserError: No trained network, options that do not go together, or what `export` raises.
+        UserError: No such format, no trained network, options that do not go together, or what `export` raises.
     """
+    if form not in (forms := get_args(ExportFormat)):
+        raise UserError(f"there is no format {form}; give one of {', '.join(forms)}")
     folder = RunFolder(config.output)
     folder.require_model()
     if form not in get_args(ExportFormat):
@@ -68,9 +70,9 @@ def export_run(
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     terms = contract(settings, config.data, normalises=with_normalisation)
     if form == "timm":
-        copy_model(folder.model, target)
-        write_card(target / "README.md", config, read_summary(folder.summary), classes)
-        write_script(target / "preprocess.py", terms)
+        with copy_model(folder.model, target) as fresh:
+            write_card(fresh / "README.md", config, read_summary(folder.summary), classes)
+            write_script(fresh / "preprocess.py", terms)
         return Exported(target, (f"{target}, with README.md (a model card) and preprocess.py",))
     difference = export(
         model,
@@ -79,7 +81,7 @@ def export_run(
         with_normalisation=with_normalisation,
         reading={"resize": config.data.eval_resize, "exif": config.data.exif},
     )
-    script = target.with_name(f"{target.stem}_preprocess.py")
+    script = target.with_name(f"{target.name.replace('.', '_')}_preprocess.py")
     write_script(script, terms, network=target.name if form == "onnx" else None)
     lines = [
         f"{target}, largest difference from PyTorch {difference:.1e} of the largest logit",
