@@ -140,7 +140,7 @@ def test_what_is_no_run_is_refused(tmp_path, tiny):
     ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_a_signal_ends_a_call_as_it_ends_others_of_python(number, kind, tiny, monkeypatch):
-    def interrupted(config, stages):
+    def interrupted(config, stages, by_hand):
         stop = Stop()
         with stop_signals(stop):
             os.kill(os.getpid(), number)

@@ -8,6 +8,7 @@ import functools
 import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,14 @@ class Config:
                 )
 
 
-def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any] | None = None) -> Config:
+def load(
+    files: Sequence[Path | Config], overrides: Sequence[str], keys: Mapping[str, Any] | None = None
+) -> Config:
     """Read a configuration.
 
     Args:
-        files: YAML files, a later one wins; each may name a `base:` file, relative to itself.
+        files: YAML files, a later one wins; each may name a `base:` file, relative to itself. A configuration
+            counts as a file that gives every key.
         keys: Nested values of YAML's types; they win over files.
         overrides: Dotted command-line options such as `--semi.threshold 0.5`; they win over files.
 
@@ -122,7 +126,9 @@ def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any
     """
     merged: dict[str, Any] = {}
     for file in files:
-        _merge(merged, read_preset(file))
+        _merge(merged, plain(file) if isinstance(file, Config) else read_preset(file))
+    below = {*given_keys(merged)}
+    compat = merged.get("compat", "fastsemi")
     if keys:
         _check_keys(dict(keys), Config, "the call")
         _merge(merged, dict(keys))
@@ -137,12 +143,16 @@ def load(files: Sequence[Path], overrides: Sequence[str], keys: Mapping[str, Any
         config = Config(
             **{k: v for k, v in vars(parser.instantiate(namespace)).items() if k in _fields(Config)}
         )
-        options = _options(overrides)
-        given = {*given_keys(merged), *(key for key in known_keys() if _is_below(key, options))}
+        given = {*given_keys(merged), *_given_options(overrides)}
         config = _fit_to_weights(config, given)
-        if config.compat == "official":
-            config = with_choices(config, official(config.semi.mixing), given)
-        return config
+        choices = official(config.semi.mixing)
+        if config.compat != compat and choices.keys() <= below:
+            where = ", ".join(str(file) for file in files if isinstance(file, Path)) or "the configuration"
+            raise UserError(
+                f"compat is {config.compat}, and {where} gives every key itself, so compat changes none; start "
+                "from the preset"
+            )
+        return with_choices(config, choices, given) if config.compat == "official" else config
     except UserError:
         raise
     except Exception as error:
@@ -160,7 +170,7 @@ def by_hand(files: Sequence[Path], overrides: Sequence[str]) -> set[str]:
     Raises:
         UserError: As `read_preset`.
     """
-    keys = set(_options(overrides))
+    keys = _given_options(overrides)
     for file in files:
         content = _read(file)
         content.pop("base", None)
@@ -276,25 +286,34 @@ def _check_words(content: dict[Any, Any], name: str, where: str) -> None:
 
 def _check_options(options: Sequence[str]) -> None:
     known = set(known_keys())
-    for key in _options(options):
+    for key, _ in _options(options):
         if key not in known and not key.startswith("model.args."):
             raise unknown_key(key, "the command line")
 
 
-def _options(overrides: Sequence[str]) -> list[str]:
-    """The keys that the command line gives."""
-    return [option[2:].split("=")[0] for option in overrides if option.startswith("--")]
+def _options(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The keys that the command line gives, with their values."""
+    for option, after in zip(overrides, [*overrides, ""][1:], strict=True):
+        if option.startswith("--"):
+            key, equals, value = option[2:].partition("=")
+            yield key, value if equals else after
 
 
-def _is_below(key: str, sections: Sequence[str]) -> bool:
-    """Whether a key is one of some keys, or in one of their sections."""
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
+def _given_options(overrides: Sequence[str]) -> set[str]:
+    """The dotted keys that the command line gives, in sections too: `--semi.mix '{mixup: 0}'`."""
+    keys = set()
+    for key, value in _options(overrides):
+        keys.add(key)
+        with suppress(yaml.YAMLError, ValueError):
+            content = yaml.safe_load(value)
+            keys |= {*given_keys(content, f"{key}.")} if isinstance(content, dict) else set()
+    return keys
 
 
 def given_keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """The dotted keys that files give."""
     for key, value in content.items():
-        yield prefix + key
+        yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from given_keys(value, f"{prefix}{key}.")
 

@@ -14,35 +14,26 @@ from fastsemi.run.config import Config, by_hand, given_keys, load, plain
 _ARGUMENT = "model.args."  # one argument of timm alone, as the command line takes it
 
 
-Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | Config
+StrPath = str | os.PathLike[str]
+Source = StrPath | Sequence[StrPath] | Mapping[str, Any] | Config
+"""A configuration: a preset or several, of which a later one wins; a mapping with the keys of one, where
+`base` names a preset, from the working directory, or several; or a configuration that is resolved already."""
 
 
 def from_python(source: Source, keys: Mapping[str, Any]) -> Config:
     """The configuration that a call means.
 
     Args:
-        source: A preset or several, of which a later one wins; a mapping with the keys of one, `base`
-            included, which is relative to the working directory; or a configuration.
+        source: What to start from.
         keys: Win over `source`; nested or dotted.
 
     Raises:
-        UserError: As `load`.
+        UserError: It is nothing that names a configuration; as `load`.
     """
-    files: list[Path] = []
-    tree: dict[str, Any] = {}
-    if isinstance(source, Config):
-        tree = plain(source)
-    elif isinstance(source, Mapping):
-        given = dict(source)
-        if (base := given.pop("base", None)) is not None:
-            files = _presets(base)
-        _lay(given, tree)
-    else:
-        files = _presets(source)
+    files, tree = _unpacked(source, keys)
     arguments = {key: value for key, value in keys.items() if key.startswith(_ARGUMENT)}
-    _lay({key: value for key, value in keys.items() if key not in arguments}, tree)
     options = [word for key, value in arguments.items() for word in (f"--{key}", json.dumps(plain(value)))]
-    return load(files, options, tree)
+    return load([source] if isinstance(source, Config) else files, options, tree)
 
 
 def given_by_hand(source: Source, keys: Mapping[str, Any]) -> set[str] | None:
@@ -52,22 +43,26 @@ def given_by_hand(source: Source, keys: Mapping[str, Any]) -> set[str] | None:
     """
     if isinstance(source, Config):
         return None
+    files, tree = _unpacked(source, keys)
+    return by_hand([] if isinstance(source, Mapping) else files, []) | {*given_keys(tree)}
+
+
+def _unpacked(source: Source, keys: Mapping[str, Any]) -> tuple[list[Path], dict[str, Any]]:
+    """The presets of a call, and the keys that it lays over them, nested."""
     tree: dict[str, Any] = {}
-    files: list[Path] = []
-    if isinstance(source, Mapping):
+    presets: Any = source
+    if isinstance(source, Config):
+        presets = []
+    elif isinstance(source, Mapping):
+        presets = [] if source.get("base") is None else source["base"]
         _lay({key: value for key, value in source.items() if key != "base"}, tree)
-    else:
-        files = _presets(source)
     _lay({key: value for key, value in keys.items() if not key.startswith(_ARGUMENT)}, tree)
-    return by_hand(files, []) | {*given_keys(tree)}
-
-
-def _presets(named: Any) -> list[Path]:
-    """The file that is named, or all that are."""
-    paths = [named] if isinstance(named, str | os.PathLike) else named
-    if not isinstance(paths, Sequence) or not all(isinstance(path, str | os.PathLike) for path in paths):
-        raise UserError(f"{named!r} is no configuration; give the path of a preset, or a mapping of keys")
-    return [Path(path) for path in paths]
+    presets = [presets] if isinstance(presets, str | os.PathLike) else presets
+    if not isinstance(presets, Sequence) or not all(isinstance(one, str | os.PathLike) for one in presets):
+        raise UserError(
+            f"{presets!r} is no configuration; give a preset's path, several, a mapping or a Config"
+        )
+    return [Path(path) for path in presets], tree
 
 
 def _lay(keys: Mapping[str, Any], over: dict[str, Any], prefix: str = "") -> None:

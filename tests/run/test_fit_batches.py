@@ -59,10 +59,11 @@ def test_micro_batches_still_divide_and_unlabelled_images_fill_the_rest(own, sha
     )
 
 
-@pytest.mark.parametrize("where", ["file", "command line", "everywhere"])
+@pytest.mark.parametrize("where", ["file", "command line", "section", "everywhere"])
 def test_what_was_set_by_hand_is_refused(own, where):
     text = "finetune: {batch: 12}" if where == "file" else ""
     options = ("--finetune.batch", "12") if where == "command line" else ()
+    options = ("--finetune", "{batch: 12}") if where == "section" else options
     config, by_hand = own(text, *options, "--data.labels.per_class", "1")
     with pytest.raises(UserError, match="labelled batch of 12 is larger than its data of 3 images"):
         fitted(config, None if where == "everywhere" else by_hand, ("finetune",))
