@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.yaml_file import read_yaml
 from fastsemi.parallel import processes
 from fastsemi.parallel.rendezvous import require_split
 from fastsemi.run.context import RunContext
@@ -101,18 +103,26 @@ def check_folder(run: RunContext, name: StageName, wanted: Sequence[StageName]) 
     if name not in wanted and name not in run.config.stages:
         return
     result = run.folder.result(name)
-    finished = processes.from_main(result.exists())
+    finished, written = processes.from_main((result.exists(), _written(run)))
     path = result if finished else Checkpoints(run.folder.checkpoints, name).latest()
     if path is None:
         return
     state = checkpoint_file.load(path, mmap=True) if finished else read_info(path)
     if "fingerprint" not in state:
         raise UserError(f"{path} is no checkpoint of a run; move it away or give another --output")
-    changed = changes(state["fingerprint"], stage_fingerprint(run, name))
+    changed = changes(state["fingerprint"], stage_fingerprint(run, name), written)
     if not run.config.train.allow_changed:
         refuse_changes(changed, name, run.folder.path)
     for text in changed:
         run.say(f"{name} goes on with other settings than it was begun with: {text}")
+
+
+def _written(run: RunContext) -> dict[str, Any]:
+    """The configuration that the run's directory holds, nested; empty where none can be read."""
+    content = None
+    with suppress(UserError):
+        content = read_yaml(run.folder.config, "config", "it comes with the first stage")
+    return content if isinstance(content, dict) else {}
 
 
 def stage_fingerprint(run: RunContext, name: StageName) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastsemi.common.errors import UserError
 from fastsemi.run.config import Config, plain
+from fastsemi.run.folder import RunFolder
 from fastsemi.stages.names import STAGES, StageName, has_classifier
 from fastsemi.training.selection import EVALUATED
 
@@ -16,6 +17,7 @@ from fastsemi.training.selection import EVALUATED
 # (Another device, kernel or engine rounds differently.)
 FREE_KEYS = (
     "output",
+    "compat",  # each key that it decides is compared
     "precision",  # compared as the type it resolves to
     "stages",
     "train.allow_changed",
@@ -93,14 +95,21 @@ def refuse_differences(first: dict[str, Any], mine: dict[str, Any]) -> None:
             )
 
 
-def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changes(then: dict[str, Any], now: dict[str, Any], written: Mapping[str, Any] | None = None) -> list[str]:
     """What differs between the settings that a stage was begun with and those of now, one text a key.
 
-    A key that was not there then, since this version brought it, had what is its default now; which images
-    were evaluated on is not known then.
+    A key that was not compared then had the value that is `written`, in the run's configuration. Where this
+    version brought it, it had what is its default now; which images were evaluated on is not known then. A
+    key that is free by now does not count.
+
+    Args:
+        then: As of `fingerprint`, when the stage was begun.
+        now: As of `fingerprint`.
+        written: The run's configuration as it was, nested.
     """
-    defaults = {**_flatten(plain(Config())), EVALUATED: now.get(EVALUATED)}
-    before = {**{key: value for key, value in defaults.items() if key in now}, **then}
+    defaults = {**_flatten(plain(Config())), EVALUATED: now.get(EVALUATED), **_flatten(dict(written or {}))}
+    before = {key: value for key, value in defaults.items() if key in now}
+    before |= {k: value for k, value in then.items() if k in now or not _is_below(k, FREE_KEYS)}
     return [
         f"{key}: {before.get(key)}, now {now.get(key)}"
         for key in {**before, **now}
@@ -118,7 +127,8 @@ def refuse_changes(changed: Sequence[str], stage: str, folder: Path) -> None:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
             f"{folder} holds stage {stage} with other settings ({changed[0]}{more}); "
-            "give another --output, delete the directory, or set train.allow_changed"
+            f"go on with --config {RunFolder(folder).config}, which holds every key, give another --output, "
+            "delete the directory, or set train.allow_changed"
         )
 
 
