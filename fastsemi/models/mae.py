@@ -87,6 +87,9 @@ class MaskedAutoencoder(nn.Module):
             images: [B, 3, S, S], normalised.
             noise: [B, N] numbers that choose the mask: patches with the largest are hidden. Default: uniform.
 
+        Raises:
+            UserError: The noise is of another number of patches.
+
         Returns:
             Mean squared error over the hidden patches, whose pixels are normalised patch by patch.
         """
@@ -95,6 +98,11 @@ class MaskedAutoencoder(nn.Module):
         target = (target - mean) / (var + 1e-6).sqrt()
         if noise is None:
             noise = torch.rand(target.shape[:2], device=images.device)
+        elif noise.shape != target.shape[:2]:
+            raise UserError(
+                f"plan.replay hides some of {noise.shape[1]} patches, and images have {target.shape[1]}; "
+                "set model and data.image_size as they were"
+            )
         order = noise.argsort(1)  # [B, N] visible patches first
         visible = self.visible
         prediction = self.decode(

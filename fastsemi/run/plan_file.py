@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from safetensors.numpy import save
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import UNREADABLE, replacing
 from fastsemi.loaders.plan.arrays import to_arrays
+from fastsemi.loaders.plan.types import RANDAUGMENT_OPS
 from fastsemi.loaders.recorded import RecordedStream
 from fastsemi.loaders.stream import Stream
 from fastsemi.models.mae import MaskedAutoencoder
@@ -162,16 +164,12 @@ def _check(
     wanted = to_arrays(stream.plan(0, 0))
     if missing := sorted(wanted.keys() - arrays.keys()):
         raise UserError(f"{where} lacks {key}.{missing[0]}, which the settings of the stage need")
-    if arrays["ids"].shape[0] < steps:
-        raise UserError(
-            f"{where} holds {len(arrays['ids'])} steps of {key}, and the stage has {steps}; record more "
-            "(plan.steps) or shorten it"
-        )
+    if "hide" in arrays and key.startswith("pretrain."):  # [B, N], N patches
+        patches = arrays["hide"].shape[3:][:1]
+        wanted["hide"] = np.empty((*wanted["ids"].shape, *(patches or (1,))), np.float32)
     for name, array in arrays.items():
-        if name not in wanted and name != "hide":
-            raise UserError(f"{where} has {key}.{name}, which the settings of the stage do not know")
         if name not in wanted:
-            continue
+            raise UserError(f"{where} has {key}.{name}, which the settings of the stage do not know")
         if array.dtype != wanted[name].dtype:
             raise UserError(f"{where} has {key}.{name} as {array.dtype}; write it as {wanted[name].dtype}")
         shape = (stream.micro_batches, *wanted[name].shape)
@@ -180,13 +178,34 @@ def _check(
                 f"{where} has {key}.{name} of {list(array.shape[1:])} a step, and the settings need "
                 f"{list(shape)}; set batch and micro_batches as they were"
             )
-    _check_values(f"{where}: {key}", arrays, stream)
-    for number, path in json.loads(metadata.get(key, "{}")).items():
-        if stream.index.relative_path(int(number)) != path:
+        if array.shape[:1] != arrays["ids"].shape[:1]:
             raise UserError(
-                f"image {number} of {key} is {path} in {where} and {stream.index.relative_path(int(number))} "
-                "here; give the data it was recorded on"
+                f"{where} has {key}.{name} of {len(array)} steps and {key}.ids of {len(arrays['ids'])}; "
+                "give another file"
             )
+    if len(arrays["ids"]) < steps:
+        raise UserError(
+            f"{where} holds {len(arrays['ids'])} steps of {key}, and the stage has {steps}; record more "
+            "(plan.steps) or shorten it"
+        )
+    _check_values(f"{where}: {key}", arrays, stream)
+    for number, path in _names(where, key, metadata).items():
+        here = stream.index.relative_path(number) if 0 <= number < len(stream.index) else "none"
+        if here != path:
+            raise UserError(
+                f"image {number} of {key} is {path} in {where} and {here} here; give the data it was "
+                "recorded on"
+            )
+
+
+def _names(where: str, key: str, metadata: Mapping[str, str]) -> dict[int, Any]:
+    """The files of a role's images, by id."""
+    try:
+        return {int(number): path for number, path in json.loads(metadata.get(key, "{}")).items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(
+            f"metadata {key} of {where} is no JSON object of ids and files; record it again"
+        ) from None
 
 
 def _check_values(where: str, arrays: Arrays, stream: Stream) -> None:
@@ -201,17 +220,30 @@ def _check_values(where: str, arrays: Arrays, stream: Stream) -> None:
     known = np.asarray(stream.index.labels)[stream.ids].min() >= 0
     if labels.min() < (0 if known else -1) or labels.max() >= len(stream.index.classes):
         raise UserError(f"{where}.labels has classes that are not there; give the data it was recorded on")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"{where}.{name} is not finite everywhere; give another file")
+    for name, high in (("mix.lam", 1.0), ("mix.centre", np.nextafter(np.float32(1), np.float32(0)))):
+        if name in arrays and (arrays[name].min() < 0 or arrays[name].max() > high):
+            raise UserError(f"{where}.{name} has numbers outside of 0 to 1; give another file")
     partner = arrays.get("mix.partner")
     if partner is not None and (np.sort(partner, -1) != np.arange(partner.shape[-1])).any():
         raise UserError(f"{where}.mix.partner is no permutation of each micro-batch; give another file")
     sizes = np.asarray(stream.index.sizes)[ids]
     for v in range(len(stream.views)):
-        low, extent = np.split(arrays[f"views.{v}.window"], 2, axis=-1)
+        low, extent = np.split(arrays[f"views.{v}.window"].astype(np.int64), 2, axis=-1)
         if (low < 0).any() or (extent < 1).any() or (low + extent > sizes).any():
             raise UserError(f"{where}.views.{v}.window reaches out of its images; give the data it is of")
         box = arrays.get(f"views.{v}.erase.box")
-        if box is not None and (box.min() < 0 or (box[..., :2] + box[..., 2:]).max() > stream.image_size):
+        ends = None if box is None else np.maximum(box[..., :2] + box[..., 2:], box.max(-1, keepdims=True))
+        if ends is not None and (box.min() < 0 or ends.max() > stream.image_size):
             raise UserError(f"{where}.views.{v}.erase.box reaches out of its views; set data.image_size")
+        op = arrays.get(f"views.{v}.randaugment.op")
+        if op is not None and (op.min() < -1 or op.max() >= len(RANDAUGMENT_OPS)):
+            raise UserError(f"{where}.views.{v}.randaugment.op has operations that there are not; correct it")
+        order = arrays.get(f"views.{v}.color.order")
+        if order is not None and (np.sort(order, -1) != np.arange(order.shape[-1])).any():
+            raise UserError(f"{where}.views.{v}.color.order is no permutation of each image's; correct it")
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, str]]:

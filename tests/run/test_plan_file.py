@@ -18,6 +18,7 @@ from fastsemi.run.checks import check_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.plan_file import record_plan
 from fastsemi.run.run import Run
+from fastsemi.stages.pretrain import Pretrain
 
 STAGES = ("--stages", "[pretrain, finetune, semi]")
 
@@ -40,11 +41,11 @@ def plan(tiny, tmp_path):
     return path
 
 
-def _refused(config, says):
+def _refused(config, says, stage="semi"):
     run = RunContext(config)
     try:
         with pytest.raises(UserError, match=says):
-            check_stage(run, "semi")
+            check_stage(run, stage)
     finally:
         run.close()
 
@@ -120,6 +121,12 @@ def test_plans_of_other_settings_are_refused(tiny, plan, options, says):
         ("mix.lam", None, "as float64; write it as float32"),
         ("views.0.window", 17, "reaches out of its images"),
         ("views.1.erase.box", 12, "reaches out of its views"),
+        ("views.1.erase.box", 2**63 - 1, "reaches out of its views"),
+        ("mix.lam", 7, "mix.lam has numbers outside of 0 to 1"),
+        ("mix.lam", np.nan, "mix.lam is not finite"),
+        ("mix.centre", 1, "mix.centre has numbers outside of 0 to 1"),
+        ("views.1.randaugment.op", 99, "operations that there are not"),
+        ("views.0.color.order", 1, "color.order is no permutation"),
     ],
 )
 def test_draws_that_no_batch_has_are_refused(tiny, plan, tmp_path, key, value, says):
@@ -131,6 +138,37 @@ def test_draws_that_no_batch_has_are_refused(tiny, plan, tmp_path, key, value, s
     save_file(arrays, tmp_path / "wrong.safetensors")
     config = tiny("--stages", "[semi]", "--plan.replay", str(tmp_path / "wrong.safetensors"))
     _refused(config, says)
+
+
+def test_arrays_of_other_shapes_are_refused(tiny, plan, tmp_path):
+    recorded, wrong = load_file(plan), tmp_path / "wrong.safetensors"
+    config = tiny("--stages", "[semi]", "--plan.replay", str(wrong))
+    for name, array, says in (
+        ("mix.lam", recorded["semi.unlabelled.mix.lam"][:4], "mix.lam of 4 steps and .*ids of 8"),
+        ("ids", np.array(3), r"ids of \[\] a step"),
+        ("hide", np.zeros((8, 1, 30, 16), np.float32), "hide, which the settings of the stage do not know"),
+    ):
+        save_file({**recorded, f"semi.unlabelled.{name}": array}, wrong)
+        _refused(config, says)
+    run = RunContext(tiny())
+    first = Pretrain.build_roles(run.config.pretrain, run.data, 0)["pretrain"].stream.plan(0, 0)
+    run.close()
+    masks = {f"pretrain.pretrain.{k}": np.stack([a[None]] * 8) for k, a in to_arrays(first).items()}
+    for hide, says in (
+        (np.zeros((8, 1, 24, 16), np.float64), "hide as float64; write it as float32"),
+        (np.zeros((8, 1, 23, 16), np.float32), r"hide of \[1, 23, 16\] a step, .* need \[1, 24, 16\]"),
+        (np.zeros((8, 1, 24), np.float32), r"hide of \[1, 24\] a step"),
+    ):
+        save_file({**masks, "pretrain.pretrain.hide": hide}, wrong)
+        _refused(tiny("--stages", "[pretrain]", "--plan.replay", str(wrong)), says, "pretrain")
+
+
+@pytest.mark.parametrize("text", ["x", "[1]", '{"a": "b"}', '{"-1": "b"}', '{"1000": "b"}'])
+def test_names_that_are_none_are_refused(tiny, plan, tmp_path, text):
+    wrong = tmp_path / "wrong.safetensors"
+    save_file(load_file(plan), wrong, {"semi.unlabelled": text})
+    says = r"image (-1|1000) of .* and none here" if "1" in text and "{" in text else "no JSON object"
+    _refused(tiny("--stages", "[semi]", "--plan.replay", str(wrong)), says)
 
 
 def test_files_that_are_none_and_other_images_are_refused(tiny, plan, tmp_path):
