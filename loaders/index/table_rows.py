@@ -134,22 +134,23 @@ def _as_text(value: Any, where: str) -> str:
     """A path, a label or a part as text; nothing for none and for what is no number."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", errors="surrogateescape")
     if not isinstance(value, str | int | float):
         raise UserError(f"{where}: {type(value).__name__}, no text and no number; give one of them")
     return str(value).strip()
 
 
 def _parquet_columns(file: Path) -> list[str]:
-    """The columns of numbers and text; none where images are stored in the file itself."""
+    """The columns of numbers and text; none where images are stored in the file itself.
+
+    Bytes are no paths, they may be images.
+    """
     fields = list(_parquet_schema(file))
     if any(
         hasattr(field.type, "get_field_index") and field.type.get_field_index("bytes") >= 0
         for field in fields
     ):
         return []
-    return [field.name for field in fields if field.type.num_fields == 0]
+    return [f.name for f in fields if f.type.num_fields == 0 and "binary" not in str(f.type)]
 
 
 def _parquet_schema(file: Path) -> Any:
@@ -171,7 +172,12 @@ def _parquet_rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, list
     for line, values in enumerate(zip(*columns, strict=True), start=1):
         row = []
         for name, value in zip(wanted, values, strict=True):
-            if name == named and classes and isinstance(value, int) and value < len(classes):
+            if name == named and classes and isinstance(value, int):
+                if value >= len(classes):
+                    raise UserError(
+                        f"{file}, row {line}, {name}: class {value}, and its metadata names {len(classes)} "
+                        "classes, from 0 on; correct one of them"
+                    )
                 value = classes[value] if value >= 0 else None
             row.append(_as_text(value, f"{file}, row {line}, {name}"))
         yield line, row

@@ -81,6 +81,16 @@ def test_parquet_with_text_and_with_hugging_faces_numbers(flat):
     )
     pq.write_table(numbers, flat / "b.parquet")
     assert labels_of(build_table_index(flat / "b.parquet", has_classes=True)) == WANTED
+    wrong = numbers.set_column(1, "label", pa.array([0, 3, -1]))
+    pq.write_table(wrong, flat / "wrong.parquet")
+    with pytest.raises(UserError, match=r"wrong\.parquet, row 2, label: class 3, .* names 3 classes"):
+        build_table_index(flat / "wrong.parquet", has_classes=True)
+    for kind in (pa.binary(), pa.large_binary()):
+        columns = {"image": pa.array([b"a.png"], kind), "label": ["cat"]}
+        pq.write_table(pa.table(columns), flat / "bytes.parquet")
+        assert not has_columns(flat / "bytes.parquet"), "bytes may be images"
+        pq.write_table(pa.table({**columns, "path": ["b.png"]}), flat / "bytes.parquet")
+        assert labels_of(build_table_index(flat / "bytes.parquet", has_classes=True)) == {"b.png": "cat"}
     pictures = pa.array([{"bytes": b"x", "path": "a.png"}])
     pq.write_table(pa.table({"image": pictures, "label": [0], "path": ["a.png"]}), flat / "c.parquet")
     assert has_columns(flat / "a.parquet") and not has_columns(flat / "c.parquet"), "the images themselves"
