@@ -47,7 +47,8 @@ class Stream:
     name: str = "labelled"
     """What error messages call the stream."""
     balanced: bool = False
-    """Whether each class comes up equally often (`BalancedOrder`), in place of each sample."""
+    """Whether each class comes up equally often (`BalancedOrder`), in place of each sample; it knows
+    no passes that end, so that it excludes `drop_last`."""
     drop_last: bool = False
     """Whether a pass ends with its last whole batch, in place of batches that straddle passes."""
     restart: int = 0

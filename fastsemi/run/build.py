@@ -82,7 +82,7 @@ def _start_student(run: RunContext, stage: Stage) -> None:
     state = checkpoint_file.load(path)
     if "weights" not in state:
         raise UserError(
-            f"{path} has the average of the weights alone, as older versions and train.select best do; "
+            f"{path} has the average of the weights alone, as without semi.student_start weights; "
             "delete it to fine-tune again, or set semi.student_start to average"
         )
     classifier_of(stage.model).load_state_dict(state["weights"])

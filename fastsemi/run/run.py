@@ -176,13 +176,18 @@ class Run:
             with naming_images(run, stage):
                 entry = trainer.run()
             state = {"model": trainer.result(), "fingerprint": fingerprint}
-            if isinstance(stage, Finetune) and stage.config.ema and self.config.train.select == "last":
+            if isinstance(stage, Finetune) and stage.config.ema and self._starts_from_weights:
                 state["weights"] = plain_state(stage.model)  # of which the result is the average
             if processes.is_main():
                 write_summary(self.folder.summary, self._summary(name, entry))
                 checkpoint_file.save(state, self.folder.result(name))
                 leave_model(run)
             processes.barrier()  # the next stage reads what was written
+
+    @property
+    def _starts_from_weights(self) -> bool:
+        """Whether the semi stage is to start from the last weights, of which the result is the average."""
+        return self.config.semi.student_start == "weights" and self.config.train.select == "last"
 
     def _summary(self, name: StageName, entry: dict[str, Any]) -> dict[str, Any]:
         """The figures of the run with those of a stage that has just finished."""

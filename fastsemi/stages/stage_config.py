@@ -102,3 +102,8 @@ class LabelledStageConfig(StageConfig):
             not (self.balanced and self.logit_adjustment),
             f"be 0 where {self.section}.balanced is true, which evens out the same classes",
         )
+        self.require(
+            "drop_last",
+            not (self.balanced and self.drop_last),
+            f"be false where {self.section}.balanced is true, which knows no last batch of a pass",
+        )

@@ -381,10 +381,14 @@ def _key(network: str, what: str) -> str:
 
 
 def _update_metrics(norm: Tensor, skipped: Tensor | None) -> dict[str, Ratio]:
-    """The gradient norm, of the steps that loss scaling did not refuse, and how many it did."""
-    if skipped is None:
-        return {"grad_norm": Ratio(norm, 1)}
-    return {
-        "grad_norm": Ratio(torch.where(skipped, 0.0, norm), (~skipped).sum()),
-        "skipped_steps": Ratio(skipped.sum(), 1),
-    }
+    """The gradient norm, of the steps that loss scaling did not refuse, and how many it did.
+
+    All processes have the same, and one counts it, so that a step weighs as much with any number of them.
+    """
+    found = {"grad_norm": Ratio(norm, 1)}
+    if skipped is not None:
+        found = {
+            "grad_norm": Ratio(torch.where(skipped, 0.0, norm), (~skipped).sum()),
+            "skipped_steps": Ratio(skipped.sum(), 1),
+        }
+    return found if processes.is_main() else {name: Ratio(torch.zeros_like(norm), 0) for name in found}

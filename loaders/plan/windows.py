@@ -53,7 +53,8 @@ def resized_centre(
         the window in them.
     """
     shorter = int(image_size / fraction)
-    resized = (shorter * sizes.astype(np.int64) // sizes.min(1, keepdims=True)).astype(np.int32)
+    side = np.maximum(sizes.min(1, keepdims=True), 1)  # 0 of images that cannot be read
+    resized = (shorter * sizes.astype(np.int64) // side).astype(np.int32)
     corner = np.rint((resized - image_size) / 2).astype(np.int32)
     return resized, np.concatenate([corner, np.full_like(corner, image_size)], axis=1)
 

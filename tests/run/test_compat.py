@@ -24,6 +24,7 @@ from fastsemi.run.compat import official
 from fastsemi.run.config import Config, known_keys, load, plain, to_yaml
 from fastsemi.run.context import RunContext
 from fastsemi.run.fingerprint import changes, fingerprint
+from fastsemi.run.python_keys import from_python
 from fastsemi.run.run import Run
 
 
@@ -49,10 +50,22 @@ def test_official_sets_what_is_not_given(tmp_path):
         "even",
         "kept",
     )
-    assert config.finetune.mix == MixConfig(0.5)
+    assert config.finetune.mix == MixConfig(0.5, box="even", partners="reversed"), "as of a file"
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load([tmp_path / "again.yaml"], []) == config
     assert load([file], ["--compat", "fastsemi"]).semi == Config().semi
+
+
+def test_choices_of_a_configuration_that_gives_every_key_cannot_be_changed(tmp_path):
+    ours, file = load([], []), tmp_path / "config.yaml"
+    file.write_text(to_yaml(ours))
+    with pytest.raises(UserError, match=r"compat is official, and .*config.yaml gives every key itself"):
+        load([file], ["--compat", "official"])
+    with pytest.raises(UserError, match="the configuration gives every key itself"):
+        from_python(ours, {"compat": "official"})
+    with pytest.raises(UserError, match="start from the preset"):
+        from_python({"base": file, "compat": "official"}, {})
+    assert load([file], ["--compat", "fastsemi", "--seed", "0"]) == from_python(ours, {}) == ours
 
 
 def test_one_weight_for_a_batch_is_of_mode_pseudo():
@@ -66,11 +79,11 @@ def test_one_weight_for_a_batch_is_of_mode_pseudo():
 
 def test_runs_begun_without_the_key_go_on_as_fastsemi():
     now = fingerprint(Config(), "semi", ["finetune"])
-    new = ("compat", *official("prob"))
+    new = official("prob")
     then = {key: value for key, value in now.items() if key not in new}
-    assert set(now) - set(then) >= {"compat", "semi.drop_last", "finetune.mix.box", "model.fc_norm"}
-    assert changes(then, now) == []
-    assert "compat: fastsemi, now official" in changes(
+    assert set(now) - set(then) >= {"semi.drop_last", "finetune.mix.box", "model.fc_norm"}
+    assert changes({**then, "compat": "official"}, now) == [], "each key that it decides is compared itself"
+    assert "semi.drop_last: False, now True" in changes(
         then, fingerprint(load([], ["--compat", "official"]), "semi", ["finetune"])
     )
 
@@ -138,6 +151,11 @@ def test_the_student_starts_from_the_weights_and_the_teacher_from_their_average(
     Run(config, Progress(Console(quiet=True))).train(["finetune"])
     run = RunContext(config)
     both = RunContext(tiny(*options))
+    Run(
+        tiny(*options, "--output", str(config.output.parent / "average")), Progress(Console(quiet=True))
+    ).train(["finetune"])
+    average = torch.load(config.output.parent / "average/checkpoints/finetune_result.pt", weights_only=True)
+    assert "weights" not in average, "which nothing reads"
     try:
         stage, same = build_stage(run, "semi"), build_stage(both, "semi")
     finally:

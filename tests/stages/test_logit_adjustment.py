@@ -92,3 +92,5 @@ def test_impossible_settings_are_refused():
             SemiConfig(logit_adjustment=tau)
     with pytest.raises(UserError, match=r"must be 0 where semi\.balanced is true"):
         dataclasses.replace(SemiConfig(balanced=True), logit_adjustment=1.0)
+    with pytest.raises(UserError, match=r"must be false where semi\.balanced is true"):
+        SemiConfig(balanced=True, drop_last=True)

@@ -207,6 +207,8 @@ def test_the_centre_of_a_resized_image_is_torchvisions(size):
     left, top, width, height = window[0]
     cut = CenterCrop(224)(torch.from_numpy(marked)[None])[0].numpy()
     np.testing.assert_array_equal(marked[top : top + height, left : left + width], cut)
+    with_broken, _ = resized_centre(np.array([(0, 0), size], np.int32), 0.875, 224)
+    np.testing.assert_array_equal(with_broken, [(0, 0), resized[0]])
 
 
 @pytest.mark.parametrize(
