@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,8 @@ from fastsemi.loaders.sources.open import (
     open_unlabelled,
     require_evaluation,
 )
+
+_log = logging.getLogger(__name__)
 
 
 class Data:
@@ -147,12 +150,14 @@ class Data:
         """The unlabelled images.
 
         A folder of their own, or the training images whose label trains nothing. Held-out images are among
-        the latter, unless they are the evaluation images.
+        the latter, unless they are the evaluation images, which are in neither.
 
         Raises:
             UserError: No image is left.
         """
         images = self.unlabelled_or_none
+        if images is None and self.config.unlabeled is not None:
+            raise UserError("all images of data.unlabeled are evaluated on, none is left; give it others")
         if images is None:
             labelled = self.all_labelled
             raise UserError(
@@ -163,9 +168,9 @@ class Data:
 
     @cached_property
     def unlabelled_or_none(self) -> ImageSet | None:
-        """The unlabelled images, None where all are labelled."""
+        """The unlabelled images, None where all are labelled or evaluated on."""
         if self.config.unlabeled is not None:
-            return self.open_unlabelled(*self.config.unlabelled_places)
+            return self._not_evaluated(self.open_unlabelled(*self.config.unlabelled_places))
         labelled = self.labelled
         ids = unlabelled_ids(
             labelled.index, labelled.ids, include_labelled=self.config.unlabelled_includes_labelled
@@ -179,6 +184,24 @@ class Data:
         if self.config.unlabeled is not None:
             return self.unlabelled
         return replace(self.train, ids=self._unevaluated(self.train.ids))
+
+    def _not_evaluated(self, images: ImageSet) -> ImageSet | None:
+        """Images of a place of their own without the files that are evaluated on; None if none is left."""
+        evaluated = None
+        with suppress(UserError):  # whoever evaluates says what is wrong
+            if self.config.val is None:
+                evaluated = self.held_out
+            elif os.path.exists(self.config.root / self.config.val):
+                evaluated = self._val_images
+        if evaluated is None or not all(isinstance(i.source, FolderSource) for i in (images, evaluated)):
+            return images
+        both = ids_also_in(images.index, evaluated.index, evaluated.ids)
+        if not len(both):
+            return images
+        text = "%s: %d of %d images are evaluated on, so that they are not trained on"
+        _log.info(text, images.index.root, len(both), len(images.ids))
+        ids = np.setdiff1d(images.ids, both)
+        return replace(images, ids=ids) if len(ids) else None
 
     def _unevaluated(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of some training images that are not evaluated on, not even looked at without their label."""

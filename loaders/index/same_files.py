@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from fastsemi.loaders.index.index import Index
 
 
-def ids_also_in(index: Index, other: Index) -> NDArray[np.int64]:
-    """Ids of the images of `index` that `other` has too, sorted."""
-    there = set(_files(other))
+def ids_also_in(index: Index, other: Index, ids: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Ids of the images of `index` that `other` has too, sorted.
+
+    Args:
+        index: Image files.
+        other: Image files.
+        ids: Which of `other`; None for all.
+    """
+    files = list(_files(other))
+    there = set(files) if ids is None else {files[i] for i in ids.tolist()}
     return np.array([i for i, file in enumerate(_files(index)) if file in there], np.int64)
 
 

@@ -151,19 +151,19 @@ def test_unlabelled_images_need_no_classes(packed, shapes):
 
 
 def test_unlabelled_images_of_several_places(packed, shapes, tmp_path, tiny):
-    places = (shapes / "val" / "dot", shapes / "val" / "bar")
+    places = (shapes / "train" / "dot", shapes / "train" / "bar")
     table = tmp_path / "more.csv"
-    table.write_text(f"file,label\n{shapes}/train/bar/000.png,x\n")
+    table.write_text(f"file,label\n{shapes}/train/cross/000.png,x\n")
     data = data_of(shapes, unlabeled=(*places, table))
     index = data.unlabelled.index
-    assert [index.path(i) for i in range(21)] == [
-        *(str(place / f"{i:03}.png") for place in places for i in range(10)),
-        str(shapes / "train/bar/000.png"),
+    assert [index.path(i) for i in range(81)] == [
+        *(str(place / f"{i:03}.png") for place in places for i in range(40)),
+        str(shapes / "train/cross/000.png"),
     ]
     assert set(index.labels) == {-1} and index.classes == () and np.asarray(index.sizes).min() == 16
-    assert len(data.pretraining.ids) == 21
+    assert len(data.pretraining.ids) == 81
     for several, message in (
-        ((shapes / "val", places[0]), r"dot/000.png is in .*/val and in .*/val/dot; name places"),
+        ((shapes / "train", places[0]), r"dot/000.png is in .*/train and in .*/train/dot; name places"),
         ((packed / "val.tar", places[0]), "names archives and folders"),
         ((packed / "val.tar", packed / "val.tar"), r"val.tar is named twice"),
         ((packed / "val.tar", packed / "train.beton"), "means files of the kinds .beton, .tar"),
@@ -180,6 +180,23 @@ def test_unlabelled_images_of_several_places(packed, shapes, tmp_path, tiny):
     assert tiny("--data.unlabeled", str(places[0])).data.unlabeled == places[0]
     with pytest.raises(UserError, match="empty list"):
         tiny("--data.unlabeled", "[]")
+
+
+def test_files_that_are_evaluated_on_are_not_among_images_without_labels(shapes, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "fastsemi.loaders")
+    data = data_of(shapes, unlabeled=shapes)  # 120 to train on, 30 to evaluate on
+    assert {data.unlabelled.index.relative_path(int(i)).split("/")[0] for i in data.unlabelled.ids} == {"train"}
+    assert len(data.pretraining.ids) == len(data.unlabelled.ids) == 120
+    assert "30 of 150 images are evaluated on" in caplog.text
+    with pytest.raises(UserError, match=r"all images of data\.unlabeled are evaluated on"):
+        _ = data_of(shapes, unlabeled=shapes / "val").unlabelled
+    labels = LabelsConfig(per_class=4, validation=0.25)
+    alone = Data(DataConfig(root=shapes, val=None, unlabeled=shapes / "train", labels=labels), LoaderConfig())
+    held = {alone.train.index.relative_path(int(i)) for i in alone.held_out.ids}
+    rest = {alone.unlabelled.index.relative_path(int(i)) for i in alone.unlabelled.ids}
+    assert len(held) == 3 and len(rest) == 117 and not held & rest
+    assert len(data_of(shapes, unlabeled=shapes / "train").unlabelled.ids) == 120
+    assert len(data_of(shapes, unlabeled=shapes, val="nowhere").unlabelled.ids) == 150
 
 
 def test_other_classes_are_refused(packed, shapes):

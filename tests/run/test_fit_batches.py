@@ -1,5 +1,7 @@
 """Batches that nobody set by hand fit the data; what was set by hand is refused where it does not."""
 
+import shutil
+
 import pytest
 
 from fastsemi.common.errors import UserError
@@ -46,9 +48,10 @@ def test_what_a_base_or_a_default_says_becomes_smaller(own):
     assert fingerprint["semi.batch"] == 3 and fingerprint["finetune.batch"] == 3
 
 
-def test_micro_batches_still_divide_and_unlabelled_images_fill_the_rest(own, shapes):
+def test_micro_batches_still_divide_and_unlabelled_images_fill_the_rest(own, shapes, tmp_path):
+    shutil.copytree(shapes / "val" / "dot", tmp_path / "more")
     text = (
-        f"data: {{unlabeled: {shapes}/val/dot}}\nsemi: {{micro_batches: 2}}\nfinetune: {{micro_batches: 4}}"
+        f"data: {{unlabeled: {tmp_path}/more}}\nsemi: {{micro_batches: 2}}\nfinetune: {{micro_batches: 4}}"
     )
     config, by_hand = own(text, "--data.labels.per_class", "3")  # 9 labelled, 10 without
     config, said, _ = fitted(config, by_hand)
