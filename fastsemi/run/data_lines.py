@@ -40,15 +40,18 @@ def data_lines(config: Config, data: Data, stages: Sequence[StageName]) -> Itera
             f"{len(data.val.ids):,} to evaluate on",
         ]
         yield f"data: {', '.join(parts)}"
-        sets = [data.train, data.val, *([] if rest is None else [rest])]
+        sets = [data.labelled, data.val, data.selection, *([] if rest is None else [rest])]
+        sets += [data.pretraining] if "pretrain" in stages else []
         odd = [_broken(config, sets), _uneven(config, data, stages), _unevaluated(data)]
     if told := [text for text in odd if text]:
         yield f"data: {'; '.join(told)}"
 
 
 def _broken(config: Config, sets: Sequence[ImageSet]) -> str:
-    """Images whose beginning cannot be read."""
-    names = {images.source.name(int(i)) for images in sets for i in images.index.broken}
+    """Images of these whose beginning cannot be read."""
+    names = {
+        images.source.name(int(i)) for images in sets for i in np.intersect1d(images.ids, images.index.broken)
+    }
     if not names:
         return ""
     return f"{len(names):,} cannot be read, such as {min(names)} (data.max_bad is {config.data.max_bad})"

@@ -46,5 +46,8 @@ def test_a_second_line_where_something_is(tiny, shapes, tmp_path):
     assert "3 classes (1 to 40)" in first
     assert "1 cannot be read" in second and "dot/000.png (data.max_bad is 0)" in second
     assert "the largest class has 40 labels and the smallest 1" in second
+    few = ("--data.root", str(root), "--data.labels.per_class", "1")  # the broken one is not among them
+    assert "cannot be read" not in "".join(_lines(tiny(*few), ["finetune"]))
+    assert "1 cannot be read" in "".join(_lines(tiny(*few), ["semi"]))
     ready = _lines(tiny(*options, "--finetune.balanced", "true"), ["finetune"])
     assert "largest class" not in ready[1]
