@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.common.threads import let_threads_sleep
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
-from fastsemi.run.python_keys import from_python, given_by_hand
+from fastsemi.run.python_keys import Source, StrPath, from_python, given_by_hand
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
 let_threads_sleep()
 
 __all__ = ["Model", "Predictions", "UserError", "init", "load", "probe", "train"]
-
-StrPath = str | os.PathLike[str]
-Source = StrPath | Sequence[StrPath] | Mapping[str, Any] | Config
-"""A configuration: a preset or several, of which a later one wins; a mapping with the keys of one, where
-`base` names a preset, from the working directory; or a configuration that is resolved already."""
 
 
 def train(config: Source, **keys: Any) -> Model:
@@ -82,7 +78,7 @@ def load(run: StrPath, **keys: Any) -> Model:
     Raises:
         UserError: The directory holds no run, or no network.
     """
-    folder = RunFolder(Path(run))
+    folder = RunFolder(_path(run, "run"))
     folder.require_run()
     return Model(from_python(folder.config, {**keys, "output": str(run)}))
 
@@ -134,12 +130,14 @@ def init(
     Raises:
         UserError: The folder is of no known layout, or `output` cannot be written.
     """
+    if recipe is not None and not isinstance(recipe, str):
+        raise UserError(f"recipe is {recipe!r}; give the name of one")
     written, lines = write_configuration(
-        Path(folder),
-        output=_path(output),
-        unlabeled=_path(unlabeled),
-        per_class=per_class,
-        labels=_path(labels),
+        _path(folder, "folder"),
+        output=None if output is None else _path(output, "output"),
+        unlabeled=None if unlabeled is None else _path(unlabeled, "unlabeled"),
+        per_class=None if per_class is None else _whole(per_class, "per_class"),
+        labels=None if labels is None else _path(labels, "labels"),
         recipe=recipe,
         force=force,
     )
@@ -207,6 +205,7 @@ class Model:
 
         from fastsemi.run.predict import say_unreadable
 
+        top = _whole(top, "top")
         if not 1 <= top <= len(self.classes):
             raise UserError(f"top is {top}; give 1 to {len(self.classes)}, the number of classes")
         batches = list(self._predictor.classify(_parts(images)))
@@ -254,7 +253,8 @@ class Model:
         """
         from fastsemi.tools.export.export_run import export_run
 
-        return export_run(self.config, format, _path(to), with_normalisation=with_normalisation).path
+        path = None if to is None else _path(to, "to")
+        return export_run(self.config, format, path, with_normalisation=with_normalisation).path
 
     def report(self, *, evaluate: bool = True) -> Path:
         """Write report.html into the run, as `fastsemi report`; returns its path.
@@ -302,14 +302,32 @@ class Predictions:
         """
         from fastsemi.run.prediction_file import require_file, write_predictions
 
-        path = Path(to)
+        path = _path(to, "to")
         rows = list(zip(self.paths, self.top, strict=True))
         write_predictions([rows], path, require_file(path), max(map(len, self.top), default=1))
         return path
 
 
-def _path(path: StrPath | None) -> Path | None:
-    return None if path is None else Path(path)
+def _path(value: StrPath, name: str) -> Path:
+    """An argument that is a path.
+
+    Raises:
+        UserError: It is none.
+    """
+    if not _names(value):
+        raise UserError(f"{name} is {value!r}; give a path")
+    return Path(value)
+
+
+def _whole(value: int, name: str) -> int:
+    """An argument that is a whole number.
+
+    Raises:
+        UserError: It is none.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise UserError(f"{name} is {value!r}; give a whole number")
+    return int(value)
 
 
 def _parts(images: StrPath | Picture | Iterable[StrPath | Picture]) -> list[Part | Pictures]:
@@ -322,6 +340,8 @@ def _parts(images: StrPath | Picture | Iterable[StrPath | Picture]) -> list[Part
 
     one = _names(images) or isinstance(images, Image.Image)
     one = one or (isinstance(images, np.ndarray) and images.ndim < 4)
+    if not one and not isinstance(images, Iterable):
+        raise UserError(f"{images!r} is no image; give paths, pictures or arrays")
     items: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]
     if not items:
         raise UserError("no images are given; give paths, pictures or arrays")

@@ -83,6 +83,11 @@ def test_keys_mean_what_the_command_line_means(tmp_path):
         ({"seed": 1}, {"seed.of": 1}, "seed.of is given, and seed is no section but 1"),
         ({1: 2}, {}, "1 is no key"),
         ("nowhere.yaml", {}, "config nowhere.yaml does not exist"),
+        ({"base": ["nowhere.yaml"]}, {}, "config nowhere.yaml does not exist"),
+        ({"base": 5}, {}, "5 is no configuration; give a preset's path"),
+        (5, {}, "5 is no configuration; give a preset's path"),
+        (None, {}, "None is no configuration"),
+        ([5], {}, "[5] is no configuration"),
         ({}, {"semi.threshold": 2.0}, "semi.threshold"),
         ({}, {"data.root": "/nowhere"}, "/nowhere/train does not exist"),
     ],
@@ -91,6 +96,28 @@ def test_wrong_input_is_refused_in_the_words_of_the_command_line(config, keys, s
     with pytest.raises(fastsemi.UserError) as caught:
         fastsemi.train(config, **keys)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"folder": 5}, "folder is 5; give a path"),
+        ({"folder": "x", "output": 5}, "output is 5; give a path"),
+        ({"folder": "x", "per_class": "3"}, "per_class is '3'; give a whole number"),
+        ({"folder": "x", "per_class": True}, "per_class is True; give a whole number"),
+        ({"folder": "x", "recipe": 3}, "recipe is 3"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused(arguments, said):
+    with pytest.raises(fastsemi.UserError, match=said):
+        fastsemi.init(**arguments)
+
+
+def test_a_configuration_that_is_there_is_replaced_by_force(shapes, tmp_path):
+    preset = fastsemi.init(shapes, per_class=np.int64(4), output=tmp_path / "a.yaml")
+    with pytest.raises(fastsemi.UserError, match="force=True"):
+        fastsemi.init(shapes, output=preset)
+    assert fastsemi.init(shapes, output=preset, force=True) == preset
 
 
 def test_predictions_are_those_of_the_command(untrained, shapes, tmp_path):
@@ -122,12 +149,17 @@ def test_predictions_are_those_of_the_command(untrained, shapes, tmp_path):
         ([], 1, "no images"),
         ("gone.png", 1, "gone.png does not"),
         (one, 4, "top is 4"),
+        (one, "2", "top is '2'; give a whole number"),
+        (None, 1, "None is no image"),
+        (3, 1, "3 is no image"),
     ):
         with pytest.raises(fastsemi.UserError, match=said):
             model.predict(images, top=top)
 
 
 def test_what_is_no_run_is_refused(tmp_path, tiny):
+    with pytest.raises(fastsemi.UserError, match="run is None; give a path"):
+        fastsemi.load(None)
     with pytest.raises(fastsemi.UserError, match="holds no run"):
         fastsemi.load(tmp_path / "nowhere")
     (tmp_path / "run").mkdir()

@@ -81,7 +81,10 @@ def write_configuration(
     if output.exists() and not output.is_file():
         raise UserError(f"{output} is there and no file; name the configuration to write with --output FILE")
     if output.exists() and not force:
-        raise UserError(f"{output} is there already; give --force to replace it, or another --output")
+        raise UserError(
+            f"{output} is there already; give --force (in Python force=True) to replace it, or another "
+            "--output"
+        )
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: the folder {output.parent} does not exist; make it")
     file = labels or layout.table

@@ -149,8 +149,8 @@ def load(
         if config.compat != compat and choices.keys() <= below:
             where = ", ".join(str(file) for file in files if isinstance(file, Path)) or "the configuration"
             raise UserError(
-                f"compat is {config.compat}, and {where} gives every key itself, so compat changes none; start "
-                "from the preset"
+                f"compat is {config.compat}, and {where} gives every key itself, so compat changes none; "
+                "start from the preset"
             )
         return with_choices(config, choices, given) if config.compat == "official" else config
     except UserError:

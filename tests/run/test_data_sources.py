@@ -185,7 +185,9 @@ def test_unlabelled_images_of_several_places(packed, shapes, tmp_path, tiny):
 def test_files_that_are_evaluated_on_are_not_among_images_without_labels(shapes, tmp_path, caplog):
     caplog.set_level(logging.INFO, "fastsemi.loaders")
     data = data_of(shapes, unlabeled=shapes)  # 120 to train on, 30 to evaluate on
-    assert {data.unlabelled.index.relative_path(int(i)).split("/")[0] for i in data.unlabelled.ids} == {"train"}
+    assert {data.unlabelled.index.relative_path(int(i)).split("/")[0] for i in data.unlabelled.ids} == {
+        "train"
+    }
     assert len(data.pretraining.ids) == len(data.unlabelled.ids) == 120
     assert "30 of 150 images are evaluated on" in caplog.text
     with pytest.raises(UserError, match=r"all images of data\.unlabeled are evaluated on"):

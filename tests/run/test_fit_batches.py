@@ -50,9 +50,7 @@ def test_what_a_base_or_a_default_says_becomes_smaller(own):
 
 def test_micro_batches_still_divide_and_unlabelled_images_fill_the_rest(own, shapes, tmp_path):
     shutil.copytree(shapes / "val" / "dot", tmp_path / "more")
-    text = (
-        f"data: {{unlabeled: {tmp_path}/more}}\nsemi: {{micro_batches: 2}}\nfinetune: {{micro_batches: 4}}"
-    )
+    text = f"data: {{unlabeled: {tmp_path}/more}}\nsemi: {{micro_batches: 2}}\nfinetune: {{micro_batches: 4}}"
     config, by_hand = own(text, "--data.labels.per_class", "3")  # 9 labelled, 10 without
     config, said, _ = fitted(config, by_hand)
     assert (config.finetune.batch, config.semi.batch, config.semi.unlabelled_ratio) == (8, 6, 1)
