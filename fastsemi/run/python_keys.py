@@ -60,7 +60,8 @@ def _unpacked(source: Source, keys: Mapping[str, Any]) -> tuple[list[Path], dict
     presets = [presets] if isinstance(presets, str | os.PathLike) else presets
     if not isinstance(presets, Sequence) or not all(isinstance(one, str | os.PathLike) for one in presets):
         raise UserError(
-            f"{presets!r} is no configuration; give the path of a preset, several, a mapping of keys or a Config"
+            f"{presets!r} is no configuration; give the path of a preset, several, a mapping "
+            "of keys or a Config"
         )
     return [Path(path) for path in presets], tree
 

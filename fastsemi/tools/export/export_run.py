@@ -46,7 +46,8 @@ def export_run(
         check: Evaluation images on which a file is tried from their files.
 
     Raises:
-        UserError: No such format, no trained network, options that do not go together, or what `export` raises.
+        UserError: No such format, no trained network, options that do not go together, or what `export`
+            raises.
     """
     if form not in (forms := get_args(ExportFormat)):
         raise UserError(f"there is no format {form}; give one of {', '.join(forms)}")
