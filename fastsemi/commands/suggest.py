@@ -44,9 +44,7 @@ def main(command: str, arguments: list[str]) -> int:
         raise UserError("there is nothing to choose from; give RUN, --config FILE or --images FOLDER")
     if options.images is not None and options.run is not None:
         raise UserError("--images is for pictures of which none has a label; give --data.unlabeled to a run")
-    if sheet == options.to:
-        raise UserError(f"--to {options.to} would be the table and the picture; end the table's name in .csv")
-    require_file("--to", options.to)
+    require_file("--to", options.to, ".csv")
     require_file("--sheet", sheet, ".png")
     if options.to.exists() and not options.force:
         raise UserError(

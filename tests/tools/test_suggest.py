@@ -180,16 +180,16 @@ def test_images_in_archives_are_refused_since_no_table_can_name_them(tiny, tmp_p
         (["--images", "mine.csv"], ["mine.csv is no folder", "name a folder"]),
         (["--images", "SHAPES", "--to", "/nowhere/x.csv"], ["/nowhere", "make it"]),
         (["--images", "SHAPES", "--to", "x.png"], ["x.png", ".csv"]),
-        (["--images", "SHAPES", "--to", "MINE"], ["MINE is there already", "--force"]),
+        (["--images", "SHAPES", "--to", "labels"], ["labels does not end in .csv"]),
+        (["--images", "SHAPES", "--to", "mine.csv"], ["mine.csv is there already", "--force"]),
     ],
 )
 def test_what_cannot_be_suggested_is_refused(options, words, shapes, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "MINE").write_text("precious")
-    (tmp_path / "mine.csv").write_text("path\nx.png\n")
+    (tmp_path / "mine.csv").write_text("path,label\nx.png,precious\n")
     (tmp_path / "photos" / "val").mkdir(parents=True)
     options = [str(shapes / "train") if option == "SHAPES" else option for option in options]
     options = ["photos" if option == "PHOTOS" else option for option in options]
     assert main(["suggest", *options]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert all(word in error for word in words) and (tmp_path / "MINE").read_text() == "precious"
+    assert all(word in error for word in words) and "precious" in (tmp_path / "mine.csv").read_text()

@@ -130,9 +130,8 @@ def _images(data: Data, images: str | None) -> tuple[ImageSet | None, ImageSet]:
         rest = replace(rest, ids=np.setdiff1d(rest.ids, labelled.ids))  # some of these are held out
     elif rest is not None:  # the places of data.unlabeled may hold any image
         known = {part.source.name(int(i)) for part in (labelled, data.val) for i in part.ids}
-        rest = replace(
-            rest, ids=np.array([i for i in rest.ids if rest.source.name(int(i)) not in known], int)
-        )
+        new = np.array([rest.source.name(int(i)) not in known for i in rest.ids], bool)
+        rest = replace(rest, ids=rest.ids[new])
     if rest is None or not len(rest.ids):
         raise UserError(
             f"all {len(labelled.ids):,} images of {labelled.index.root} have a label; name others with "
