@@ -105,11 +105,12 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 def _is_new(record: logging.LogRecord) -> bool:
     """Whether this is a warning, or has not been said: a command may open the same images several times."""
+    if record.levelno > logging.INFO:
+        return True
     text = record.getMessage()
-    if record.levelno <= logging.INFO and text in _said:
-        return False
+    new = text not in _said
     _said.add(text)
-    return True
+    return new
 
 
 def _dispatch(command: str = "--help", *arguments: str) -> int:

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
+from fastsemi.api import Model
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
 from fastsemi.run.config import to_yaml
 from fastsemi.run.folder import RunFolder
-from fastsemi.run.predict import Predictor
 from fastsemi.tools.compare import Paired, figures, notes, open_runs, paired, settings
 
 STAGE = {"seconds": 12.4, "images_per_s": 1234.5}
@@ -117,10 +117,8 @@ def test_networks_are_paired_on_the_same_images(tiny, left, tmp_path, capsys):
     right = []
     for seed, config in enumerate(configs):
         left(config, seed)
-        predictor = Predictor(config)
-        found = predictor.classify([str(config.data.root / "val")])
-        best = [pair for batch in found for pair in batch.best(predictor.classes, 1)]
-        right.append({path: path.split("/")[-2] == name for path, ((name, _),) in best})
+        found = Model(config).predict(config.data.root / "val")
+        right.append({path: path.split("/")[-2] == name for path, name, _ in found})
     a, b = right
     runs = open_runs([config.output for config in configs])
     ((run, found),) = paired(runs)

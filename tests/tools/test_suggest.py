@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
+from fastsemi.api import Model
 from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.data import Data
 from fastsemi.models.timm_folder import write_calibration
 from fastsemi.run.calibrate import Calibration
 from fastsemi.run.context import RunContext
-from fastsemi.run.predict import Predictor
 from fastsemi.run.seen import look
 from fastsemi.run.trained import trained_run
 from fastsemi.tools.suggest.choose import choose, main_components, typicality
@@ -75,9 +75,7 @@ def test_a_run_asks_for_images_and_tells_what_it_takes_them_for(tiny, left, tmp_
     asked, labelled = rows[:5], rows[5:]
     assert len(labelled) == 12 and all(row["label"] == row["path"].split("/")[-2] for row in labelled)
     assert not {row["path"] for row in asked} & {row["path"] for row in labelled}  # held-out ones neither
-    predictor = Predictor(config)
-    batches = predictor.classify([str(config.data.root / "train")])
-    found = {path: best for batch in batches for path, (best,) in batch.best(predictor.classes, 1)}
+    found = {path: (name, sure) for path, name, sure in Model(config).predict(config.data.root / "train")}
     for row in asked:
         assert (row["label"], row["predicted"]) == ("", found[row["path"]][0])
         assert float(row["confidence"]) == pytest.approx(found[row["path"]][1], abs=1e-3)

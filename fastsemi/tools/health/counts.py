@@ -47,15 +47,13 @@ class Sizes:
 
 def count_classes(roles: Sequence[Role]) -> list[ClassCount]:
     """Images of each class, by the roles that know classes, in the order of the classes."""
-    known = [role for role in roles if role.images.index.classes]
-    if not known:
-        return []
-    names = known[0].images.index.classes
+    names = next((role.images.index.classes for role in roles if role.images.index.classes), ())
     tables = {}
-    for role in known:
+    for role in roles:
         labels = role.images.index.labels[role.images.ids]
-        # Images of which a table says no class are in none.
-        tables[role.name] = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
+        labels = labels[labels >= 0]  # a table may say of some images which class they are
+        if role.images.index.classes and len(labels):
+            tables[role.name] = np.bincount(labels, minlength=len(names)).tolist()
     return [ClassCount(name, {role: t[c] for role, t in tables.items()}) for c, name in enumerate(names)]
 
 
