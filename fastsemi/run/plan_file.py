@@ -235,8 +235,9 @@ def _check_values(where: str, arrays: Arrays, stream: Stream) -> None:
         if (low < 0).any() or (extent < 1).any() or (low + extent > sizes).any():
             raise UserError(f"{where}.views.{v}.window reaches out of its images; give the data it is of")
         box = arrays.get(f"views.{v}.erase.box")
+        most = stream.image_size
         if box is not None and (
-            box.min() < 0 or max(box.max(), (box[..., :2] + box[..., 2:]).max()) > stream.image_size
+            box.min() < 0 or box.max() > most or (box[..., :2] + box[..., 2:]).max() > most
         ):
             raise UserError(f"{where}.views.{v}.erase.box reaches out of its views; set data.image_size")
         op = arrays.get(f"views.{v}.randaugment.op")
