@@ -87,13 +87,13 @@ def write_configuration(
         )
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: the folder {output.parent} does not exist; make it")
-    listed = labels or layout.table
+    table = labels or layout.table
     if per_class is not None:
         chosen = LabelsConfig(per_class=per_class)
         if layout.table is not None:  # of the images that the table names
             layout = replace(layout, train=below(layout.table, layout.root), table=None)
     else:
-        chosen = LabelsConfig(fraction=1.0 if listed is None else None, file=listed)
+        chosen = LabelsConfig(fraction=1.0 if table is None else None, file=table)
     logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # training says which engine runs
     made = make(layout, chosen, recipe)
     with replacing(output) as file:
