@@ -179,7 +179,7 @@ def _gather(
 def _numbers(labels: Sequence[Any], files: Sequence[str]) -> NDArray[np.int64]:
     """Classes that are numbers, which name as many classes as the largest says."""
     largest = max(labels)
-    if largest < 0:
+    if largest == min(labels) == -1:
         raise UserError(
             f"no image in {files[0]} or beside it has a label; name these files in data.unlabeled"
         )
