@@ -42,7 +42,7 @@ def test_an_unknown_engine_names_the_known_ones(jpegs):
 def test_auto_says_what_it_chose_and_why(jpegs, caplog, monkeypatch):
     choose._say.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="fastsemi.loaders"):
         for _ in range(2):
             _create("auto", jpegs).close()
     assert [r.getMessage() for r in caplog.records if "loader's engine" in r.getMessage()] == [
@@ -53,7 +53,7 @@ def test_auto_says_what_it_chose_and_why(jpegs, caplog, monkeypatch):
 def test_the_form_without_the_operator_calls_itself_by_its_own_name(jpegs, no_operator, caplog, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     choose._say.cache_clear()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="fastsemi.loaders"):
         for name in ("native", "auto"):
             engine = _create(name, jpegs)
             engine.close()
