@@ -60,7 +60,9 @@ def answers(config: Config) -> Answers | None:
         data = run.data
         evaluated = _outcomes(run, data.val, config)
         most = max(LEAST, len(data.val.ids))
-        labelled = _outcomes(run, _some(data.all_labelled, most), config)
+        # Held-out images that are evaluated on have shown above where the network is wrong.
+        trusted = data.labelled if config.data.val is None else data.all_labelled
+        labelled = _outcomes(run, _some(trusted, most), config)
         rest = _some(_unlabelled(data, config), most)
         found = _outcomes(run, rest, config)
         wrong = _order(~evaluated.right, -evaluated.confidence)
@@ -71,7 +73,7 @@ def answers(config: Config) -> Answers | None:
             matrix=draw_confusions(classes),
             reliability=draw_reliability(evaluated),
             mistakes=_pictures(data, data.val, evaluated, wrong),
-            doubtful=_pictures(data, data.all_labelled, labelled, doubted),
+            doubtful=_pictures(data, trusted, labelled, doubted),
             disagreements=len(doubted),
             labelled=len(labelled.ids),
             unsure=_pictures(data, rest, found, np.argsort(found.confidence, kind="stable")),
