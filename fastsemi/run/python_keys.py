@@ -13,7 +13,6 @@ from fastsemi.run.config import Config, by_hand, given_keys, load, plain
 
 _ARGUMENT = "model.args."  # one argument of timm alone, as the command line takes it
 
-
 StrPath = str | os.PathLike[str]
 Source = StrPath | Sequence[StrPath] | Mapping[str, Any] | Config
 """A configuration: a preset or several, of which a later one wins; a mapping with the keys of one, where

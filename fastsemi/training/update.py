@@ -11,6 +11,8 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
 from fastsemi.parallel.shards import local, whole
 
+_LEAST_SCALE = 2.0**-14  # of the loss: it starts at 2**16 and is halved at each step that it refuses
+
 
 class NotFiniteError(UserError):
     """A loss or gradient that is not finite; the update was refused.
@@ -25,9 +27,6 @@ class NotFiniteError(UserError):
     def __init__(self, message: str, step: int, part: int | None):
         self.step, self.part = step, part
         super().__init__(message)
-
-
-_LEAST_SCALE = 2.0**-14  # of the loss: it starts at 2**16 and is halved at each step that it refuses
 
 
 class Updater:
