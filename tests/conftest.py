@@ -1,9 +1,12 @@
 """Shared fixtures, and the skip of tests that need a GPU."""
 
+import contextlib
+import gc
 import os
 import runpy
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -116,6 +119,39 @@ class _Fork:
 def fork():
     """The class above."""
     return _Fork
+
+
+class _Held:
+    """The threads, open files and child processes of this process, when it was made."""
+
+    def __init__(self):
+        gc.collect()
+        tasks = os.listdir("/proc/self/task")
+        self.counts = {"python threads": threading.active_count(), "threads": len(tasks)}
+        self.counts["files"] = len(os.listdir("/proc/self/fd"))
+        self.counts["children"] = 0
+        for task in tasks:
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/self/task/{task}/children") as file,
+            ):
+                self.counts["children"] += len(file.read().split())
+
+    def assert_nothing_more(self, patience_s=20):
+        """Fail where there is more now, and still after a while: what was closed may need a moment to end.
+
+        Less is no fault: what an earlier test left may end at any time.
+        """
+        deadline = time.monotonic() + patience_s
+        while more := {name: count for name, count in _Held().counts.items() if count > self.counts[name]}:
+            assert time.monotonic() < deadline, f"{more}, before: {self.counts}"
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def held():
+    """The class above: `before = held()`, then `before.assert_nothing_more()`."""
+    return _Held
 
 
 @pytest.fixture(scope="session")

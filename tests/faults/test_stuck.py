@@ -112,12 +112,10 @@ def test_a_standstill_is_told_once_with_all_stacks(tmp_path, caplog):
     assert str(path) in caplog.messages[0]
 
 
-def test_a_watchdog_of_nothing_starts_no_thread(tmp_path):
-    import threading
-
-    before = threading.active_count()
+def test_a_watchdog_of_nothing_starts_no_thread(tmp_path, held):
+    before = held()
     with Watchdog(0, tmp_path / "stuck.txt"):
-        assert threading.active_count() == before
+        before.assert_nothing_more()
 
 
 @pytest.mark.parametrize("value", ["-1", ".inf", ".nan"])

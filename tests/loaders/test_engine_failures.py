@@ -3,7 +3,6 @@
 import gc
 import os
 import re
-import threading
 
 import pytest
 import torch
@@ -94,15 +93,6 @@ def test_oversized_images_are_refused(engine, kind, tmp_path, photo, contract):
     assert "max_pixels" in str(errors[0])
 
 
-def _held():
-    """Threads, files and child processes of this process."""
-    children = 0
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            children += len(file.read().split())
-    return threading.active_count(), len(os.listdir("/proc/self/fd")), children
-
-
 def _resident():
     """Memory of this process in MB."""
     with open("/proc/self/statm") as file:
@@ -110,7 +100,7 @@ def _resident():
 
 
 @pytest.mark.slow
-def test_closing_leaves_nothing(engine, kind, tmp_path, photo, contract):
+def test_closing_leaves_nothing(engine, kind, tmp_path, photo, contract, held):
     opened = contract.pack(kind, small(tmp_path, photo, contract, 16), tmp_path)
     index = opened.index
     cut = contract.stream(index, batch=4)
@@ -126,9 +116,9 @@ def test_closing_leaves_nothing(engine, kind, tmp_path, photo, contract):
             running.close()
         del source, running, batches
         gc.collect()
-        return _held(), _resident()
 
-    held, memory = cycles(6)
-    after, later = cycles(18)
-    assert after == held
-    assert later - memory < 4
+    cycles(6)
+    before, memory = held(), _resident()
+    cycles(18)
+    before.assert_nothing_more()
+    assert _resident() - memory < 4

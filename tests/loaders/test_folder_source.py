@@ -70,10 +70,10 @@ def test_many_threads_read_at_once(source, root):
         assert list(pool.map(source.read_one, ids)) == [expected[i] for i in ids]
 
 
-def test_no_file_stays_open(source, root):
+def test_no_file_stays_open(source, root, held):
     (root / "a" / "1.png").write_bytes(b"")
     (root / "a" / "2.png").unlink()
     (root / "a" / "2.png").mkdir()
-    before = len(os.listdir("/proc/self/fd"))
+    before = held()
     source.read(list(range(6)) * 50)
-    assert len(os.listdir("/proc/self/fd")) == before
+    before.assert_nothing_more()

@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -243,7 +242,7 @@ def test_submit_without_wait_then_close_and_submit_after_close():
     op.close()
 
 
-def test_open_and_close_leave_no_thread_or_descriptor(tmp_path):
+def test_open_and_close_leave_no_thread_or_descriptor(tmp_path, held):
     (tmp_path / "a.jpg").write_bytes(GOOD)
     files = [os.fsencode(tmp_path / "a.jpg")] * 3
 
@@ -257,14 +256,10 @@ def test_open_and_close_leave_no_thread_or_descriptor(tmp_path):
         op.close()
 
     cycle()
-    before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), threading.active_count()
+    before = held()
     for _ in range(200):
         cycle()
-    assert (
-        len(os.listdir("/proc/self/fd")),
-        len(os.listdir("/proc/self/task")),
-        threading.active_count(),
-    ) == before
+    before.assert_nothing_more()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

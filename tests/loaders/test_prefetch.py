@@ -1,4 +1,3 @@
-import os
 import threading
 import time
 
@@ -34,10 +33,6 @@ def _plans(index, batch=4):
     return evaluation_batches(index, np.arange(len(index)), batch, 1.0)
 
 
-def _fds():
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_batches_come_in_order_and_the_end_is_the_end(folder):
     index, engine = _open(folder)
     with Prefetcher(engine, _plans(index)) as loader:
@@ -63,16 +58,15 @@ def test_at_most_depth_batches_are_under_way(folder):
     engine.close()
 
 
-def test_early_breaks_leave_no_thread_and_no_file(folder):
+def test_early_breaks_leave_no_thread_and_no_file(folder, held):
     index, engine = _open(folder)
     with Prefetcher(engine, _plans(index)) as loader:
         next(loader)
-    threads, files = threading.active_count(), _fds()
+    before = held()
     for _ in range(200):
         with Prefetcher(engine, _plans(index)) as loader:
             next(loader)
-    assert threading.active_count() == threads
-    assert _fds() <= files
+    before.assert_nothing_more()
     engine.close()
 
 
