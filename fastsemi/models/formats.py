@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Formats of networks with a classifier, of which timm publishes such weights.
+TIMM = ("timm", "timm checkpoint", "timm checkpoint, EMA", "EfficientNet-PyTorch")
+
 # Keys under which training scripts keep a network, the first match wins, and whether it is an average.
 _WRAPPERS = (
     ("model_ema", True),  # the paper's code, ConvNeXt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -19,18 +18,9 @@ from torch.hub import load_state_dict_from_url
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import why_unreadable
 from fastsemi.models.formats import Weights, recognise
+from fastsemi.models.preprocessing import Preprocessing
 
 _PATIENCE = 10.0  # seconds
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The images that a network was trained on."""
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    eval_crop: float
 
 
 def published_name(name: str, pretrained: bool | str) -> str:
@@ -51,6 +41,11 @@ def preprocessing(name: str) -> Preprocessing:
     r, g, b = settings.mean
     dr, dg, db = settings.std
     return Preprocessing(settings.input_size[-1], (r, g, b), (dr, dg, db), settings.crop_pct)
+
+
+def usual_preprocessing(name: str) -> Preprocessing | None:
+    """How images go into a network's default weights; None where timm has none."""
+    return preprocessing(name) if timm.is_model_pretrained(name) else None
 
 
 def licence(name: str) -> str | None:

@@ -23,6 +23,7 @@ from fastsemi.common.settings import PrecisionName
 from fastsemi.common.yaml_file import read_yaml
 from fastsemi.kernels.settings import KernelKind
 from fastsemi.loaders.settings import DataConfig, LoaderConfig, PlanConfig
+from fastsemi.models.preprocessing import beside
 from fastsemi.models.settings import ModelConfig
 from fastsemi.parallel.settings import DistributedConfig
 from fastsemi.run.compat import Compat, official, with_choices
@@ -319,13 +320,15 @@ def given_keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _fit_to_weights(config: Config, given: Set[str]) -> Config:
-    """With published weights, images are prepared as these learnt them, unless `given` keys say otherwise."""
-    if not config.model.pretrained:
-        return config
-    from fastsemi.models.pretrained import preprocessing, published_name  # which needs timm
+    """Images are prepared as weights learnt them that say how, unless `given` keys say otherwise."""
+    wanted = beside(config.model.weights) if config.model.weights else None
+    if config.model.pretrained:
+        from fastsemi.models.pretrained import preprocessing, published_name  # which needs timm
 
-    wanted = dataclasses.asdict(preprocessing(published_name(config.model.name, config.model.pretrained)))
-    free = {name: value for name, value in wanted.items() if f"data.{name}" not in given}
+        wanted = preprocessing(published_name(config.model.name, config.model.pretrained))
+    if wanted is None:
+        return config
+    free = {name: value for name, value in vars(wanted).items() if f"data.{name}" not in given}
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **free))
 
 

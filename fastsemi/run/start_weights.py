@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from fastsemi.models.formats import Weights
-from fastsemi.models.pretrained import is_cached, look_alikes, published_name, published_weights
+from fastsemi.models.formats import TIMM, Weights
+from fastsemi.models.preprocessing import beside
+from fastsemi.models.pretrained import (
+    is_cached,
+    look_alikes,
+    published_name,
+    published_weights,
+    usual_preprocessing,
+)
 from fastsemi.models.settings import ModelConfig
 from fastsemi.models.trainable import prepare_training
 from fastsemi.models.weights import LoadReport, fit_backbone, read_weights
@@ -69,12 +76,27 @@ def check_network(
     return report
 
 
-def doubt(model: ModelConfig) -> str | None:
-    """A warning where a file may be of another network, which neither names nor shapes would show."""
-    others = look_alikes(model.name) if model.weights else []
-    if not others:
-        return None
-    return (
-        f"tensors of {model.name} and of {' or '.join(others)} look alike, so that the other's weights would "
-        "load without an error; make sure that model.name is what they were trained with"
-    )
+def doubts(config: Config, form: str) -> list[str]:
+    """Warnings where a file may be of another network or of other images, which tensors would not show.
+
+    Args:
+        config: The run.
+        form: `LoadReport.format` of the weights.
+    """
+    model, data = config.model, config.data
+    if not model.weights:
+        return []
+    texts = []
+    if others := look_alikes(model.name):
+        texts.append(
+            f"tensors of {model.name} and of {' or '.join(others)} look alike, so that the other's weights "
+            "would load without an error; make sure that model.name is what they were trained with"
+        )
+    usual = usual_preprocessing(model.name) if form in TIMM and beside(model.weights) is None else None
+    if usual and (usual.mean, usual.std) != (tuple(data.mean), tuple(data.std)):
+        mean, std = list(usual.mean), list(usual.std)
+        texts.append(
+            f"timm's weights of {model.name} learnt from images with data.mean {mean} and data.std {std}, "
+            f"here they are {list(data.mean)} and {list(data.std)}; set both if the weights are timm's"
+        )
+    return texts

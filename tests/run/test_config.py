@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,19 @@ def test_weights_depend_on_how_images_are_turned(tiny):
     assert [found["data.exif"] for found in prints] == ["ignore", "apply"]
     with pytest.raises(UserError, match=r"data\.exif|exif"):
         tiny("--data.exif", "turn")
+
+
+def test_images_are_prepared_as_a_folder_of_weights_says(tmp_path):
+    """And as the configuration says where it says so."""
+    weights = tmp_path / "model.safetensors"
+    said = {"input_size": [3, 96, 96], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.9}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": said}))
+    config = configuration.load([], ["--model.weights", str(weights), "--data.std", "[1, 1, 1]"])
+    assert (config.data.image_size, config.data.eval_crop) == (96, 0.9)
+    assert (tuple(config.data.mean), tuple(config.data.std)) == ((0.1, 0.2, 0.3), (1, 1, 1))
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    assert configuration.load([], ["--model.weights", str(weights)]).data == configuration.load([], []).data
+    for damaged in ("{", '{"pretrained_cfg": {"input_size": [], "mean": 1, "std": 2}}'):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(UserError, match="does not say how images go into"):
+            configuration.load([], ["--model.weights", str(weights)])

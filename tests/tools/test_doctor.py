@@ -149,7 +149,10 @@ def test_weights_that_do_not_fit_are_a_problem_and_look_alikes_a_note(tiny, tmp_
     torch.save(state, path)
     config = tiny(*options, str(path))
     check = _found(check_data(config))["weights"]
-    assert check.state == "ok" and check.found.startswith(f"{path}: timm: 30 tensors loaded")
+    assert check.state == "note" and check.found.startswith(f"{path}: timm: 30 tensors loaded")
+    assert "learnt from images with data.mean [0.5, 0.5, 0.5]" in check.found and "set both" in check.cure
+    same = tiny(*options, str(path), *("--data.mean", "[0.5, 0.5, 0.5]", "--data.std", "[0.5, 0.5, 0.5]"))
+    assert _found(check_data(same))["weights"].state == "ok"
     torch.save({**state, "blocks.1.attn.proj.weight": torch.zeros(32, 31)}, path)
     for look in (lambda: _found(check_data(config))["weights"].found, lambda: _refusal(config)):
         assert "blocks.1.attn.proj.weight, is [32, 32] in the network and [32, 31] there" in look()
