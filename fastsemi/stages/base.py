@@ -20,8 +20,8 @@ from fastsemi.stages.stage_config import StageConfig
 class Ratio:
     """A metric as numerator and denominator, so that it adds up over micro-batches, steps and ranks."""
 
-    total: Tensor  # scalar
-    count: Tensor | int  # scalar
+    total: Tensor  # scalar, or [C] one for each class
+    count: Tensor | int  # as `total`
 
 
 @dataclass(frozen=True)

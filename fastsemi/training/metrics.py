@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,45 +28,51 @@ class Accumulator:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._sums: dict[str, Tensor] = {}  # name -> [2] total, count
+        self._sums: dict[str, Tensor] = {}  # name -> [2] or [2, C] total, count
 
     def add(self, metrics: dict[str, Ratio]) -> None:
         """Add the metrics of a micro-batch."""
         for name, ratio in metrics.items():
-            pair = torch.stack([self._scalar(ratio.total), self._scalar(ratio.count)])
+            pair = torch.stack([self._sum(ratio.total), self._sum(ratio.count)])
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
-    def _scalar(self, value: Tensor | int) -> Tensor:
+    def _sum(self, value: Tensor | int) -> Tensor:
         if isinstance(value, Tensor):
             return value.to(self._device, torch.float32)
         # A fill: to copy a number of the host's to a GPU waits for all that was launched before.
         return torch.full((), value, dtype=torch.float32, device=self._device)
 
-    def state(self) -> list[dict[str, list[float]]]:
+    def state(self) -> list[dict[str, Any]]:
         """Sums since the last read by process and name, in rank 0; all processes must ask for it."""
-        table = torch.stack(list(self._sums.values())).tolist() if self._sums else []
-        return processes.to_main(dict(zip(self._sums, table, strict=True)))
+        return processes.to_main(dict(self._listed(self._joined())))
 
-    def restore(self, state: list[dict[str, list[float]]]) -> None:
+    def restore(self, state: list[dict[str, Any]]) -> None:
         """Go on from what `state` gave, to the same bits where there are as many processes as there were."""
-        names, rank, alike = list(state[0]), processes.rank(), len(state) == processes.world()
+        rank, alike = processes.rank(), len(state) == processes.world()
         # of other processes: the sums of all become the first one's, zeros those of the rest
         whose = state[rank : rank + 1] if alike else state if rank == 0 else []
-        for name in names:
-            table = torch.tensor([sums[name] for sums in whose], device=self._device).reshape(-1, 2)
-            self._sums[name] = table.sum(0)
+        for name, first in state[0].items():
+            parts = [sums[name] for sums in whose] or [torch.zeros_like(torch.tensor(first)).tolist()]
+            self._sums[name] = torch.tensor(parts, device=self._device).sum(0)
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, Any]:
         """Ratios since the last read over all processes, in one transfer; NaN where nothing was counted."""
         if not self._sums:
             return {}
-        table = processes.add_up(torch.stack(list(self._sums.values()))).tolist()
-        names = list(self._sums)
+        table = dict(self._listed(processes.add_up(self._joined())))
         self._sums = {}
-        return {
-            name: total / count if count else math.nan
-            for name, (total, count) in zip(names, table, strict=True)
-        }
+        return {name: _ratio(total, count) for name, (total, count) in table.items()}
+
+    def _joined(self) -> Tensor:
+        """All sums one after the other: what is read at once is waited for once."""
+        sums = [pair.flatten() for pair in self._sums.values()]
+        return torch.cat(sums) if sums else torch.zeros(0, device=self._device)
+
+    def _listed(self, joined: Tensor) -> Iterator[tuple[str, Any]]:
+        """What `_joined` gave as nested lists by name."""
+        parts = joined.cpu().split([pair.numel() for pair in self._sums.values()])
+        for (name, pair), part in zip(self._sums.items(), parts, strict=True):
+            yield name, part.view(pair.shape).tolist()
 
 
 class MetricLog:
@@ -117,6 +124,17 @@ class MetricLog:
             self._board.close()
 
 
+def _ratio(total: Any, count: Any) -> Any:
+    if isinstance(total, list):
+        return [_ratio(*pair) for pair in zip(total, count, strict=True)]
+    return total / count if count else math.nan
+
+
 def _line(row: dict[str, Any]) -> str:
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(clean) + "\n"
+    return json.dumps({name: _finite(value) for name, value in row.items()}) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,7 @@
 """Sums of metrics of all processes, and what a checkpoint keeps of them between two rows."""
 
 import json
+import math
 
 import torch
 
@@ -15,7 +16,10 @@ PARTS = [(0.1, 3), (0.7, 5), (1e7, 1), (1e-3, 2)]  # of four micro-batches; sums
 
 def add(metrics, parts):
     for total, count in parts[group.rank() :: group.world()]:
-        metrics.add({"loss": Ratio(torch.tensor(total), count), "none": Ratio(torch.tensor(0.0), 0)})
+        classes = Ratio(torch.tensor([total, 0.0]), torch.tensor([count, 0]))
+        metrics.add(
+            {"loss": Ratio(torch.tensor(total), count), "none": Ratio(torch.tensor(0.0), 0), "by": classes}
+        )
 
 
 def test_a_row_after_a_checkpoint_is_that_of_all_steps_since_the_row_before(processes, tmp_path):
@@ -28,7 +32,9 @@ def test_a_row_after_a_checkpoint_is_that_of_all_steps_since_the_row_before(proc
             cut.restore(kept)
             add(whole, PARTS)
             add(cut, PARTS)
-            found = [whole.read()["loss"], cut.read()["loss"], kept]
+            rows = whole.read(), cut.read()
+            assert all(math.isnan(row["by"][1]) and row["by"][0] == row["loss"] for row in rows)
+            found = [*(row["loss"] for row in rows), kept]
             if group.is_main():
                 (tmp_path / "found.json").write_text(json.dumps(found))
         return 0

@@ -195,3 +195,9 @@ def test_pseudo_label_metrics_count_what_is_known():
     accuracy, recall = metrics["pseudo_label_accuracy"], metrics["pseudo_label_recall"]
     assert (int(accuracy.total), int(accuracy.count)) == (1, 2)
     assert (int(recall.total), int(recall.count)) == (1, 3)
+    share, accuracy = metrics["pseudo_label_share_by_class"], metrics["pseudo_label_accuracy_by_class"]
+    assert (share.total.tolist(), share.count.tolist()) == ([1, 2, 0], [3, 3, 3])
+    assert (accuracy.total.tolist(), accuracy.count.tolist()) == ([1, 0, 0], [1, 1, 0])
+    many = pseudo._replace(logits=torch.zeros(4, 101))
+    few = pseudo_label_metrics(many, Fixed(0.5).weights(pseudo), torch.ones(4), truth)
+    assert not any(name.endswith("by_class") for name in few), "a thousand numbers a row are not read"

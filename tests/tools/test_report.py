@@ -15,6 +15,7 @@ from fastsemi.common.progress import Progress
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.run import Run
 from fastsemi.run.summary import read_summary
+from fastsemi.tools.report.by_class import draw_by_class
 from fastsemi.tools.report.classes import MATRIX_CLASSES, describe
 from fastsemi.tools.report.contents import deviations, read_run, stage_lines
 from fastsemi.tools.report.curves import draw_curves
@@ -78,7 +79,7 @@ def test_train_leaves_a_page_with_everything_that_needs_no_evaluation(tiny, tmp_
     assert "None: all stages have finished" in page.text
     assert "Most frequent confusions" not in page.text
     pictures = [reference[:20] for reference in page.references]
-    assert pictures.count("data:image/svg+xml;b") == 4 + 5 + 6, "panels of pretrain, finetune, semi"
+    assert pictures.count("data:image/svg+xml;b") == 4 + 5 + 8, "panels of pretrain, finetune, semi"
     assert pictures.count("data:image/png;base6") == 4 * 3, "weak, strong and mixed views"
 
 
@@ -275,3 +276,21 @@ def test_the_page_shows_evaluation_images_that_are_trained_on(tiny, shapes, tmp_
     assert describe_data(config, look=False).findings == found.findings
     (root / "val" / "dot" / "again.png").unlink()
     assert describe_data(config, look=False).findings is None
+
+
+def test_pseudo_labels_of_each_class_are_drawn_over_time():
+    rows = [
+        {
+            "step": step,
+            "pseudo_label_share_by_class": [0.25, 0.75],
+            "pseudo_label_accuracy_by_class": [None, None],
+        }
+        for step in range(1, 500)
+    ]
+    (share,) = draw_by_class(rows, ["$cat$", "a dog with a very long name"])
+    assert share.text.endswith("at the last, least $cat$ 25, most a dog with a very long name 75")
+    assert b"a dog with a" in share.svg and b"very long name" not in share.svg and len(share.svg) < 100_000
+    rows[-1]["pseudo_label_accuracy_by_class"] = [0.5, None]
+    _, accuracy = draw_by_class(rows, [])
+    assert accuracy.text.endswith("least 0 50, most 0 50"), "numbers where there are no names"
+    assert draw_by_class([{"step": 1, "loss": 1.0}], []) == []

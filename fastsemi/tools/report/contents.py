@@ -58,6 +58,15 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(folder, run.config.read_text(errors="replace"), read_summary(run.summary), metrics)
 
 
+def class_names(folder: Path) -> list[str]:
+    """Names of the classes of a run, from the network that it has left; none where it has left none."""
+    try:
+        settings = json.loads((RunFolder(folder).model / "config.json").read_text(encoding="utf-8"))
+        return [str(name) for name in settings["label_names"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
 def _rows(path: Path) -> list[Metrics]:
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():

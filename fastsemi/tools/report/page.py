@@ -26,8 +26,10 @@ from fastsemi.run.selected import EVALUATION, HELD_OUT, evaluated_on, honest, se
 from fastsemi.run.summary import best_baseline, results
 from fastsemi.stages.names import STAGES
 from fastsemi.tools.report.answers import answers
+from fastsemi.tools.report.by_class import draw_by_class
 from fastsemi.tools.report.contents import (
     RunFiles,
+    class_names,
     deviations,
     ordered_stages,
     read_run,
@@ -58,7 +60,7 @@ def write_report(config: Config, *, evaluate: bool) -> Path:
     """
     files = read_run(config.output)
     notes: dict[str, str] = {}  # why a part is missing
-    lines = stage_lines(files, config)
+    lines, names = stage_lines(files, config), class_names(files.folder)
     page = _template().render(
         name=run_name(files.folder),
         network=config.model.name,
@@ -69,7 +71,7 @@ def write_report(config: Config, *, evaluate: bool) -> Path:
         lines=lines,
         selection=selection_notes(files.summary),
         curves={
-            stage: draw_curves(files.metrics[stage])
+            stage: draw_curves(files.metrics[stage]) + draw_by_class(files.metrics[stage], names)
             for stage in ordered_stages(files, config)
             if stage in files.metrics
         },
