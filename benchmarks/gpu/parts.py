@@ -1,8 +1,8 @@
 """The parts of `benchmarks.gpu.suite` that are no benchmark of their own; each runs in its own process.
 
-    python -m benchmarks.gpu.parts environment|peaks|native|tests|waits --out FOLDER [--tiny]
+    python -m benchmarks.gpu.parts environment|peaks|warm|native|tests|waits --out FOLDER [--tiny]
 
-Exit code 0: done; 77: cannot run here, the last line says why; anything else: failed.
+Exit code 0: done; 77: cannot run here, 78: done in part, the last line says why; anything else: failed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from benchmarks.harness import harness
 from benchmarks.harness.environment import environment
 
-SKIPPED = 77
+SKIPPED, PARTIAL = 77, 78
 ROOT = Path(__file__).parents[2]
 MODULES = {
     **{"timm": "timm", "triton": "triton", "numpy": "numpy", "pillow": "PIL", "scipy": "scipy"},
@@ -37,6 +38,10 @@ STEPS = 100  # without one wait
 
 class SkipError(Exception):
     """A part that cannot run here; the message says why, in one line."""
+
+
+class PartialError(Exception):
+    """A part of which something was left out; the message says what was done and what was not."""
 
 
 def has(module: str) -> bool:
@@ -135,8 +140,26 @@ def native(out: Path, tiny: bool) -> str:
     return "the native operator was built"
 
 
+def warm(out: Path, tiny: bool) -> str:
+    """Compile the step's Triton kernels, which takes long once, so that no later part's time holds it."""
+    from benchmarks.step.step_cases import SIZES, ProductStep
+    from fastsemi.common.precision import Precision, select_device
+
+    size, device = SIZES["tiny" if tiny else "S"], select_device("auto")
+    start = time.perf_counter()
+    step = ProductStep(size, 4, Precision.select("auto", device), compiled="no", augment=True)
+    try:
+        for fraction in (0.0, 0.35):
+            step.reject(fraction)
+            step.step()
+            step.work()  # reads a number of the device: all has run
+    finally:
+        step.close()
+    return f"four steps of {size.name} in {time.perf_counter() - start:.1f} s"
+
+
 def tests(out: Path, tiny: bool) -> str:
-    """Run the tests marked `gpu`; those whose imports are not installed are named and left out."""
+    """Run the tests marked `gpu`; what could not run is named."""
     if not torch.cuda.is_available():
         raise SkipError("no CUDA GPU")
     if not has("pytest"):
@@ -166,25 +189,30 @@ def judge(report: ElementTree.Element, lacking: set[str]) -> str:
     Raises:
         RuntimeError: A test failed, for another reason than a package that is not installed.
         SkipError: No test ran.
+        PartialError: Files could not be imported, or tests were skipped.
     """
     modules = {MODULES[name] for name in lacking}
-    passed, failed, without = 0, [], set()
+    passed, failed, left = 0, [], []
     for case in report.iter("testcase"):
         wrong = [child for child in case if child.tag in ("failure", "error")]
         text = " ".join(f"{child.get('message', '')} {child.text or ''}" for child in wrong)
         absent = re.search(r"No module named '([\w.]+)'", text)
         if wrong and absent and absent[1] in modules:
-            without.add(absent[1])
+            left.append(f"{case.get('classname') or case.get('name')} (no {absent[1]})")
         elif wrong:
             failed.append(f"{case.get('classname')}.{case.get('name')}")
-        elif not any(child.tag == "skipped" for child in case):
+        elif reasons := [child.get("message") or "skipped" for child in case if child.tag == "skipped"]:
+            left.append(f"{case.get('classname')} ({reasons[0]})")
+        else:
             passed += 1
     if failed:
         raise RuntimeError(f"{len(failed)} tests failed, {passed} passed: {', '.join(failed)}")
-    left = f", those that need {', '.join(sorted(without))} left out" if without else ""
+    named = ", ".join(dict.fromkeys(left))
     if not passed:
-        raise SkipError(f"no test could run{left}")
-    return f"{passed} tests passed{left}"
+        raise SkipError(f"no test could run: {named}")
+    if left:
+        raise PartialError(f"{passed} tests passed, left out: {named}")
+    return f"{passed} tests passed"
 
 
 def waits(out: Path, tiny: bool) -> str:
@@ -201,7 +229,7 @@ def waits(out: Path, tiny: bool) -> str:
     gpu = device.type == "cuda"
     size = SIZES["tiny" if tiny else "S"]
     precision = Precision.select("auto", device)
-    step = ProductStep(size, size.gpu_batch // 4 or 2, precision, compiled=False, augment=True)
+    step = ProductStep(size, size.gpu_batch // 4 or 2, precision, compiled="no", augment=True)
     counts = {}
     try:
         for name, fraction in (("kept", 0.0), ("rejected", 0.35)):
@@ -232,7 +260,8 @@ def waits(out: Path, tiny: bool) -> str:
     return f"no CUDA GPU; values read by the host in a step: {counts}"
 
 
-PARTS = {"environment": facts, "peaks": ceilings, "native": native, "tests": tests, "waits": waits}
+PARTS = {"environment": facts, "peaks": ceilings, "warm": warm}
+PARTS |= {"native": native, "tests": tests, "waits": waits}
 
 
 def main() -> int:
@@ -250,6 +279,9 @@ def main() -> int:
     except SkipError as reason:
         print(reason)
         return SKIPPED
+    except PartialError as reason:
+        print(reason)
+        return PARTIAL
     return 0
 
 

@@ -1,13 +1,15 @@
-"""All that a GPU is wanted for, in one command planned for nine minutes.
+"""All that a GPU is wanted for, in five calls that together are planned for 24 minutes.
 
-    python -m benchmarks.gpu.suite [--quick] [--tiny] [--out FOLDER] [--only PART,PART]
+    python -m benchmarks.gpu.suite [CALL ...] [--quick] [--tiny] [--out FOLDER] [--archive FILE] [--only PART,PART]
 
 Works from a bare copy of the tree, without network or installation, where PyTorch, timm and Triton are; what
 needs more is skipped by name. Each part is a process with a time limit of its own, so one that fails or hangs
-costs no other; results are written after each. They go to `benchmarks/results/<gpu>-<date>/`: a JSON file a
-part, `suite.json` with how each ended, `README.md` with the tables, and plots where Matplotlib is there.
-`--quick` is planned for three minutes. `--tiny` runs every part on a CPU with tiny sizes and Triton's
-interpreter, to know that the suite works.
+costs no other, and all parts of a call share a deadline. Steps, kernels and loaders write after each round.
+Results go to `benchmarks/results/<gpu>-<date>/`: a JSON file a part, `suite.json` with how each ended,
+`README.md` with the tables, and plots where Matplotlib is there; `--archive` packs all of it into one file, anew
+after each part. Calls that are given the same `--out` add to it. `--quick` is planned for three minutes.
+`--tiny` runs every part on a CPU with tiny sizes and Triton's interpreter, to know that the suite works.
+`gpu/README.md` has the calls and what to expect of them.
 """
 
 from __future__ import annotations
@@ -18,16 +20,18 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.gpu.lists import FULL_SECONDS, QUICK_SECONDS, TINY_SECONDS, Part, full, quick, tiny
-from benchmarks.gpu.parts import SKIPPED, has
+from benchmarks.gpu.lists import Part, calls, quick, tiny
+from benchmarks.gpu.parts import PARTIAL, SKIPPED, has
 from fastsemi.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+MEASURING = 0.75  # of a part's time; the rest is for imports, warming up and writing
 _BAD_RESULT = (UserError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
@@ -37,7 +41,7 @@ class Outcome:
 
     name: str
     status: str
-    """ok, skipped, failed or timeout."""
+    """ok, partial, skipped, failed or timeout."""
     reason: str
     seconds: float
     tail: list[str] = field(default_factory=list)
@@ -54,12 +58,18 @@ def run_part(part: Part, out: Path, seconds: float, gpu: bool) -> Outcome:
         return Outcome(part.name, "skipped", "no CUDA GPU", 0.0)
     if seconds < 5:
         return Outcome(part.name, "skipped", "no time was left", 0.0)
-    command = [sys.executable, "-m", *(word.format(out=out) for word in part.command)]
+    words = (word.format(out=out, seconds=round(MEASURING * seconds)) for word in part.command)
+    command = [sys.executable, "-m", *words]
     log = out / "logs" / f"{part.name.replace(' ', '_')}.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as file:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=ROOT,
+            env={**os.environ, **dict(part.variables)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         code: int | None = None
         try:
@@ -77,9 +87,11 @@ def run_part(part: Part, out: Path, seconds: float, gpu: bool) -> Outcome:
         return Outcome(part.name, "timeout", f"stopped after {seconds:.0f} s", took, lines[-20:])
     if code == SKIPPED:
         return Outcome(part.name, "skipped", last, took)
+    if code == PARTIAL:
+        return Outcome(part.name, "partial", last, took)
     if code:
         return Outcome(part.name, "failed", f"exit code {code}: {last}", took, lines[-20:])
-    return Outcome(part.name, "ok", last if part.command[0] == "benchmarks.gpu.parts" else "", took)
+    return Outcome(part.name, "ok", last if part.command[0].startswith("benchmarks.gpu.") else "", took)
 
 
 def merge_steps(out: Path) -> None:
@@ -137,19 +149,47 @@ def draw(out: Path) -> Outcome:
     return Outcome("plots", "ok", names, time.monotonic() - start)
 
 
-def run(parts: Sequence[Part], out: Path, budget: float, title: str, gpu: bool) -> list[Outcome]:
-    """Run the parts within a time for all of them; results are written after each."""
+def pack(out: Path, archive: Path) -> None:
+    """Put all results into one file, whole or not at all."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    part = archive.with_name(f".{archive.name}")
+    with tarfile.open(part, "w:gz") as tar:
+        tar.add(out, out.name)
+    part.replace(archive)
+
+
+def _before(out: Path) -> list[Outcome]:
+    """How the parts of earlier calls ended."""
+    path = out / "suite.json"
+    return [Outcome(**row) for row in json.loads(path.read_text())] if path.exists() else []
+
+
+def run(
+    parts: Sequence[Part], out: Path, budget: float, title: str, gpu: bool, archive: Path | None = None
+) -> list[Outcome]:
+    """Run the parts within a time for all of them; results are written and packed after each.
+
+    What earlier calls with this folder left stays there, but for parts that run again.
+    """
     deadline = time.monotonic() + budget
     out.mkdir(parents=True, exist_ok=True)
+    names = {"plots", *(part.name for part in parts)}
+    earlier = [o for o in _before(out) if o.name not in names]
     outcomes: list[Outcome] = []
+
+    def keep() -> None:
+        write(out, [*earlier, *outcomes], title)
+        if archive:
+            pack(out, archive)
+
     for part in parts:
         outcomes.append(run_part(part, out, min(part.seconds, deadline - time.monotonic()), gpu))
         o = outcomes[-1]
         print(f"{o.status:8}{o.seconds:6.1f} s  {o.name}  {o.reason}", flush=True)
-        write(out, outcomes, title)
+        keep()
     outcomes.append(draw(out))
-    write(out, outcomes, title)
-    print(f"results: {out}")
+    keep()
+    print(f"results: {archive or out}")
     return outcomes
 
 
@@ -171,16 +211,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("call", nargs="*", help=f"of {', '.join(calls())}; default: all, in this order")
     parser.add_argument("--quick", action="store_true", help="three minutes")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on a CPU, to test the suite itself")
     parser.add_argument("--only", help="parts to run, separated by commas")
     parser.add_argument("--out", type=Path, help="folder of results")
+    parser.add_argument("--archive", type=Path, help="one file for all results, .tar.gz")
     args = parser.parse_args(argv)
     try:
         name, gpu = _where()
         if not gpu and not args.tiny:
             raise UserError("the GPU suite found no CUDA GPU; use --tiny to try it without, or make bench")
-        parts = tiny() if args.tiny else quick() if args.quick else full()
+        unknown = set(args.call) - set(calls())
+        if unknown:
+            raise UserError(f"{min(unknown)!r} is no call; use {', '.join(calls())}")
+        chosen = [call for name, call in calls().items() if name in args.call or not args.call]
+        chosen = [tiny()] if args.tiny else [quick()] if args.quick else chosen
+        parts = [part for call in chosen for part in call.parts]
         if args.only:
             names = {part.name for part in parts}
             unknown = set(args.only.split(",")) - names
@@ -192,12 +239,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if args.tiny:
         os.environ["TRITON_INTERPRET"] = "1"
-    budget = TINY_SECONDS if args.tiny else QUICK_SECONDS if args.quick else FULL_SECONDS
+    budget = sum(call.seconds for call in chosen)
     title = f"GPU suite, {name}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
     out = (
         args.out or ROOT / "benchmarks" / "results" / f"{name}-{time.strftime('%Y%m%d-%H%M', time.gmtime())}"
     )
-    outcomes = run(parts, out.resolve(), budget, title, gpu)
+    outcomes = run(parts, out.resolve(), budget, title, gpu, args.archive)
     return 1 if any(o.status in ("failed", "timeout") for o in outcomes) else 0
 
 

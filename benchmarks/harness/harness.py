@@ -8,6 +8,7 @@ are formed inside a round. Results are medians with the 20th and 80th percentile
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import sys
@@ -26,6 +27,8 @@ from fastsemi.common.errors import UserError
 Unit = Literal["images_per_s", "ms"]
 Timer = Callable[[Callable[[], object]], float]
 MIN_ROUNDS = 5
+SLEEP, LONGEST_SLEEP = 5e-4, 0.1  # seconds
+CYCLES_PER_S = 3e9  # more than the clock of any GPU, so that it sleeps longer rather than shorter
 
 
 def wall_seconds(run: Callable[[], object]) -> float:
@@ -39,6 +42,10 @@ def wall_seconds(run: Callable[[], object]) -> float:
 class DeviceTimer:
     """Seconds of `run` between two events on the current CUDA stream; the host's overhead is not in them.
 
+    The device sleeps before the first event, so that the host has launched all of `run` before the device
+    begins. Where the host took longer, all is measured again with a longer sleep. A `run` that waits for the
+    device is measured with its waits.
+
     Args:
         repeats: Runs per measurement; their mean is returned.
         flush_bytes: Written before every run, so that it finds nothing of its input in the L2 cache.
@@ -49,17 +56,28 @@ class DeviceTimer:
 
     def __call__(self, run: Callable[[], object]) -> float:
         """Measure once."""
+        seconds, host = self._between_events(run, SLEEP)
+        if host:
+            seconds, _ = self._between_events(run, min(2 * host, LONGEST_SLEEP))
+        return seconds
+
+    def _between_events(self, run: Callable[[], object], sleep: float) -> tuple[float, float]:
+        """The device's seconds of one `run`, and the host's longest where the device did not sleep as long."""
         flush = torch.empty(self.flush_bytes, dtype=torch.uint8, device="cuda")
-        pairs = []
+        pairs, late = [], 0.0
         for _ in range(self.repeats):
             flush.zero_()
+            torch.cuda._sleep(round(sleep * CYCLES_PER_S))
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
+            began = time.perf_counter()
             run()
             end.record()
+            if start.query():
+                late = max(late, time.perf_counter() - began)
             pairs.append((start, end))
         torch.cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in pairs) / 1e3 / len(pairs)
+        return sum(start.elapsed_time(end) for start, end in pairs) / 1e3 / len(pairs), late
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,9 @@ def measure(
     rounds: int = 7,
     warmup: int = 1,
     seed: int = 0,
+    seconds: float | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    keep: Callable[[list[Measurement]], None] = lambda measured: None,
 ) -> list[Measurement]:
     """Run every case once a round, in random order.
 
@@ -106,7 +126,10 @@ def measure(
         rounds: Measured rounds.
         warmup: Rounds before these, which are dropped.
         seed: Of the orders.
+        seconds: After which no further round begins that might last longer; one is measured in any case.
         progress: Called with one line after each run.
+        keep: Called with what there is after each measured round, so that a process that is killed has left
+            something.
 
     Raises:
         UserError: Fewer than 5 rounds, or two cases of one name.
@@ -117,16 +140,25 @@ def measure(
     if len(set(names)) < len(names):
         raise UserError(f"two cases have the same name among {', '.join(names)}; rename one")
     order, shuffle = list(range(len(cases))), random.Random(seed)
-    seconds: list[list[float]] = [[] for _ in cases]
+    samples: list[list[float]] = [[] for _ in cases]
+    end, longest, measured = time.monotonic() + (seconds or math.inf), 0.0, []
     for r in range(-warmup, rounds):
+        began = time.monotonic()
+        if r >= 1 and began + longest > end:
+            progress(f"{r} of {rounds} rounds: no time is left")
+            break
         shuffle.shuffle(order)
         for i in order:
             took = cases[i].timer(cases[i].run)
             if r >= 0:
-                seconds[i].append(took)
+                samples[i].append(took)
             label = f"round {r + 1}/{rounds}" if r >= 0 else "warm-up"
             progress(f"{label}: {cases[i].name} {took:.3f} s")
-    return [Measurement(case, tuple(s)) for case, s in zip(cases, seconds, strict=True)]
+        if r >= 0:
+            longest = max(longest, time.monotonic() - began)
+            measured = [Measurement(case, tuple(s)) for case, s in zip(cases, samples, strict=True)]
+            keep(measured)
+    return measured
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

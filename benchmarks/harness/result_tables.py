@@ -47,9 +47,13 @@ def steps(rows: Rows) -> str:
             f"| {row['model']}, {settings['labelled']} + {settings['unlabelled']} | {row['label']} "
             f"| {_spread(row)} | {paper} | {row['tflops']['median']:.3g} "
             f"| {row['utilisation']['median']:.0%} of {settings['peak_tflops']['median']:.3g} | {most} "
-            f"| {row['peak_bytes'] / 2**30:.2f} | {_count(row['launches'])} | {_count(row['host_waits'])} |"
+            f"| {_gib(row['peak_bytes'])} | {_count(row['launches'])} | {_count(row['host_waits'])} |"
         )
     return "\n".join([*lines, *_not_measured(absent)])
+
+
+def _gib(value: int | None) -> str:
+    return "" if value is None else f"{value / 2**30:.2f}"
 
 
 def _count(value: int | None) -> str:
@@ -172,6 +176,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "peaks": peaks,
     "steps": steps,
     "steps_compiled": steps,
+    "steps_sdpa": steps,
     "end_to_end": end_to_end,
     "kernels": kernels,
     "index": index,

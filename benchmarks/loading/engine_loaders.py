@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import simplejpeg
 import torch
 
 from benchmarks.loading.comparison import FILL, JITTER, RANDAUGMENT, AbsentError, MeasuredLoader, Setup
@@ -30,6 +29,7 @@ from fastsemi.loaders.write_beton import Encoding, Mode, write_beton
 
 AHEAD = 4  # batches under way, the default of loader.prefetch
 DECODE_CEILING = "full decode alone"
+HW_LOADS = (0.2, 0.35, 0.65)  # of whole images, `loader.dali.hw_load`
 
 
 class EngineLoader:
@@ -115,6 +115,10 @@ class FullDecode:
     def __init__(self, setup: Setup):
         if setup.augment:
             raise AbsentError("it has no views to augment")
+        try:
+            import simplejpeg  # noqa: F401
+        except ImportError as error:
+            raise AbsentError(f"{error}; pip install simplejpeg") from None
         self._setup, self._pool = setup, ThreadPoolExecutor(setup.threads)
 
     def run_pass(self, times: int = 1) -> int:
@@ -129,6 +133,8 @@ class FullDecode:
 
 
 def _decode(files: tuple[str, ...]) -> int:
+    import simplejpeg
+
     for path in files:
         with open(path, "rb") as file:
             simplejpeg.decode_jpeg(file.read(), colorspace="RGB")
@@ -146,13 +152,13 @@ def _engine(
     return create
 
 
-def _dali(decode: Decode) -> Callable[[Setup], MeasuredLoader]:
-    """One way to decode; `auto` of `fastsemi dali` takes the faster one."""
+def _dali(decode: Decode, hw_load: float = DaliOptions.hw_load) -> Callable[[Setup], MeasuredLoader]:
+    """One way to decode on a GPU."""
 
     def create(setup: Setup) -> MeasuredLoader:
         if setup.augment or not torch.cuda.is_available():
             raise AbsentError("measured on a GPU, views only")
-        return EngineLoader(setup, "dali", "folder", options=DaliOptions(decode=decode))
+        return EngineLoader(setup, "dali", "folder", options=DaliOptions(decode=decode, hw_load=hw_load))
 
     return create
 
@@ -165,7 +171,7 @@ ENGINES: dict[str, Callable[[Setup], MeasuredLoader]] = {
     "fastsemi thread_pool": _engine("thread_pool"),
     "fastsemi dali": _engine("dali"),
     "fastsemi dali, windows decoded": _dali("window"),
-    "fastsemi dali, whole images decoded": _dali("whole"),
+    **{f"fastsemi dali, hw_load {share}": _dali("whole", share) for share in HW_LOADS},
     "fastsemi ffcv": _engine("ffcv", "jpeg"),
     "fastsemi reference": _engine("reference"),
     DECODE_CEILING: FullDecode,

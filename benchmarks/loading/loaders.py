@@ -34,6 +34,7 @@ from benchmarks.loading.comparison import AbsentError, MeasuredLoader, Setup
 from benchmarks.loading.engine_loaders import ENGINES
 from benchmarks.loading.peer_dali import dali
 from benchmarks.loading.peer_ffcv import ffcv
+from benchmarks.loading.peer_nvjpeg import nvjpeg
 from benchmarks.loading.peer_spdl import spdl
 from benchmarks.loading.peers import paper, torchvision_v2
 from fastsemi.common.errors import UserError
@@ -43,6 +44,7 @@ PARTS = ("views", "augmented")
 PEERS: dict[str, Callable[[Setup], MeasuredLoader]] = {
     "paper (Pillow, timm)": paper,
     "torchvision v2": torchvision_v2,
+    "torchvision nvJPEG": nvjpeg,
     "DALI stock": dali,
     "DALI stock, GPU": partial(dali, gpu=True),
     "DALI stock, GPU, two decodes": partial(dali, gpu=True, two_decodes=True),
@@ -94,9 +96,27 @@ def open_loaders(
 
 
 def run_part(
-    part: str, names: list[str], setup: Setup, rounds: int, progress: Callable[[str], None]
+    part: str,
+    names: list[str],
+    setup: Setup,
+    rounds: int,
+    progress: Callable[[str], None],
+    *,
+    what: str = "",
+    seconds: float | None = None,
+    keep: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
 ) -> list[dict[str, Any]]:
     """Rows of one part.
+
+    Args:
+        part: `views` or `augmented`.
+        names: Of the loaders.
+        setup: What all of them are given.
+        rounds: Measured rounds.
+        progress: Called with one line after each run.
+        what: Which pictures these are.
+        seconds: After which no further round begins.
+        keep: Called with the rows so far after each round.
 
     Raises:
         RuntimeError: A loader did not deliver every image.
@@ -124,12 +144,24 @@ def run_part(
                     details={"part": part, "label": name, "passes": times},
                 )
             )
-        measured = harness.measure(cases, rounds=rounds, progress=progress)
+        measured = harness.measure(
+            cases,
+            rounds=rounds,
+            seconds=seconds,
+            progress=progress,
+            keep=lambda measured: keep(_rows(measured, setup, what, absent)),
+        )
+    return _rows(measured, setup, what, absent)
+
+
+def _rows(
+    measured: list[harness.Measurement], setup: Setup, what: str, absent: dict[str, str]
+) -> list[dict[str, Any]]:
     size = sum(os.path.getsize(path) for path in setup.files) / len(setup.files)
     configuration = {
         **{"images": len(setup.files), "mean_bytes": round(size), "batch": setup.batch},
         **{"mean_width": float(setup.sizes[:, 0].mean()), "mean_height": float(setup.sizes[:, 1].mean())},
-        **{"image_size": setup.image_size, "views": 2, "absent": absent},
+        **{"image_size": setup.image_size, "views": 2, "absent": absent, "what": what},
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return harness.rows(
@@ -170,14 +202,20 @@ def limited(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(args: argparse.Namespace, files: list[Path], work: Path) -> list[dict[str, Any]]:
-    """Rows of all parts with `args.threads` threads, on as many cores."""
+def measure(args: argparse.Namespace, files: list[Path], what: str, work: Path) -> list[dict[str, Any]]:
+    """Rows of all parts with `args.threads` threads, on as many cores; written after each round."""
     sizes = []
     for path in files:
         path.read_bytes()  # into the page cache
         with Image.open(path) as image:
             sizes.append(image.size)
-    names, rows = choose(args.only), []
+    names = choose(args.only)
+    rows: list[dict[str, Any]] = []
+
+    def keep(found: list[dict[str, Any]]) -> None:
+        if args.json:
+            harness.write(args.json, [*rows, *found])
+
     with limited(args.threads):
         for part in args.parts.split(","):
             setup = Setup(
@@ -188,7 +226,10 @@ def measure(args: argparse.Namespace, files: list[Path], work: Path) -> list[dic
                 augment=part == "augmented",
                 batch=args.batch,
             )
-            rows += run_part(part, names, setup, args.rounds, _say)
+            options: dict[str, Any] = {"what": what, "keep": keep}
+            if args.seconds:
+                options["seconds"] = args.seconds / len(args.parts.split(","))
+            rows += run_part(part, names, setup, args.rounds, _say, **options)
     return rows
 
 
@@ -230,6 +271,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--scaling", type=int, nargs="*", default=[], help="further thread counts, views only"
     )
+    parser.add_argument("--seconds", type=float, help="of all parts; what is measured by then is kept")
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--plots", type=Path, help="folder for plots as PNG and SVG")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)  # where --scaling finds what was written
@@ -259,9 +301,10 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
         work = args.work or Path(folder)
         if args.images:
             files = copy_images(args.images, Path(folder) / "images", args.count)
+            what = "a folder of the user's"
         else:
-            files = photos.cut(default_cache_dir().parent / "photos", args.count)
-        rows = measure(args, files, work) + scaling(args, files[0].parent, work)
+            files, what = photos.jpegs(default_cache_dir().parent / "photos", args.count)
+        rows = measure(args, files, what, work) + scaling(args, files[0].parent, work)
     print(summary(rows))
     if args.json:
         harness.write(args.json, rows)

@@ -10,7 +10,9 @@ the loop over samples.
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -154,7 +156,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=gpu)
+    parser.add_argument("--seconds", type=float, help="of all groups; what is measured by then is kept")
     args = parser.parse_args()
+    end = time.monotonic() + (args.seconds or math.inf)
     on_gpu = args.device == "cuda"
     timer: Timer = DeviceTimer(repeats=5, flush_bytes=FLUSH_BYTES) if on_gpu else wall_seconds
     kinds = {"torch": select("torch", args.device)}
@@ -162,15 +166,17 @@ def main() -> None:
         kinds["triton"] = select("triton", args.device)
     settings = {name: getattr(args, name) for name in ("batch", "size", "classes")}
     name = torch.cuda.get_device_name() if on_gpu else "cpu"
-    found = []
+    found: list[dict[str, Any]] = []
     common = args.batch, args.size, args.device, timer, kinds
-    for cases in (
-        mix_cases(args, timer, kinds),
-        row_cases(args, timer, kinds),
-        augment_cases("weak", *common),
-        augment_cases("strong", *common),
-    ):
-        measured = measure(cases, rounds=args.rounds, warmup=3)
+    groups: tuple[Callable[[], list[Case]], ...] = (
+        partial(mix_cases, args, timer, kinds),
+        partial(row_cases, args, timer, kinds),
+        partial(augment_cases, "weak", *common),
+        partial(augment_cases, "strong", *common),
+    )
+    for i, make in enumerate(groups):
+        left = max((end - time.monotonic()) / (len(groups) - i), 1e-3)
+        measured = measure(make(), rounds=args.rounds, warmup=3, seconds=left)
         threads = torch.get_num_threads()
         group = rows(measured, unit="ms", threads=threads, configuration=settings, device=name)
         for row in group:
@@ -181,8 +187,8 @@ def main() -> None:
                 row["of_peer"] = ratio(row, group[-1])["median"]
             print(f"{row['name']:32}{row['ms']:10.3f} ms {row['gb_per_s']:9.1f} GB/s")
         found += group
-    if args.json:
-        write(args.json, found)
+        if args.json:
+            write(args.json, found)
     if args.plots:
         from benchmarks.harness import plots
 

@@ -80,7 +80,7 @@ def measure(
 def _step(size: Size, kind: Adapt, labelled: int, precision: Precision) -> ProductStep:
     # The weights' values do not change what a step costs: these are random, the file is never read.
     model = replace(size.model, adapt=kind, weights=Path("never-read"))
-    return ProductStep(replace(size, model=model), labelled, precision, compiled=False, augment=False)
+    return ProductStep(replace(size, model=model), labelled, precision, compiled="no", augment=False)
 
 
 def run(argv: list[str] | None = None) -> list[dict[str, Any]]:

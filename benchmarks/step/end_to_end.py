@@ -34,7 +34,7 @@ from fastsemi.common.precision import Precision, select_device
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.device_copy import ON_DEVICE
 from fastsemi.loaders.engines.native_operator import available
-from fastsemi.loaders.engines.settings import EngineName
+from fastsemi.loaders.engines.settings import DaliOptions, EngineName
 from fastsemi.loaders.index.cache import default_cache_dir
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
 from fastsemi.training.trainer import Trainer
@@ -105,7 +105,8 @@ def measure(args: argparse.Namespace, folder: Path, what: str, count: int) -> li
             "--batch"
         )
     config = semi_config(size, labelled)
-    loader = LoaderConfig(engine=cast(EngineName, args.engine), threads=args.threads)
+    options = DaliOptions() if args.hw_load is None else DaliOptions(hw_load=args.hw_load)
+    loader = LoaderConfig(engine=cast(EngineName, args.engine), threads=args.threads, dali=options)
     labels = LabelsConfig(fraction=1 / 3, seed=0)
     data = Data(DataConfig(root=folder, labels=labels, image_size=size.image_size), loader, device=device)
     ready = SyntheticData(
@@ -134,7 +135,11 @@ def measure(args: argparse.Namespace, folder: Path, what: str, count: int) -> li
             for name, timer in timers.items()
         ]
         measured = harness.measure(
-            cases, rounds=args.rounds, warmup=1, progress=lambda text: print(text, file=sys.stderr)
+            cases,
+            rounds=args.rounds,
+            warmup=1,
+            seconds=args.seconds,
+            progress=lambda text: print(text, file=sys.stderr),
         )
     finally:
         data.close()
@@ -183,11 +188,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="labelled images of a step; default: by network and device")
     parser.add_argument("--classes", type=int, default=16, help="folders that the images are dealt to")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--hw_load", type=float, help="loader.dali.hw_load")
     parser.add_argument("--threads", type=int, default=0, help="decoding threads; 0 for one per core")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="steps of one measurement; default: 20, 2 on a CPU")
     parser.add_argument("--compile", action="store_true", help="compile student and teacher")
+    parser.add_argument("--seconds", type=float, help="after which no further round begins")
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--plots", type=Path, help="folder for a plot as PNG and SVG")
     args = parser.parse_args(argv)

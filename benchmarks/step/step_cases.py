@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,11 +21,15 @@ from fastsemi.common.schedule import Duration
 from fastsemi.loaders.plan.draws import AugmentConfig
 from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.models.settings import ModelConfig
+from fastsemi.parallel.shards import blocks
 from fastsemi.stages.semi import Semi
 from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.stages.thresholds.fixed import Fixed
+from fastsemi.training.compiled import compile_networks
+from fastsemi.training.settings import CompileConfig
 
 RATIO = 5  # unlabelled images per labelled one
+Compiled = Literal["no", "blocks", "whole"]
 LR = 1e-9  # weights, and so confidences, stay as they are
 
 
@@ -99,12 +104,13 @@ class ProductStep:
         size: Network and shapes.
         labelled: Labelled images of a step; unlabelled ones are five times as many.
         precision: Device and number format.
-        compiled: Compile student and teacher.
+        compiled: Compile student and teacher: not, whole, or each of their blocks, which is what sharded
+            networks have.
         augment: Colour jitter and RandAugment are part of the step, as in training; else the views come
             augmented, as the peer's do.
     """
 
-    def __init__(self, size: Size, labelled: int, precision: Precision, *, compiled: bool, augment: bool):
+    def __init__(self, size: Size, labelled: int, precision: Precision, *, compiled: Compiled, augment: bool):
         self._labelled = labelled
         config = semi_config(size, labelled)
         if not augment:
@@ -117,9 +123,12 @@ class ProductStep:
             image_size=size.image_size,
             device=precision.device,
         )
-        self.trainer = semi_trainer(size.model, config, data, precision, compiled=compiled)
+        self.trainer = semi_trainer(size.model, config, data, precision, compiled=compiled == "whole")
         stage = self.trainer.stage
         assert isinstance(stage, Semi)
+        if compiled == "blocks":
+            networks = [block for network in (stage.model, *stage.teacher.networks()) for block in blocks(network)]
+            compile_networks(networks, CompileConfig(enabled=True), precision.device)
         self.stage, self._precision = stage, precision
         self._stepping = Stepping(self.trainer)
         self._thresholds: dict[float, float] = {0.0: 0.0}
@@ -182,9 +191,10 @@ class PeerStep:
     def __init__(self, size: Size, labelled: int, device: torch.device, *, fused_attention: bool):
         torch.manual_seed(0)
         self._unlabelled = RATIO * labelled
-        network = create_model(
-            size.model, num_classes=size.classes, image_size=size.image_size, drop_path=size.drop_path
-        )
+        with device:  # where its random weights are drawn
+            network = create_model(
+                size.model, num_classes=size.classes, image_size=size.image_size, drop_path=size.drop_path
+            )
         settings = PaperSettings(lr=LR, threshold=0.0)
         self._peer = PaperStep(network, device, settings, fused_attention=fused_attention)
         self._batches = cycle(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,8 @@ from benchmarks.step.step_cases import (
 from fastsemi.common.precision import Precision
 
 REJECTED = 0.35
+INSIDE = 0.15  # of the time of a network, for what a step does besides taking time
+Keep = Callable[[list[dict[str, Any]]], None]
 PAPER, KEPT, SKIPPED = "paper", "kept", "rejected"
 LABELS = {
     PAPER: "the paper's step",
@@ -35,6 +38,8 @@ LABELS = {
     SKIPPED: "fastsemi, 35 % rejected",
     "kept, compiled": "fastsemi, all kept, compiled",
     "rejected, compiled": "fastsemi, 35 % rejected, compiled",
+    "kept, blocks compiled": "fastsemi, all kept, blocks compiled",
+    "rejected, blocks compiled": "fastsemi, 35 % rejected, blocks compiled",
 }
 PHASE_STEPS = 5  # on a GPU; a CPU takes seconds for one
 
@@ -82,8 +87,9 @@ def build(size: Size, labelled: int, precision: Precision, args: argparse.Namesp
     product = partial(ProductStep, size, labelled, precision, augment=args.augment)
     peer = partial(PeerStep, size, labelled, device)
     makers: dict[str, Callable[[], ProductStep | PeerStep]] = {
-        "kept": partial(product, compiled=False),
-        **({"kept, compiled": partial(product, compiled=True)} if args.compile else {}),
+        "kept": partial(product, compiled="no"),
+        **({"kept, blocks compiled": partial(product, compiled="blocks")} if args.compile_blocks else {}),
+        **({"kept, compiled": partial(product, compiled="whole")} if args.compile else {}),
         "paper": partial(peer, fused_attention=False),
         **({"paper, fused attention": partial(peer, fused_attention=True)} if args.peer_fused else {}),
     }
@@ -110,8 +116,18 @@ def _warmed_up(name: str, make: Callable[[], ProductStep | PeerStep]) -> list[St
     return found
 
 
-def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of one network."""
+def measure_size(
+    size: Size, precision: Precision, args: argparse.Namespace, keep: Keep
+) -> list[dict[str, Any]]:
+    """Rows of one network.
+
+    Args:
+        size: The network.
+        precision: Device and number format.
+        args: The command line.
+        keep: Called with the rows so far after each round, and after each look inside of a step.
+    """
+    began = time.monotonic()
     device, dtype = precision.device, precision.dtype
     labelled = args.batch or (size.gpu_batch if device.type == "cuda" else size.cpu_batch)
     cases, absent = build(size, labelled, precision, args)
@@ -121,10 +137,9 @@ def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> 
         harness.Case(case.name, partial(case.run, args.steps), args.steps * RATIO * labelled, waiting(device))
         for case in cases
     ]
-    measured = harness.measure([*peaks, *timed], rounds=args.rounds, progress=_say(size.name))
-    flops_per_s, peer_flops_per_s = (case.values("images_per_s") for case in measured[: len(peaks)])
+    works = [_work(case) for case in cases]
     forward = forward_flops(size)
-    configuration = {
+    shared = {
         **{
             "model": size.name,
             "network": size.model.name,
@@ -134,22 +149,42 @@ def measure_size(size: Size, precision: Precision, args: argparse.Namespace) -> 
         },
         **{"image_size": size.image_size, "classes": size.classes, "augment": args.augment},
         **{"precision": str(dtype).removeprefix("torch."), "steps": args.steps},
-        "peak_tflops": harness.spread([f / 1e12 for f in flops_per_s]),
-        "peer_peak_tflops": harness.spread([f / 1e12 for f in peer_flops_per_s]),
     }
-    found = harness.rows(
-        measured[len(peaks) :],
-        unit="images_per_s",
-        threads=torch.get_num_threads(),
-        configuration=configuration,
-        device=device.type,
+
+    def rows_of(measured: list[harness.Measurement]) -> list[dict[str, Any]]:
+        flops_per_s, peer_flops_per_s = (case.values("images_per_s") for case in measured[: len(peaks)])
+        configuration = {
+            **shared,
+            "peak_tflops": harness.spread([f / 1e12 for f in flops_per_s]),
+            "peer_peak_tflops": harness.spread([f / 1e12 for f in peer_flops_per_s]),
+        }
+        found = harness.rows(
+            measured[len(peaks) :],
+            unit="images_per_s",
+            threads=torch.get_num_threads(),
+            configuration=configuration,
+            device=device.type,
+        )
+        for case, work, row in zip(cases, works, found, strict=True):
+            row |= _details(case, work, row, model_flops(forward, labelled, work.entered), flops_per_s)
+            row["name"] = f"steps/{size.name}/{case.name}"
+        paper = next((row for row in found if row["case"] == PAPER), None)
+        for row in found:
+            row["of_paper"] = harness.ratio(row, paper) if paper else None
+        return found
+
+    left = args.seconds and (1 - INSIDE) * args.seconds - (time.monotonic() - began)
+    measured = harness.measure(
+        [*peaks, *timed],
+        rounds=args.rounds,
+        seconds=left and max(left, 1e-3),  # one round in any case
+        progress=_say(size.name),
+        keep=lambda measured: keep(rows_of(measured)),
     )
+    found = rows_of(measured)
     for case, row in zip(cases, found, strict=True):
-        row |= _details(case, row, labelled, forward, flops_per_s, device)
-        row["name"] = f"steps/{size.name}/{case.name}"
-    paper = next((row for row in found if row["case"] == PAPER), None)
-    for row in found:
-        row["of_paper"] = harness.ratio(row, paper) if paper else None
+        row |= _inside(case, device)
+        keep(found)
     for case in cases:
         case.step.close()
     return found
@@ -168,26 +203,33 @@ def _peak(whose: str, device: torch.device, dtype: torch.dtype) -> harness.Case:
     return harness.Case(name, run, round(count * operations), waiting(device), details={})
 
 
-def _details(
-    case: StepCase,
-    row: dict[str, Any],
-    labelled: int,
-    forward: float,
-    peak: list[float],
-    device: torch.device,
-) -> dict[str, Any]:
+def _work(case: StepCase) -> Work:
     case.ready()
-    work: Work = case.step.work()
-    operations = model_flops(forward, labelled, work.entered)
-    rates = [operations * value / (RATIO * labelled) for value in row["samples"]]
-    inside = step_profile.inspect(case.step.step, device, compiled="compiled" in case.name)
-    held = case.step.state_bytes()
+    return case.step.work()
+
+
+def _details(
+    case: StepCase, work: Work, row: dict[str, Any], operations: float, peak: list[float]
+) -> dict[str, Any]:
+    """What is known of a case by its times alone; None for what `_inside` finds."""
+    rates = [operations * value / row["configuration"]["unlabelled"] for value in row["samples"]]
     return {
         **{"case": case.name, "label": LABELS[case.name], "model": row["configuration"]["model"]},
         **{"entered": work.entered, "accepted": work.accepted, "compiled": "compiled" in case.name},
         "stage": "semi" if isinstance(case.step, ProductStep) else None,
         "tflops": harness.spread([rate / 1e12 for rate in rates]),
         "utilisation": harness.spread([rate / p for rate, p in zip(rates, peak, strict=True)]),
+        "phases_ms": {},
+        **dict.fromkeys(("launches", "host_waits", "step_bytes", "peak_bytes")),
+    }
+
+
+def _inside(case: StepCase, device: torch.device) -> dict[str, Any]:
+    """What a step does besides taking time."""
+    case.ready()
+    inside = step_profile.inspect(case.step.step, device, compiled="compiled" in case.name)
+    held = case.step.state_bytes()
+    return {
         **inside,
         "state_bytes": held,
         "peak_bytes": held + (inside["step_bytes"] or 0),

@@ -38,11 +38,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
         paper = row["of_paper"]
         versus = f"{paper['median']:.2f} x ({paper['p20']:.2f} to {paper['p80']:.2f})" if paper else "-"
         launches = "" if row["launches"] is None else f"{row['launches']} launches, "
+        peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:6.2f} GiB  "
         waits = "?" if row["host_waits"] is None else row["host_waits"]
         lines.append(
             f"{row['model']:9}{row['label']:36}{row['median']:9.1f} images/s  {versus:24} "
             f"{row['tflops']['median']:7.2f} TFLOP/s  {row['utilisation']['median']:4.0%} of peak  "
-            f"{row['peak_bytes'] / 2**30:6.2f} GiB  {launches}{waits} host waits"
+            f"{peak}{launches}{waits} host waits"
         )
     return "\n".join(lines)
 
@@ -59,10 +60,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--steps", type=int, help="steps of one measurement")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: unless --quick")
+    parser.add_argument("--compile-blocks", action="store_true", help="compile each block of the networks")
     parser.add_argument("--augment", action=argparse.BooleanOptionalAction, help="default: on a GPU")
     parser.add_argument("--peer-fused", action="store_true", help="the paper's step with fused attention too")
     parser.add_argument("--quick", action="store_true", help="5 rounds, small CPU batch, nothing compiled")
-    parser.add_argument("--json", type=Path, help="file for the rows")
+    parser.add_argument("--seconds", type=float, help="of all networks; what is measured by then is kept")
+    parser.add_argument("--json", type=Path, help="file for the rows, written after each round")
     parser.add_argument("--plots", type=Path, help="folder for plots as PNG and SVG")
     args = parser.parse_args(argv)
     gpu = select_device(args.device).type == "cuda"
@@ -77,13 +80,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.augment = gpu if args.augment is None else args.augment
     args.rounds = args.rounds or (5 if args.quick or not gpu else 9)
     args.steps = args.steps or (5 if gpu else 1)
+    args.seconds = args.seconds and args.seconds / len(args.models)
     if args.quick and not gpu:
         args.batch = args.batch or 2
     return args
 
 
 def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
-    """Measure, print and write what the command line asks for; what is measured is kept after each network.
+    """Measure, print and write what the command line asks for; what is measured is kept after each round.
 
     Raises:
         UserError: Wrong options.
@@ -93,13 +97,17 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     precision = Precision.select(name, select_device(args.device))
     rows: list[dict[str, Any]] = []
     for key in args.models:
-        rows += measure_size(SIZES[key], precision, args)
+        earlier = list(rows)
+
+        def keep(found: list[dict[str, Any]], earlier: list[dict[str, Any]] = earlier) -> None:
+            if args.json:
+                harness.write(args.json, [*earlier, *found])
+
+        rows += measure_size(SIZES[key], precision, args, keep)
         gc.collect()
         torch.compiler.reset()
         if precision.device.type == "cuda":
             torch.cuda.empty_cache()
-        if args.json:
-            harness.write(args.json, rows)
     print(summary(rows))
     if args.plots:
         from benchmarks.harness import plots

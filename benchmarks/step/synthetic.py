@@ -175,12 +175,13 @@ def semi_trainer(
     """
     torch.manual_seed(0)
     views = Views(data.config, precision.device, select(kernels, precision.device), precision.dtype)
-    network = create_model(
-        model,
-        num_classes=len(data.classes),
-        image_size=data.config.image_size,
-        drop_path=config.drop_path,
-    )
+    with precision.device:  # where its random weights are drawn
+        network = create_model(
+            model,
+            num_classes=len(data.classes),
+            image_size=data.config.image_size,
+            drop_path=config.drop_path,
+        )
     prepare_training(network, model, seed=0)
     stage: Stage = Semi(config, network, data, views, seed=0)
     stage.model.train()

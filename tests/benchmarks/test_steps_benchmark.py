@@ -78,7 +78,7 @@ def test_the_peer_mixes_by_confidence_and_rejects():
 
 
 def test_rejected_samples_do_not_enter_the_products_student():
-    step = ProductStep(TINY, 8, Precision(CPU, torch.float32), compiled=False, augment=False)
+    step = ProductStep(TINY, 8, Precision(CPU, torch.float32), compiled="no", augment=False)
     try:
         kept = step.work()
         step.reject(0.35)
