@@ -112,7 +112,7 @@ bench-compare: ## what became slower between the newest two results of this mach
 	$(BIN)/python -m benchmarks.harness.compare $(OLD) $(NEW)
 
 # On a machine with a GPU, with that machine's own Python: nothing is installed. PYTHON=... chooses it.
-gpu: ## planned for nine minutes; not measured yet
+gpu: ## planned for 24 minutes; not measured yet
 	$(PYTHON) -m benchmarks.gpu.suite
 
 gpu-quick: ## planned for three

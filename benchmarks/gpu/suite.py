@@ -1,13 +1,13 @@
 """All that a GPU is wanted for, in five calls that together are planned for 24 minutes.
 
-    python -m benchmarks.gpu.suite [CALL ...] [--quick] [--tiny] [--out FOLDER] [--archive FILE] [--only PART,PART]
+    python -m benchmarks.gpu.suite [CALL ...] [--quick | --tiny] [--only PART,PART] [--out FOLDER]
 
 Works from a bare copy of the tree, without network or installation, where PyTorch, timm and Triton are; what
 needs more is skipped by name. Each part is a process with a time limit of its own, so one that fails or hangs
 costs no other, and all parts of a call share a deadline. Steps, kernels and loaders write after each round.
 Results go to `benchmarks/results/<gpu>-<date>/`: a JSON file a part, `suite.json` with how each ended,
-`README.md` with the tables, and plots where Matplotlib is there; `--archive` packs all of it into one file, anew
-after each part. Calls that are given the same `--out` add to it. `--quick` is planned for three minutes.
+`README.md` with the tables, and plots where Matplotlib is there; `--archive FILE` packs all of it into one
+file, anew after each part. Calls with the same `--out` add to it. `--quick` is planned for three minutes.
 `--tiny` runs every part on a CPU with tiny sizes and Triton's interpreter, to know that the suite works.
 `gpu/README.md` has the calls and what to expect of them.
 """

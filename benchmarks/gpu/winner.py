@@ -2,8 +2,7 @@
 
     python -m benchmarks.gpu.winner FOLDER [options of benchmarks.step.end_to_end]
 
-Reads `FOLDER/loaders.json` and writes `FOLDER/end_to_end.json`. Without rows of an engine there, the engine is
-`auto`.
+Reads `FOLDER/loaders.json` and writes `FOLDER/end_to_end.json`. Without rows of engines the engine is `auto`.
 """
 
 from __future__ import annotations

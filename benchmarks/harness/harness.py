@@ -62,7 +62,7 @@ class DeviceTimer:
         return seconds
 
     def _between_events(self, run: Callable[[], object], sleep: float) -> tuple[float, float]:
-        """The device's seconds of one `run`, and the host's longest where the device did not sleep as long."""
+        """Seconds of one `run`, and the host's for the longest where the device did not sleep as long."""
         flush = torch.empty(self.flush_bytes, dtype=torch.uint8, device="cuda")
         pairs, late = [], 0.0
         for _ in range(self.repeats):

@@ -15,7 +15,7 @@ AHEAD = 2  # batches whose files are read ahead
 
 
 class NvjpegPeer:
-    """Threads read the files of a batch, nvJPEG decodes it whole, and torchvision cuts the views on the GPU."""
+    """Threads read files, nvJPEG decodes whole batches, and torchvision cuts the views on the GPU."""
 
     def __init__(self, setup: Setup):
         self._setup, self._rng = setup, np.random.default_rng(0)

@@ -127,7 +127,9 @@ class ProductStep:
         stage = self.trainer.stage
         assert isinstance(stage, Semi)
         if compiled == "blocks":
-            networks = [block for network in (stage.model, *stage.teacher.networks()) for block in blocks(network)]
+            networks = [
+                block for network in (stage.model, *stage.teacher.networks()) for block in blocks(network)
+            ]
             compile_networks(networks, CompileConfig(enabled=True), precision.device)
         self.stage, self._precision = stage, precision
         self._stepping = Stepping(self.trainer)

@@ -120,7 +120,9 @@ def _report(*cases):
 
 def test_reports_of_tests_are_judged():
     assert judge(_report("pass", "pass"), {"jsonargparse"}) == "2 tests passed"
-    with pytest.raises(PartialError, match=r"2 tests passed, left out: m \(no jsonargparse\), m \(needs Apex\)"):
+    with pytest.raises(
+        PartialError, match=r"2 tests passed, left out: m \(no jsonargparse\), m \(needs Apex\)"
+    ):
         judge(_report("pass", "lack", "pass", "skip", "skip"), {"jsonargparse"})
     with pytest.raises(RuntimeError, match=r"1 tests failed, 1 passed: m\.1"):
         judge(_report("pass", "fail"), {"jsonargparse"})

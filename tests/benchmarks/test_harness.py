@@ -1,6 +1,7 @@
 """Rounds, ratios, rows and the comparison of result files."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -113,3 +114,20 @@ def test_the_device_timer_measures_the_device():
     timer = harness.DeviceTimer(repeats=5, flush_bytes=1 << 20)
     timer(lambda: large @ large)
     assert timer(lambda: large @ large) > 10 * timer(lambda: small @ small)
+
+    def slow_host():
+        time.sleep(0.003)  # before the launch, longer than the first sleep of the device
+        small @ small
+
+    assert timer(slow_host) < 0.001
+
+
+def test_rounds_end_with_the_time_and_what_there_is_is_kept():
+    kept = []
+    cases = [harness.Case(name, lambda: time.sleep(0.01)) for name in "ab"]
+    (first, _) = harness.measure(
+        cases, rounds=1000, seconds=0.2, keep=lambda m: kept.append(len(m[0].seconds))
+    )
+    assert kept == list(range(1, len(first.seconds) + 1)) and 1 <= kept[-1] < 1000
+    (first, _) = harness.measure(cases, rounds=5, seconds=1e-9)
+    assert len(first.seconds) == 1, "one round in any case"

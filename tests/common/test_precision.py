@@ -7,8 +7,6 @@ import torch
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision, choose_dtype, select_device
-from fastsemi.run.checks import stage_fingerprint
-from fastsemi.run.context import RunContext
 
 V100, T4, A100, H100, B200 = (7, 0), (7, 5), (8, 0), (9, 0), (10, 0)
 
@@ -89,6 +87,8 @@ def test_products_and_convolutions_are_as_exact_as_asked_for(precision, expected
 
 
 def test_tf32_is_fp32_on_a_cpu(tiny):
+    from fastsemi.run.checks import stage_fingerprint
+    from fastsemi.run.context import RunContext
 
     run = RunContext(tiny("--precision", "tf32", "--device", "cpu"))
     assert run.precision == Precision(torch.device("cpu"), torch.float32)
