@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsemi.loaders.data import Data
+from fastsemi.loaders.engines.settings import DEVICE_PADDING
 from fastsemi.parallel.settings import Strategy
 from fastsemi.parallel.shards import blocks
 from fastsemi.run.config import Config
@@ -46,6 +47,8 @@ class MemoryEstimate:
     """Inputs, tensors saved for backward and temporary ones of one micro-batch."""
     batches: int
     """Loaded uint8 batches on the device: `loader.prefetch` and two more at most."""
+    decoder: int
+    """What DALI's decoder sets aside for each thread of its pipelines, where `loader.engine` is `dali`."""
     reserve: int
     """CUDA's context, libraries' workspaces and fragmentation: an assumption (1 GiB and 5 %)."""
 
@@ -79,6 +82,8 @@ class StageNeeds:
     """Loaded uint8 images of a micro-batch."""
     batches: int
     """How many such batches may wait on the device."""
+    decoder: int
+    """Set aside by the loader's decoder on the device."""
     micro_batches: int
     """Micro-batches of a step, by number."""
     half: int
@@ -115,6 +120,7 @@ class StageNeeds:
             "gathered": gathered if sharded else 0,
             "activations": self.trace.without_casts if sharded else self.trace.activations,
             "batches": self.batches * self.images,
+            "decoder": self.decoder,
         }
         return MemoryEstimate(**parts, reserve=CONTEXT_BYTES + int(FRAGMENTATION * sum(parts.values())))
 
@@ -164,10 +170,18 @@ def measure_stage(
         largest_block=max(units, default=weights),
         images=_bytes(batch.images for batch in fake.batch.values()),
         batches=config.loader.prefetch + 2,
+        decoder=_decoder_bytes(config, pipelines=len(fake.batch) + 1),  # one evaluates
         micro_batches=settings.micro_batches,
         half=dtype.itemsize,
         trace=fake.trace(),
     )
+
+
+def _decoder_bytes(config: Config, pipelines: int) -> int:
+    """On the device: nvJPEG sets aside a buffer for each thread of a pipeline, whatever the images."""
+    if config.loader.engine != "dali":
+        return 0
+    return pipelines * config.loader.thread_count * DEVICE_PADDING
 
 
 def _tensors(networks: Iterable[nn.Module]) -> set[Tensor]:

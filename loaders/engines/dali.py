@@ -6,20 +6,18 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.loaders.engines.base import Engine, Pending, Reading
 from fastsemi.loaders.engines.dali_router import Router
 from fastsemi.loaders.engines.reference import ReferenceEngine
-from fastsemi.loaders.engines.settings import DaliOptions, Decode
+from fastsemi.loaders.engines.settings import DaliOptions
 from fastsemi.loaders.plan.types import PlannedBatch, ViewPlan
 from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.folder import FolderSource
@@ -69,7 +67,7 @@ class DaliEngine(Engine):
         options: How DALI decodes.
 
     Raises:
-        UserError: DALI is not installed.
+        UserError: DALI is not installed, or it does not survive decoding windows on this GPU.
     """
 
     name = "dali"
@@ -87,13 +85,15 @@ class DaliEngine(Engine):
         reason = available()
         if reason is not None:
             raise UserError(reason)
-        self.device, self.options = device, options or DaliOptions()
+        self.device, options = device, options or DaliOptions()
+        if options.decode == "window" and device is not None:
+            self._require_windows(device)
+        if options.decode == "auto":
+            options = replace(options, decode="window" if device is None else "whole")
+        self.options = options
         self._reference = ReferenceEngine(source, image_size, 1, max_pixels)
         self._stream = torch.cuda.Stream(device) if device is not None else None
         self._pipelines: dict[int, ViewPipeline] = {}  # by number of views; used by the worker only
-        self._decode: Decode | None = self.options.decode
-        if self._decode == "auto":
-            self._decode = None if device is not None else "window"  # None: not timed yet
         self._router = Router(source, max_pixels)
         self._unfinished: set[Future[list[BadImageError | None]]] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -101,6 +101,16 @@ class DaliEngine(Engine):
         self._pool = ThreadPoolExecutor(self.readers, thread_name_prefix="fastsemi-dali-read")
         self._worker = threading.Thread(target=self._work, name="fastsemi-dali", daemon=True)
         self._worker.start()
+
+    @staticmethod
+    def _require_windows(device: int) -> None:
+        from fastsemi.loaders.engines.dali_trial import failure  # few need it
+
+        reason = failure(device)
+        if reason is not None:
+            raise UserError(
+                f"DALI cannot decode windows on this GPU ({reason}); set loader.dali.decode to whole"
+            )
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Queue the batch. `slot` may lie on the CPU or on the engine's device."""
@@ -144,27 +154,10 @@ class DaliEngine(Engine):
             return
         given = [image for image in images if image is not None]
         windows, flips = job.batch.windows[:, job.rows], job.batch.flips[:, job.rows]
-        if self._decode is None:
-            self._decode = self._faster(given, windows, flips)
         job.pipeline = self._pipeline(len(windows), len(given))
         job.pipeline.launch(given, windows, flips)
 
-    def _faster(
-        self, images: list[bytes], windows: NDArray[np.int32], flips: NDArray[np.bool_]
-    ) -> Literal["window", "whole"]:
-        """Time both ways to decode on a batch."""
-        seconds: dict[str, float] = {}
-        ways: tuple[Decode, ...] = ("window", "whole")
-        for decode in ways:
-            pipeline = self._create(len(windows), len(images), decode)
-            seconds[decode] = pipeline.seconds(images, windows, flips)
-        logger.info(
-            "DALI decodes a batch of %d in %.1f ms by windows and in %.1f ms whole",
-            *(len(images), 1000 * seconds["window"], 1000 * seconds["whole"]),
-        )
-        return "window" if seconds["window"] <= seconds["whole"] else "whole"
-
-    def _create(self, views: int, capacity: int, decode: Decode) -> ViewPipeline:
+    def _create(self, views: int, capacity: int) -> ViewPipeline:
         from fastsemi.loaders.engines.dali_pipeline import ViewPipeline
 
         return ViewPipeline(
@@ -174,14 +167,13 @@ class DaliEngine(Engine):
             self.threads,
             self.device,
             isinstance(self.source, FolderSource),
-            replace(self.options, decode=decode),
+            self.options,
         )
 
     def _pipeline(self, views: int, batch: int) -> ViewPipeline:
         known = self._pipelines.get(views)
         if known is None or known.capacity < batch:
-            assert self._decode is not None
-            known = self._create(views, max(batch, known.capacity if known else 0), self._decode)
+            known = self._create(views, max(batch, known.capacity if known else 0))
             self._pipelines[views] = known  # batches under way keep the smaller one alive
         return known
 
@@ -189,25 +181,24 @@ class DaliEngine(Engine):
         rest = set(range(len(job.batch.ids))) - set(job.rows)
         if job.pipeline is not None:
             views = job.pipeline.land()
-            self._copy(job, views)
+            self._place(job, job.rows, (torch.from_dlpack(view) for view in views))
             job.pipeline = None
         if rest:
             self._pool.submit(self._finish, job, sorted(rest))
         else:
             job.done.set_result([None] * len(job.batch.ids))
 
-    def _copy(self, job: _Job, views: Sequence[object]) -> None:
-        """Into the slot. On a device the engine's own stream copies, and only this thread waits for it."""
-        whole = len(job.rows) == len(job.batch.ids)
+    def _place(self, job: _Job, rows: list[int], views: Iterable[torch.Tensor]) -> None:
+        """Some rows into the slot. On a device the engine's stream copies, and only this thread waits for it."""
+        whole = len(rows) == len(job.batch.ids)
         with torch.cuda.stream(self._stream):
             if job.ready is not None and self._stream is not None:
                 self._stream.wait_event(job.ready)
-            for v, view in enumerate(views):
-                pixels = torch.from_dlpack(view)
+            for v, pixels in enumerate(views):
                 if whole:
-                    job.slot[v].copy_(pixels)
+                    job.slot[v].copy_(pixels, non_blocking=True)
                 else:
-                    job.slot[v, job.rows] = pixels.to(job.slot.device)
+                    job.slot[v, rows] = pixels.to(job.slot.device, non_blocking=True)
         if self._stream is not None:
             self._stream.synchronize()
 
@@ -215,14 +206,16 @@ class DaliEngine(Engine):
         """Decode some samples with Pillow, then hand out the batch."""
         errors: list[BadImageError | None] = [None] * len(job.batch.ids)
         try:
-            for b in rows:
+            pixels = torch.empty(
+                (len(job.slot), len(rows), *job.slot.shape[2:]),
+                dtype=torch.uint8,
+                pin_memory=job.slot.is_cuda,
+            )
+            for n, b in enumerate(rows):
                 views = tuple(ViewPlan(v.window[b : b + 1], v.flip[b : b + 1]) for v in job.batch.views)
                 one = PlannedBatch(job.batch.ids[b : b + 1], job.batch.labels[b : b + 1], views)
-                pixels = torch.empty((len(views), 1, *job.slot.shape[2:]), dtype=torch.uint8)
-                (errors[b],) = self._reference.submit(one, pixels).result(0)
-                job.slot[:, b] = pixels[:, 0].to(job.slot.device)
-            if job.slot.is_cuda:
-                torch.cuda.current_stream(job.slot.device).synchronize()
+                (errors[b],) = self._reference.submit(one, pixels[:, n : n + 1]).result(0)
+            self._place(job, rows, pixels)
             job.done.set_result(errors)
         except Exception as error:
             job.done.set_exception(error)

@@ -8,22 +8,18 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from nvidia import dali
 from PIL import Image
 
-from fastsemi.loaders.engines.settings import DaliOptions
+from fastsemi.loaders.engines.settings import DEVICE_PADDING, DaliOptions
 
 fn: Any = dali.fn
 types: Any = dali.types  # their stubs miss what is made at run time
-
-TRIALS = 3
 
 
 class ViewPipeline:
@@ -78,6 +74,8 @@ class ViewPipeline:
         }
         if self._gpu:
             decoding["hw_decoder_load"] = self._options.hw_load
+            decoding["affine"] = False  # else its threads keep to the cores that training's thread may have
+            decoding["device_memory_padding"] = DEVICE_PADDING
         if self._options.decode == "whole":
             image = fn.decoders.image(encoded, **decoding)
         else:
@@ -134,18 +132,6 @@ class ViewPipeline:
         """Start on a batch: B names or files, windows [V, B, 4], flips [V, B]."""
         self._feed(images, windows, flips)
         self._pipe.schedule_run()
-
-    def seconds(self, images: Sequence[bytes], windows: NDArray[np.int32], flips: NDArray[np.bool_]) -> float:
-        """How long a batch takes, after one that does not count. Nothing may be under way."""
-        started = 0.0
-        for trial in range(1 + TRIALS):
-            if trial == 1:
-                started = time.perf_counter()
-            self.launch(images, windows, flips)
-            self.land()
-            if self._gpu:
-                torch.cuda.synchronize()
-        return (time.perf_counter() - started) / TRIALS
 
     def land(self) -> list[Any]:
         """Wait for the oldest batch under way.

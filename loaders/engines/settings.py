@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from fastsemi.common.errors import UserError
 
 EngineName = Literal["auto", "native", "dali", "ffcv", "thread_pool", "reference"]
+DEVICE_PADDING = 16 * 2**20  # bytes that a pipeline of DALI sets aside on a GPU for each thread, its default
 Decode = Literal["auto", "window", "whole"]
 
 
@@ -16,10 +17,11 @@ class DaliOptions:
     """Options of the `dali` engine. They change the speed, not the images."""
 
     decode: Decode = "auto"
-    """Decode the `window` around both views, or the `whole` image: some GPUs' JPEG engines take no windows.
-    `auto` times both on the first batch where there is a GPU, and is `window` on the CPU."""
-    hw_load: float = 0.65
-    """Fraction of the JPEGs that go to the GPU's JPEG engine, where it has one."""
+    """Decode the `window` around both views, or the `whole` image. `auto` is `window` on the CPU and `whole` on
+    a GPU, where windows end the process with some versions of NVIDIA's decoder: there `window` is tried in a
+    process of its own first."""
+    hw_load: float = 0.35
+    """Fraction of the JPEGs that go to the GPU's JPEG engine, where it has one: less with more CPU threads."""
     depth: int = 2
     """Batches that DALI works on at the same time."""
 

@@ -11,6 +11,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.loaders.engines import choose, dali
 from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.engines.dali import DaliEngine
+from fastsemi.loaders.engines.dali_trial import failure
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.engines.settings import DaliOptions
 from fastsemi.loaders.index.index import build_index
@@ -61,19 +62,18 @@ def test_options_do_not_change_the_images(folder, decode, depth):
 
 
 @needs_dali
-def test_ways_to_decode_are_timed_and_the_faster_is_taken(folder, caplog):
-    """What `auto` does at the first batch on a GPU, here on the CPU."""
+def test_auto_decodes_windows_on_the_cpu(folder):
     engine = DaliEngine(folder, SIZE, 2, 10**7)
-    assert engine._decode == "window", "on the CPU nothing is timed"
-    plan = plan_of(folder)
-    images = [image for image in engine._router.images(plan) if image is not None]
-    assert len(images) == 16
-    with caplog.at_level(logging.INFO):
-        faster = engine._faster(images, plan.windows, plan.flips)
-    (line,) = [r.getMessage() for r in caplog.records if "by windows" in r.getMessage()]
-    window, whole = (float(word) for word in line.split() if word.replace(".", "").isdigit() and "." in word)
-    assert (faster == "window") == (window <= whole) or window == whole
+    assert engine.options.decode == "window"
     engine.close()
+
+
+@needs_dali
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its device 0 is there")
+def test_windows_on_a_gpu_are_tried_in_another_process(folder):
+    assert failure(None) is None, "the trial itself works, here on the CPU"
+    with pytest.raises(UserError, match=r"a trial ended with .*; set loader\.dali\.decode to whole"):
+        DaliEngine(folder, SIZE, 2, 10**7, 0, DaliOptions(decode="window"))
 
 
 @needs_dali
