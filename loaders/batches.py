@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.device_copy import CudaCopier, load_to_device
 from fastsemi.loaders.engines.base import PILLOW_BYTES, Engine
 from fastsemi.loaders.engines.choose import create_engine, decoding_memory
+from fastsemi.loaders.engines.settings import EngineName
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader, Prefetcher
@@ -46,6 +48,10 @@ class Batches:
     def with_loader(self, loader: LoaderConfig) -> Batches:
         """Another way to read, with engines of its own; close both."""
         return Batches(self.config, loader, device=self._device, bad=self.bad)
+
+    def keep_engine(self, name: EngineName) -> None:
+        """Open this engine from now on; those that are open stay."""
+        self.loader = replace(self.loader, engine=name)
 
     def engine(self, images: ImageSet, *, whole: bool = False) -> Engine:
         """The engine of a source, opened once; with `whole` one that can resize whole images."""

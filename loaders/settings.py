@@ -158,7 +158,8 @@ class LoaderConfig:
     """How images are read and decoded. Nothing here changes which ones are read or how they are cut."""
 
     engine: EngineName = "auto"
-    """Engine that decodes and crops."""
+    """Engine that decodes and crops. `auto` is native, or dali where a trial beside a GPU finds that faster;
+    a run that is resumed keeps the one that it was begun with."""
     threads: int = 0
     """Decoding threads; 0 for one per core."""
     prefetch: int = 4

@@ -28,6 +28,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def engine(self) -> Path:
+        """The name of the loader's engine, where `loader.engine` left the choice: a resumed run keeps it."""
+        return self.path / "engine.txt"
+
+    @property
     def metrics(self) -> Path:
         """Rows of metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"

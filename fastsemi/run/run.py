@@ -24,6 +24,7 @@ from fastsemi.run.checks import check_folder, check_images, check_nodes, check_s
 from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
 from fastsemi.run.data_lines import data_lines
+from fastsemi.run.engine import settle_engine
 from fastsemi.run.fit_batches import fit_batches
 from fastsemi.run.images_of_step import naming_images
 from fastsemi.run.leave_model import leave_model
@@ -101,6 +102,7 @@ class Run:
         todo = processes.from_main([s for s in stages if not self.folder.result(s).exists()])
         self._check(stages, todo)
         if todo:
+            settle_engine(self.context)
             for line in data_lines(self.config, self.context.data, todo):
                 self._say(line)
         if lengths:

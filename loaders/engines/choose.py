@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from functools import partial
 from typing import get_args
 
 import torch
 
 from fastsemi.common.errors import UserError
-from fastsemi.common.hardware import available_memory
+from fastsemi.common.hardware import available_memory, hardware
+from fastsemi.common.version import __version__
 from fastsemi.loaders.engines import dali, ffcv, native_operator
 from fastsemi.loaders.engines.base import Engine
 from fastsemi.loaders.engines.bounded import BoundedEngine
 from fastsemi.loaders.engines.dali import DaliEngine
 from fastsemi.loaders.engines.ffcv import FfcvEngine
 from fastsemi.loaders.engines.native import NativeEngine
+from fastsemi.loaders.engines.race import fastest
 from fastsemi.loaders.engines.reference import ReferenceEngine
 from fastsemi.loaders.engines.settings import DaliOptions, EngineName
 from fastsemi.loaders.engines.thread_pool import ThreadPoolEngine
@@ -48,7 +51,7 @@ def create_engine(
     """Build the engine called `name` for a source.
 
     Args:
-        name: An engine, or `auto` for the fastest that works here.
+        name: An engine, or `auto` for the fastest here, which a trial finds where several may be.
         source: Where the bytes come from.
         image_size: Side of a view in pixels.
         threads: Decoding threads.
@@ -62,8 +65,9 @@ def create_engine(
     """
     turned = source.turns is not None and name != "reference"  # which turns images itself
     stored = source.as_stored() if turned else source
-    engine = _create(name, stored, image_size, threads, max_pixels, options, device)
-    bounded = BoundedEngine(engine, decoding_memory(max_memory))
+    memory = decoding_memory(max_memory)
+    engine = _create(name, stored, image_size, threads, max_pixels, options, device, memory)
+    bounded = BoundedEngine(engine, memory)
     return TurningEngine(bounded, source) if turned else bounded
 
 
@@ -81,25 +85,63 @@ def _create(
     max_pixels: int,
     options: DaliOptions | None,
     device: torch.device | None,
+    memory: int,
 ) -> Engine:
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
     gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
     chosen, reason = resolve(name, gpu)
+    make = partial(_make, source, image_size, threads, max_pixels, options, gpu)
     if name == "auto":
+        if len(names := candidates(gpu)) > 1:
+            makers = {each: partial(lambda each: BoundedEngine(make(each), memory), each) for each in names}
+            of = [*_here(), type(source).__name__, str(source.is_raw), str(image_size), str(threads)]
+            chosen, reason = fastest(makers, source, image_size, [*of, str(options)])
         _say(chosen, reason)
     if chosen == "thread_pool" != name:
         logger.warning("the native engine runs in its slower form: %s", native_operator.available())
-    if chosen == "dali":
+    return make(chosen)
+
+
+def _make(
+    source: Source,
+    image_size: int,
+    threads: int,
+    max_pixels: int,
+    options: DaliOptions | None,
+    gpu: bool,
+    name: EngineName,
+) -> Engine:
+    if name == "dali":
         number = torch.cuda.current_device() if gpu else None
         return DaliEngine(source, image_size, threads, max_pixels, number, options)
-    return _ENGINES[chosen](source, image_size, threads, max_pixels)
+    return _ENGINES[name](source, image_size, threads, max_pixels)
+
+
+def candidates(gpu: bool) -> list[EngineName]:
+    """What `auto` chooses from: the native engine in the form that runs here, and beside a GPU DALI.
+
+    Args:
+        gpu: Whether batches are wanted on a CUDA device. On a CPU DALI is several times slower.
+    """
+    native, _ = resolve("native", gpu)
+    return [native, "dali"] if gpu and dali.available() is None else [native]
+
+
+def _here() -> list[str]:
+    """Machine and versions, by which a trial's result is kept."""
+    machine = hardware()
+    return [
+        *(str(machine[key]) for key in ("cpu", "cores", "gpu")),
+        *(__version__, torch.__version__, dali.version()),
+    ]
 
 
 def resolve(name: EngineName, gpu: bool) -> tuple[EngineName, str]:
     """The engine that runs here under a name, and why.
 
-    `auto` is the fastest that can; `native` is `thread_pool` where its operator is not built.
+    `native` is `thread_pool` where its operator is not built; `auto` is that too, unless DALI runs beside a
+    GPU, where `create_engine` tries both.
 
     Args:
         name: What `loader.engine` says.
@@ -108,9 +150,7 @@ def resolve(name: EngineName, gpu: bool) -> tuple[EngineName, str]:
     reason = "loader.engine names it"
     if name == "auto":
         missing = dali.available() if gpu else "no CUDA GPU is used"
-        if missing is None:
-            return "dali", "there are a CUDA GPU and DALI"
-        name, reason = "native", missing
+        name, reason = "native", missing or "unless a trial beside the GPU finds DALI faster"
     if name == "native" and native_operator.available() is not None:
         return "thread_pool", f"the native operator cannot be used, and {reason}"
     return name, reason

@@ -38,6 +38,13 @@ def available() -> str | None:
     return None
 
 
+def version() -> str:
+    """Of DALI, where it is installed."""
+    import nvidia.dali
+
+    return str(nvidia.dali.__version__)
+
+
 @dataclass
 class _Job:
     """A batch under way."""
@@ -189,7 +196,7 @@ class DaliEngine(Engine):
             job.done.set_result([None] * len(job.batch.ids))
 
     def _place(self, job: _Job, rows: list[int], views: Iterable[torch.Tensor]) -> None:
-        """Some rows into the slot. On a device the engine's stream copies, and only this thread waits for it."""
+        """Some rows into the slot. On a device the engine's stream copies; this thread waits."""
         whole = len(rows) == len(job.batch.ids)
         with torch.cuda.stream(self._stream):
             if job.ready is not None and self._stream is not None:

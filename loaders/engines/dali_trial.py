@@ -22,7 +22,7 @@ _SIZE, _BATCHES, _BATCH = (500, 375), 3, 16
 
 @functools.cache  # once a process, though training and evaluation have engines of their own
 def failure(device: int | None) -> str | None:
-    """None where a process that decodes windows on a CUDA device (None: the CPU) ends well, else how it ends."""
+    """None where a process that decodes windows on a CUDA device (None: the CPU) ends well, else its end."""
     command = [sys.executable, "-m", __name__, str(device)]
     path = {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
     try:

@@ -17,11 +17,11 @@ class DaliOptions:
     """Options of the `dali` engine. They change the speed, not the images."""
 
     decode: Decode = "auto"
-    """Decode the `window` around both views, or the `whole` image. `auto` is `window` on the CPU and `whole` on
+    """Decode the `window` around both views, or the `whole` image. `auto` is `window` on the CPU, `whole` on
     a GPU, where windows end the process with some versions of NVIDIA's decoder: there `window` is tried in a
     process of its own first."""
     hw_load: float = 0.35
-    """Fraction of the JPEGs that go to the GPU's JPEG engine, where it has one: less with more CPU threads."""
+    """Fraction of the JPEGs that go to the GPU's JPEG engine, where it has one: less beside more threads."""
     depth: int = 2
     """Batches that DALI works on at the same time."""
 

@@ -15,7 +15,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.precision import select_device
 from fastsemi.loaders.batches import Batches
 from fastsemi.loaders.data import Data
-from fastsemi.loaders.engines.choose import fast_engines, resolve, unavailable
+from fastsemi.loaders.engines.choose import fast_engines, unavailable
 from fastsemi.loaders.engines.settings import DaliOptions
 from fastsemi.loaders.settings import LoaderConfig
 from fastsemi.run.config import Config, plain
@@ -64,10 +64,10 @@ class Bench:
     def changes(self) -> list[list[Change]]:
         """What to vary, one setting after another; values that mean the same as the default are left out."""
         default, on_gpu = self._batches.loader, self._batches.on_gpu
-        usual, _ = resolve(default.engine, on_gpu)
         cores = len(os.sched_getaffinity(0))
         threads = sorted({1, 2, max(1, cores // 2), cores, math.ceil(1.5 * cores), 2 * cores})
-        source = next(iter(self.roles.values())).images.source
+        images = next(iter(self.roles.values())).images
+        usual, source = self._batches.engine(images).name, images.source
         lists = [
             [_set(engine=name) for name in fast_engines(source, on_gpu) if name != usual],
             [_set(threads=count) for count in threads if count != default.thread_count],

@@ -1,0 +1,45 @@
+"""A run keeps the engine that it was begun with, unless one is named."""
+
+import pytest
+
+from fastsemi.loaders.engines.choose import candidates
+from fastsemi.run.context import RunContext
+from fastsemi.run.engine import settle_engine
+
+
+@pytest.fixture
+def settled(tiny):
+    """The engine that a run has after `settle_engine`, and what the user was told."""
+
+    def settle(*options):
+        said = []
+        run = RunContext(tiny("--device", "cpu", *options), said.append)
+        run.folder.path.mkdir(exist_ok=True)
+        try:
+            settle_engine(run)
+            return run.data.loader.engine, said, run.folder.engine
+        finally:
+            run.close()
+
+    return settle
+
+
+def test_the_engine_is_written_once_and_kept(settled):
+    (usual,) = candidates(False)
+    name, said, path = settled()
+    assert name == usual and not said and path.read_text() == f"{usual}\n"
+    path.write_text("thread_pool\n")
+    assert settled()[:2] == ("thread_pool", []), "though another one is faster"
+
+
+def test_an_engine_that_cannot_run_here_is_replaced_and_named(settled):
+    path = settled()[2]
+    path.write_text("dali\n")
+    name, (line,), _ = settled()
+    assert name == candidates(False)[0] and "begun with the engine dali, which cannot run here" in line
+    assert path.read_text() == f"{name}\n"
+
+
+def test_a_named_engine_is_the_users(settled):
+    name, said, path = settled("--loader.engine", "reference")
+    assert name == "reference" and not said and not path.exists()
