@@ -13,7 +13,7 @@ DIST := --dist loadfile --no-loadscope-reorder
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: train test test-quick soak corpus coverage lint format docs env optional digits fashion-mnist clean
+.PHONY: train test test-quick test-kernels test-oldest soak corpus coverage lint format docs env optional digits fashion-mnist clean
 
 train: env digits ## data, the three stages, the table
 	$(BIN)/fastsemi train --config configs/demo/digits.yaml --seed $(SEED) --data.labels.seed $(SEED) \
@@ -38,6 +38,15 @@ LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.
 test-quick: env ## a part of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST) -m 'not slow' \
 	  $(addprefix --ignore=,$(LONG)) $(QUICK)
+
+test-kernels: env ## kernels, the rehearsal of a GPU's steps, the GPU suite in its tiny form
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST) tests/kernels $(wildcard tests/rehearsal) \
+	  tests/benchmarks/test_gpu.py
+
+# Triton 3.6, which comes with PyTorch 2.11, interprets kernels with NumPy before 2.4 only.
+OLDEST ?= build/oldest
+test-oldest: ## them with the oldest dependencies, in an environment of its own: some 3 GB to fetch
+	PINS=numpy==2.3.5 TARGET=test-kernels bash scripts/oldest_dependencies.sh $(OLDEST)
 
 soak: env optional ## runs that are killed twenty times with each engine, then long ones that are left alone
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/kills.py --kills 20

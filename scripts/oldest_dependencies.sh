@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Install the lower bounds of pyproject.toml into an environment of their own and run the quick tests there:
+# Install the lower bounds of pyproject.toml into an environment of their own and run a target of the Makefile there:
 #   bash scripts/oldest_dependencies.sh DIR [PYTHON]
+# TARGET=test-quick is the default. PINS="numpy==2.3.5" takes these versions in place of the bounds of the same packages.
 # PyTorch's CPU wheels are enough: TORCH_INDEX=https://download.pytorch.org/whl/cpu takes them where they can be had.
 set -eu
 dir=${1:?give the folder of the environment}
@@ -12,18 +13,21 @@ extra=()
 test -z "${TORCH_INDEX:-}" || extra=(--extra-index-url "$TORCH_INDEX")
 
 # name>=X of the dependencies, and of the parquet extra, as name==X
-"$dir/bin/python" - >"$dir/oldest.txt" <<'PYTHON'
+"$dir/bin/python" - ${PINS:-} >"$dir/oldest.txt" <<'PYTHON'
 import re
+import sys
 import tomllib
+
+pinned = {pin.split("==")[0]: pin for pin in sys.argv[1:]}
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 for line in [*project["dependencies"], *project["optional-dependencies"]["parquet"]]:
     name, bound = re.match(r"([\w-]+)>=([\d.]+)", line).groups()
-    print(f"{name}=={bound}")
+    print(pinned.get(name, f"{name}=={bound}"))
 PYTHON
 cat "$dir/oldest.txt"
 "${pip[@]}" "${extra[@]}" "setuptools>=77" "pybind11==2.13" -r "$dir/oldest.txt"
-"${pip[@]}" "pytest>=8" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "scikit-image>=0.24" -r "$dir/oldest.txt"
+"${pip[@]}" "pytest>=8" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "scikit-image>=0.24" "hypothesis>=6.100" -r "$dir/oldest.txt"
 "${pip[@]}" --no-deps --no-build-isolation --editable .
-make -o env test-quick VENV="$dir" JOBS="${JOBS:-$(nproc)}"
+make -o env "${TARGET:-test-quick}" VENV="$dir" JOBS="${JOBS:-$(nproc)}"

@@ -5,11 +5,15 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from torch._dynamo.testing import CompileCounter
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
+from fastsemi.models.create import create_model
+from fastsemi.models.settings import ModelConfig
 from fastsemi.run.config import load
 from fastsemi.run.run import Run
+from fastsemi.stages.compaction import Compaction
 from fastsemi.training.compiled import compile_networks
 from fastsemi.training.settings import CompileConfig
 
@@ -50,6 +54,25 @@ def test_nothing_is_compiled_unless_asked():
     network = torch.nn.Linear(2, 2)
     compile_networks([network], CompileConfig(), torch.device("cpu"))
     assert network._compiled_call_impl is None
+
+
+def test_the_sizes_that_skipping_gives_make_two_graphs():
+    """One for the first size, one for any other: PyTorch compiles no third time."""
+    torch._dynamo.reset()
+    args = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 1}
+    model = ModelConfig("vit_tiny_patch16_224", args)
+    network = create_model(model, num_classes=3, image_size=8, drop_path=0.2).train()
+    counter = CompileCounter()
+    network.compile(backend=counter)
+    labelled, unlabelled = torch.rand(4, 3, 8, 8), torch.rand(40, 3, 8, 8)
+    sizes = set()
+    for count in (13, 40, 0, 1, 22, 9, 30, 17, 33, 26, 5):
+        kept = Compaction(torch.arange(40) < count).select(unlabelled)
+        network(torch.cat([labelled, kept])).sum().backward()
+        sizes.add(len(kept))
+    assert sizes == {0, 5, 10, 15, 20, 25, 30, 35, 40}
+    assert counter.frame_count == 2
+    torch._dynamo.reset()
 
 
 def test_graphs_need_a_gpu_and_compiled_networks():
