@@ -45,8 +45,8 @@ test-kernels: env ## kernels, the rehearsal of a GPU's steps, the GPU suite in i
 
 # Triton 3.6, which comes with PyTorch 2.11, interprets kernels with NumPy before 2.4 only.
 OLDEST ?= build/oldest
-test-oldest: ## them with the oldest dependencies, in an environment of its own: some 3 GB to fetch
-	PINS=numpy==2.3.5 TARGET=test-kernels bash scripts/oldest_dependencies.sh $(OLDEST)
+test-oldest: ## them with the oldest PyTorch and Triton, in an environment of its own: some 3 GB to fetch
+	HOLD="torch torchvision numpy==2.3.5" TARGET=test-kernels bash scripts/oldest_dependencies.sh $(OLDEST)
 
 soak: env optional ## runs that are killed twenty times with each engine, then long ones that are left alone
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/kills.py --kills 20

@@ -15,7 +15,7 @@ done
 "${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --no-compile \
   --python-version "$version" --implementation cp "${platforms[@]}" --target "$folder" \
   jsonargparse docstring-parser typeshed-client importlib-resources rich markdown-it-py mdurl pygments simplejpeg \
-  scikit-learn scipy joblib threadpoolctl narwhals pytest pluggy iniconfig pytest-timeout pybind11 \
+  scikit-learn scipy joblib threadpoolctl narwhals cloudpickle pytest pluggy iniconfig pytest-timeout pybind11 \
   tensorboard absl-py grpcio protobuf markdown werkzeug markupsafe
 find "$folder" -type d -name tests -prune -exec rm -rf {} +
 mkdir -p "$(dirname "$file")"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install the lower bounds of pyproject.toml into an environment of their own and run a target of the Makefile there:
 #   bash scripts/oldest_dependencies.sh DIR [PYTHON]
-# TARGET=test-quick is the default. PINS="numpy==2.3.5" takes these versions in place of the bounds of the same packages.
+# TARGET=test-quick is the default. HOLD="torch numpy==2.3.5" takes the lower bound of torch and that version of NumPy,
+# and of all other packages the newest that go with them.
 # PyTorch's CPU wheels are enough: TORCH_INDEX=https://download.pytorch.org/whl/cpu takes them where they can be had.
 set -eu
 dir=${1:?give the folder of the environment}
@@ -13,18 +14,22 @@ extra=()
 test -z "${TORCH_INDEX:-}" || extra=(--extra-index-url "$TORCH_INDEX")
 
 # name>=X of the dependencies, and of the parquet extra, as name==X
-"$dir/bin/python" - ${PINS:-} >"$dir/oldest.txt" <<'PYTHON'
+"$dir/bin/python" - ${HOLD:-} >"$dir/oldest.txt" <<'PYTHON'
 import re
 import sys
 import tomllib
 
-pinned = {pin.split("==")[0]: pin for pin in sys.argv[1:]}
+held = {name.split("==")[0]: name for name in sys.argv[1:]}
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 for line in [*project["dependencies"], *project["optional-dependencies"]["parquet"]]:
     name, bound = re.match(r"([\w-]+)>=([\d.]+)", line).groups()
-    print(pinned.get(name, f"{name}=={bound}"))
+    oldest = f"{name}=={bound}"
+    if not held:
+        print(oldest)
+    else:
+        print(oldest if held.get(name) == name else held.get(name, f"{name}>={bound}"))
 PYTHON
 cat "$dir/oldest.txt"
 "${pip[@]}" "${extra[@]}" "setuptools>=77" "pybind11==2.13" -r "$dir/oldest.txt"

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.harness import harness, photos, plots
+from benchmarks.harness import harness, photos
 from benchmarks.harness.environment import environment
 from benchmarks.harness.photo_sources import copy_images
 from benchmarks.loading.comparison import AbsentError, MeasuredLoader, Setup
@@ -309,6 +309,8 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     if args.json:
         harness.write(args.json, rows)
     if args.plots:
+        from benchmarks.harness import plots
+
         plots.loaders(rows, args.plots)
     return rows
 

@@ -1,4 +1,4 @@
-"""SPDL with FFmpeg as a peer."""
+"""SPDL's threads as a peer: one decode of each image by libjpeg-turbo, both views by torchvision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AHEAD = 2  # batches that wait for the consumer
 
 
 class SpdlPeer:
-    """SPDL's threads over FFmpeg: one decode, and a filter graph that splits it into the two views."""
+    """Stages in threads, which need no process of their own as both libraries let go of Python's lock."""
 
     def __init__(self, setup: Setup):
         self._setup, self._rng = setup, np.random.default_rng(0)
@@ -32,57 +32,52 @@ class SpdlPeer:
             importlib.import_module("spdl.pipeline")
             .PipelineBuilder()
             .add_source(work)
-            .pipe(self._decode, concurrency=setup.threads)
+            .pipe(self._views, concurrency=setup.threads)
         )
-        builder = builder.aggregate(setup.batch, drop_last=True).pipe(self._collate).add_sink(AHEAD)
+        builder = builder.aggregate(setup.batch, drop_last=True).pipe(_collate).add_sink(AHEAD)
         pipeline = builder.build(num_threads=setup.threads)
-        with pipeline.auto_stop():
-            return sum(len(weak) for weak, strong in pipeline)
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # the pipeline's threads are the parallel ones
+        try:
+            with pipeline.auto_stop():
+                return sum(len(weak) for weak, strong in pipeline)
+        finally:
+            torch.set_num_threads(before)
 
-    def _decode(self, item: tuple[str, list[int], list[int], bool, bool]) -> tuple:
-        io: Any = importlib.import_module("spdl.io")
+    def _views(self, item: tuple[str, list[int], list[int], bool, bool]) -> tuple[torch.Tensor, ...]:
+        import simplejpeg
 
         path, weak, strong, flip_weak, flip_strong = item
-        packets = io.demux_image(path)
-        source = io.get_buffer_desc(packets.codec)
-        frames = io.decode_packets(packets, filter_desc=None)
-        graph = io.FilterGraph(
-            f"{source} [in];[in] split [a][b];"
-            f"[a] {self._filter(weak, flip_weak)},buffersink@weak;"
-            f"[b] {self._filter(strong, flip_strong)},buffersink@strong"
-        )
-        graph.add_frames(frames)
-        graph.flush()
-        return graph.get_frames(key="buffersink@weak"), graph.get_frames(key="buffersink@strong")
+        with open(path, "rb") as file:
+            image = torch.from_numpy(simplejpeg.decode_jpeg(file.read(), colorspace="RGB")).permute(2, 0, 1)
+        return self._view(image, weak, flip_weak), self._view(image, strong, flip_strong)
 
-    def _filter(self, window: list[int], flip: bool) -> str:
+    def _view(self, image: torch.Tensor, window: list[int], flip: bool) -> torch.Tensor:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
         left, top, width, height = window
-        size = self._setup.image_size
-        parts = [f"crop={width}:{height}:{left}:{top}", f"scale={size}:{size}:flags=bicubic"]
-        return ",".join([*parts, *["hflip"] * flip, "format=pix_fmts=rgb24"])
-
-    def _collate(self, frames: list[tuple]) -> tuple[torch.Tensor, torch.Tensor]:
-        io: Any = importlib.import_module("spdl.io")
-
-        weak, strong = (io.to_torch(io.convert_frames(list(view))) for view in zip(*frames, strict=True))
-        return weak, strong
+        size, bicubic = [self._setup.image_size] * 2, InterpolationMode.BICUBIC
+        view = functional.resized_crop(image, top, left, height, width, size, bicubic, antialias=True)
+        return functional.horizontal_flip(view) if flip else view
 
     def close(self) -> None:
         """Threads end with each pass."""
 
 
-def spdl(setup: Setup) -> MeasuredLoader:
-    """SPDL with FFmpeg's decoder and bicubic scaler."""
-    try:
-        from spdl import io
+def _collate(views: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    weak, strong = (torch.stack(view) for view in zip(*views, strict=True))
+    return weak, strong
 
-        io.FilterGraph("buffer=video_size=8x8:pix_fmt=rgb24:time_base=1/1:pixel_aspect=1/1,null,buffersink")
+
+def spdl(setup: Setup) -> MeasuredLoader:
+    """SPDL's pipeline over simplejpeg and torchvision's antialiased bicubic filter."""
+    try:
+        import simplejpeg  # noqa: F401
+        import spdl.pipeline  # noqa: F401
+        import torchvision.transforms.v2  # noqa: F401
     except ImportError as error:
-        raise AbsentError(f"{error}; pip install spdl-core spdl-io") from None
-    except RuntimeError:
-        raise AbsentError(
-            "SPDL finds no FFmpeg; apt install libavfilter8 libavdevice59 (or ffmpeg)"
-        ) from None
+        raise AbsentError(f"{error}; pip install spdl-core simplejpeg torchvision") from None
     if setup.augment:
         raise AbsentError("SPDL has no RandAugment")
     return SpdlPeer(setup)

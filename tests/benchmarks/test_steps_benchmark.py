@@ -191,11 +191,13 @@ def test_a_machine_with_torch_and_timm_alone_is_enough(tmp_path, photo):
         photo(50, 40 + i, i).save(tmp_path / f"{i}.jpg")
     out = str(tmp_path)
     end = ["--model", "tiny", "--batch", "2", "--steps", "1", "--count", "36", "--images", out]
+    few = ["--count", "4", "--batch", "4", "--parts", "views", "--rounds", "5", "--seconds", "1"]
     commands = [
         ["benchmarks.step.steps", "--models", "tiny", "--no-compile", "--rounds", "5"],
         ["benchmarks.ops.kernels", "--batch", "2", "--size", "16", "--rounds", "5", "--no-compile"],
         ["benchmarks.step.end_to_end", *end],
         ["benchmarks.gpu.parts", "waits", "--tiny", "--out", out],
+        ["benchmarks.loading.loaders", "--only", "native,full", "--images", out, *few],
         ["benchmarks.gpu.parts", "environment", "--tiny", "--out", out],
     ]
     done = subprocess.run(
