@@ -51,10 +51,22 @@ def v2_loop(kind: Kind, images: Tensor) -> Callable[[], object] | None:
     return lambda: torch.stack([transform(image) for image in planes])
 
 
+def kornia_batch(kind: Kind, images: Tensor) -> Callable[[], object] | None:
+    """kornia on the whole batch: jitter drawn for each image, RandAugment's two operations for all of it."""
+    try:
+        from kornia.augmentation import ColorJitter
+        from kornia.augmentation.auto import RandAugment
+    except ImportError:
+        return None
+    transform = ColorJitter(JITTER, JITTER, JITTER, p=1.0) if kind == "weak" else RandAugment(n=2, m=9)
+    planes = (images.permute(0, 3, 1, 2) / 255).contiguous()  # its type and order, made beforehand
+    return lambda: transform(planes)
+
+
 def augment_cases(
     kind: Kind, batch: int, size: int, device: str, timer: Timer, kinds: dict[str, Kernels]
 ) -> list[Case]:
-    """Triton where it runs, the reference, and torchvision v2 on the same device last.
+    """Triton where it runs, the reference, and where they are installed kornia and torchvision v2, last.
 
     The time contains what the host does before its launches wherever the device has to wait for it.
     """
@@ -65,10 +77,11 @@ def augment_cases(
     runs: dict[str, Callable[[], object]] = {"torch": partial(augment_in_torch, images, op, arg, fill=FILL)}
     if "triton" in kinds:
         runs["triton"] = partial(kinds["triton"].augment, images, view, fill=FILL)
+    if peer := kornia_batch(kind, images):
+        runs["kornia"] = peer
     details = {"bytes": augment_bytes(view, batch, size)}
     cases = [Case(f"augment {kind} {name}", run, batch, timer, details) for name, run in runs.items()]
-    peer = v2_loop(kind, images)
-    if peer:
+    if peer := v2_loop(kind, images):
         slow = replace(timer, repeats=1) if isinstance(timer, DeviceTimer) else timer
         cases.append(Case(f"augment {kind} {PEER}", peer, batch, slow, details))
     return cases
