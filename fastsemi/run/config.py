@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import register_type
 
 from fastsemi.common.errors import UserError
@@ -138,12 +138,11 @@ def load(
     _check_options(overrides)
     parser = make_parser()
     try:
-        namespace = parser.parse_object(merged)
+        # Without what nobody gives, which takes the parser longer than all else.
+        namespace = parser.parse_object(merged, defaults=False)
         if overrides:
-            namespace = parser.parse_args(list(overrides), namespace=namespace)
-        config = Config(
-            **{k: v for k, v in vars(parser.instantiate(namespace)).items() if k in _fields(Config)}
-        )
+            namespace = parser.parse_args(list(overrides), namespace=namespace, defaults=False)
+        config = _with(Config(), namespace)
         given = {*given_keys(merged), *_given_options(overrides)}
         config = _fit_to_weights(config, given)
         choices = official(config.semi.mixing)
@@ -163,6 +162,17 @@ def load(
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
         raise UserError(explain(error, hint)) from None
+
+
+def _with(settings: Any, given: Namespace) -> Any:
+    """A dataclass with what is given in place of its defaults, section by section."""
+    return dataclasses.replace(
+        settings,
+        **{
+            name: _with(getattr(settings, name), value) if isinstance(value, Namespace) else value
+            for name, value in vars(given).items()
+        },
+    )
 
 
 def by_hand(files: Sequence[Path], overrides: Sequence[str]) -> set[str]:
@@ -230,6 +240,7 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
             into[key] = value
 
 
+@functools.cache
 def _fields(kind: type) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind)}

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def test_base_files_and_overrides_are_merged_key_by_key(tmp_path):
     assert (config.seed, config.semi.threshold, config.semi.batch) == (3, 0.7, 32)
     assert (config.semi.mix.mixup, config.semi.mix.cutmix) == (0.5, 0.0)
     assert config.output == Path("runs/x")
+
+
+@pytest.mark.parametrize("options", [(), ("--semi.weak.flip", "0.1")])
+def test_what_nobody_gives_of_a_section_is_its_stage_s(tmp_path, options):
+    text = "semi: {batch: 32}" if options else "semi: {weak: {flip: 0.1}}"
+    weak = configuration.load([_write(tmp_path / "own.yaml", text)], options).semi.weak
+    assert weak == dataclasses.replace(configuration.Config().semi.weak, flip=0.1)
+    assert weak.randaugment != type(weak)().randaugment, "what its class has is another"
 
 
 def test_a_later_file_wins(tmp_path):
