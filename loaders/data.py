@@ -200,12 +200,12 @@ class Data:
             return images
         text = "%s: %d of %d images are evaluated on, so that they are not trained on"
         _log.info(text, images.index.root, len(both), len(images.ids))
-        ids = np.setdiff1d(images.ids, both)
+        ids = images.ids[~np.isin(images.ids, both)]
         return replace(images, ids=ids) if len(ids) else None
 
     def _unevaluated(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of some training images that are not evaluated on, not even looked at without their label."""
-        return np.setdiff1d(ids, self.held_out.ids if self.config.val is None else self._evaluated)
+        return ids[~np.isin(ids, self.held_out.ids if self.config.val is None else self._evaluated)]
 
     @cached_property
     def _evaluated(self) -> NDArray[np.int64]:
