@@ -117,8 +117,11 @@ def test_closing_leaves_nothing(engine, kind, tmp_path, photo, contract, held):
         del source, running, batches
         gc.collect()
 
-    cycles(6)
-    before, memory = held(), _resident()
-    cycles(18)
+    cycles(3)
+    before, grown = held(), []
+    while not grown or (grown[-1] > 2 and len(grown) < 4):  # a leak grows each time, an allocator's pools once
+        memory = _resident()
+        cycles(9)
+        grown.append(_resident() - memory)
     before.assert_nothing_more()
-    assert _resident() - memory < 4
+    assert grown[-1] <= 2, grown
