@@ -15,6 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from fastsemi.common.plot_style import COLOURS, STYLE
 
 SIZE = (4.2, 2.5)  # inches
+# Of the picture, around the axes: for numbers of nine characters. To let matplotlib find what is needed takes most
+# of the time of a report.
+MARGINS = {"left": 0.16, "right": 0.97, "top": 0.88, "bottom": 0.2}
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str, factor: float) -> list[
 
 def _draw(panel: _Panel, lines: Mapping[str, Sequence[tuple[int, float]]], last: int) -> bytes:
     with matplotlib.rc_context({**STYLE, "svg.fonttype": "none"}):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=SIZE)
+        axes = figure.subplots(gridspec_kw=MARGINS)
         for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
             few = len(points) <= 30
             axes.plot(
