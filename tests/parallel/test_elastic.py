@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -158,29 +157,36 @@ def lose_processes(lose, ids):
     Views.to_device, Trainer._update = watched, step
 
 
-@pytest.mark.slow
-def test_a_run_that_lost_a_worker_is_started_again(preset, tmp_path, processes, uninterrupted):
-    """By the launcher in torchrun, with workers that are forks, since new ones would import PyTorch twice."""
-    folder, words = preset("elastic", *OPTIONS)
-    ids, log = tmp_path / "ids", tmp_path / "log"
+def torchrun(words, lose, ids, **options):
+    """What a process of `processes.start` does to be torchrun, of these options.
+
+    The launcher in it, with workers that are forks: new ones would each import PyTorch again.
+    """
 
     def worker():
         for number in (signal.SIGTERM, signal.SIGINT):  # as in a new process, not the launcher's
             signal.signal(number, signal.SIG_DFL)
-        lose_processes("worker", ids)
+        lose_processes(lose, ids)
         if code := cli.main(words):
             sys.exit(code)
 
     def main(rank):
         config = LaunchConfig(
-            **{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "fork"},
-            **{"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "elastic"},
-            **{"max_restarts": 2, "monitor_interval": 0.1},
+            **{"min_nodes": 1, "start_method": "fork", "rdzv_backend": "c10d", "max_restarts": 2},
+            **{"monitor_interval": 0.1, **options},
         )
         elastic_launch(config, worker)()
         return 0
 
-    codes = processes.wait(processes.start(1, main, log), 200)
+    return main
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_worker_is_started_again(preset, tmp_path, processes, uninterrupted):
+    folder, words = preset("elastic", *OPTIONS)
+    ids, log = tmp_path / "ids", tmp_path / "log"
+    options = {"max_nodes": 1, "nproc_per_node": 2, "rdzv_endpoint": "localhost:0", "run_id": "elastic"}
+    codes = processes.wait(processes.start(1, torchrun(words, "worker", ids, **options), log), 200)
     said = (tmp_path / "log.0").read_text()
     assert codes == [0], said
     assert "resumes at step 3 of 10" in said
@@ -189,65 +195,32 @@ def test_a_run_that_lost_a_worker_is_started_again(preset, tmp_path, processes, 
     assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
 
 
-# What torchrun starts, with the path of this file, how processes are lost, and where their images are noted.
-SCRIPT = """
-import os, runpy, sys
-from fastsemi.commands import cli
-
-runpy.run_path(os.environ["TESTS"])["lose_processes"](os.environ["LOSE"], os.environ["IDS"])
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-@pytest.fixture
-def torchrun(tmp_path):
-    """The function `torchrun(name, lose, options, words)` starts one; its output goes to `name`.log."""
-    script, started = tmp_path / "worker.py", []
-    script.write_text(SCRIPT)
-
-    def start(name, lose, options, words):
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "TESTS": __file__,
-            "LOSE": lose,
-            "IDS": str(tmp_path / f"{name}.ids"),
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else PyTorch 2.14 lets no node join a running one
-        }
-        command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *words]
-        with open(tmp_path / f"{name}.log", "w") as log:
-            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.terminate()  # ends its workers too
-            process.wait(60)
-
-
 @pytest.mark.slow
-def test_a_second_node_comes_and_is_lost(preset, tmp_path, processes, torchrun, uninterrupted):
+def test_a_second_node_comes_and_is_lost(preset, tmp_path, processes, uninterrupted, monkeypatch):
     """`--nnodes=1:2`: one node, two, and one again take the steps of a run that nothing happened to."""
+    # Else PyTorch 2.14 lets no node join a running one.
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     folder, words = preset("nodes", *OPTIONS)
-    endpoint = f"--rdzv-endpoint=127.0.0.1:{processes.free_port()}"
-    # How long a node waits for a second one, and for a sign of life from it: by default 30 s and 15 s.
-    patience = "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5"
-    options = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=2", "--monitor-interval=0.1"]
-    options += ["--rdzv-backend=c10d", "--rdzv-id=nodes", endpoint, patience]
-    log, ids = tmp_path / "first.log", tmp_path / "first.ids"
-
-    first, deadline = torchrun("first", "node", options, words), time.monotonic() + 100
-    while not ids.exists() and first.poll() is None and time.monotonic() < deadline:
+    options = {
+        **{"max_nodes": 2, "nproc_per_node": 1, "run_id": "nodes"},
+        "rdzv_endpoint": f"127.0.0.1:{processes.free_port()}",
+        # How long a node waits for a second one, and for a sign of life from it: by default 30 s and 15 s.
+        "rdzv_configs": {"last_call_timeout": 1, "keep_alive_interval": 1, "keep_alive_max_attempt": 5},
+    }
+    ids, others = tmp_path / "first.ids", tmp_path / "second.ids"
+    started = processes.start(1, torchrun(words, "node", ids, **options), tmp_path / "first")
+    deadline = time.monotonic() + 100
+    while not ids.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    second = torchrun("second", "me", options, words)
-    assert first.wait(200) == 0, log.read_text()
-    assert second.wait(10) == -signal.SIGKILL, (tmp_path / "second.log").read_text()
+    started += processes.start(1, torchrun(words, "me", others, **options), tmp_path / "second")
+    codes = processes.wait(started, 200)
+    said = [(tmp_path / f"{name}.0").read_text() for name in ("first", "second")]
+    assert codes == [0, -signal.SIGKILL], said
 
     rows = [json.loads(line) for line in ids.read_text().splitlines()]
     worlds = [world for world, _ in itertools.groupby(row["world"] for row in rows)]
-    assert worlds == [1, 2, 1], log.read_text()
-    assert sequence(ids, tmp_path / "second.ids") == uninterrupted["sequence"]
+    assert worlds == [1, 2, 1], said
+    assert sequence(ids, others) == uninterrupted["sequence"]
     assert_close(weights(folder), uninterrupted["weights"])
     assert [row["step"] for row in processes.rows(folder, "semi")] == list(range(1, 11))
 
