@@ -74,6 +74,7 @@ class Data:
             "threads": 4 * self.loader.thread_count,
             "refresh": self.config.reindex,
             "exif": self.config.exif,
+            "remote": self.loader.remote,
         }
 
     def open_unlabelled(self, *places: str | Path) -> ImageSet:

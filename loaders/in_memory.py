@@ -54,6 +54,9 @@ class PicturesInMemory:
         """The PNG of each."""
         return [self._files[int(i)] for i in ids]
 
+    def expect(self, ids: Sequence[int] | NDArray) -> None:
+        """They are here."""
+
     def read_one(self, i: int) -> bytes:
         """The PNG of one."""
         return self._files[i]

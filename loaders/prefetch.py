@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
@@ -21,6 +22,7 @@ from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.loaders.slots import RecycledSlots, Slots
+from fastsemi.loaders.sources.base import Source
 from fastsemi.loaders.sources.silent import silent
 
 T = TypeVar("T")
@@ -28,6 +30,9 @@ T = TypeVar("T")
 _SILENCE = 2.0  # seconds after which a file that is read again is named
 
 logger = logging.getLogger(__name__)
+
+
+_Coming = tuple[PlannedBatch, torch.Tensor, Pending, object]
 
 
 class Loader(Iterator[LoadedBatch]):
@@ -58,6 +63,20 @@ def put_unless(stop: threading.Event, items: queue.Queue[T], item: T) -> bool:
         except queue.Full:
             continue
     return False
+
+
+def _expected(
+    plans: Iterator[PlannedBatch], source: Source, count: int
+) -> Iterator[tuple[PlannedBatch, object]]:
+    """Plans in their order, each with what its source fetches for it: of one far away, `count` ahead."""
+    ahead: deque[tuple[PlannedBatch, object]] = deque()
+    for plan in plans:
+        held = source.expect(plan.ids)
+        ahead.append((plan, held))
+        if held is None or len(ahead) > count:
+            yield ahead.popleft()
+    while ahead:
+        yield ahead.popleft()
 
 
 class Prefetcher(Loader):
@@ -96,7 +115,7 @@ class Prefetcher(Loader):
         self._slots, self._work = slots or RecycledSlots(), work
         self._bad = BadImages() if bad is None else bad
         self._allow_empty, self._patience = allow_empty, timeout
-        self._queue: queue.Queue[tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None]
+        self._queue: queue.Queue[_Coming | BaseException | None]
         self._queue = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         self._submitting: PlannedBatch | None = None
@@ -110,7 +129,7 @@ class Prefetcher(Loader):
         size = self._engine.image_size
         try:
             with self._work():
-                for plan in plans:
+                for plan, held in _expected(plans, self._engine.source, self._queue.maxsize):
                     shape = (len(plan.views), len(plan.ids), size, size, 3)
                     slot = self._slots.take(shape, self._stop)
                     if slot is None or self._stop.is_set():
@@ -118,13 +137,13 @@ class Prefetcher(Loader):
                     self._submitting = plan
                     pending = self._engine.submit(plan, slot)
                     self._submitting = None
-                    if not self._put((plan, slot, pending)):
+                    if not self._put((plan, slot, pending, held)):
                         return self._let_go(pending, self._patience)
             self._put(None)
         except BaseException as error:  # re-raised in the consumer
             self._put(error)
 
-    def _put(self, item: tuple[PlannedBatch, torch.Tensor, Pending] | BaseException | None) -> bool:
+    def _put(self, item: _Coming | BaseException | None) -> bool:
         return put_unless(self._stop, self._queue, item)
 
     def __next__(self) -> LoadedBatch:
@@ -157,7 +176,7 @@ class Prefetcher(Loader):
             raise StopIteration
         if isinstance(item, BaseException):
             raise item
-        plan, slot, pending = item
+        plan, slot, pending, held = item  # what is fetched for the batch is held until the engine has it
         try:
             errors = pending.result(self.timeout)
         except TimeoutError:
@@ -166,6 +185,7 @@ class Prefetcher(Loader):
             self._let_go(pending, 0.0)
             raise
         valid = np.array([error is None for error in errors])
+        del item, held
         if valid.all():
             return LoadedBatch(plan, slot, valid)
         return self._repair(plan, slot, valid, errors)

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.urls import place
 from fastsemi.loaders.engines.settings import DaliOptions, EngineName
+from fastsemi.loaders.index.cache import default_cache_dir
 from fastsemi.loaders.index.settings import Exif
+from fastsemi.loaders.sources.remote import Remote
 
 MOST_SIDE = 16_384  # pixels of a view: a batch of larger ones has no room in memory
 MOST_THREADS = 1024  # which a process may start
+_SOME = f"lie in [1, {MOST_THREADS}]"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class DataConfig:
     """Images and labels."""
 
     root: Path = Path("data")
-    """Folder that holds the sets."""
+    """Folder that holds the sets; it, and each set, may be a URL: s3://, gs://, az://, https://."""
     train: str = "train"
     """Training images below root: a folder with one folder a class; a table of paths and labels (CSV, TSV,
     JSON lines, Parquet); or files that hold images: a .beton, tar shards or Parquet files, by name, as a
@@ -92,6 +96,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        # the parser's paths have lost what makes them URLs
+        object.__setattr__(self, "root", place(self.root))
+        if self.unlabeled is not None:
+            given = self.unlabeled
+            places = tuple(map(place, given)) if isinstance(given, tuple) else place(given)
+            object.__setattr__(self, "unlabeled", places)
+        for what in (self.train, self.val or ""):
+            place(what)
         if self.val is None and not self.labels.validation:
             raise UserError(
                 "data.val is null, so that a part of the labelled images must be evaluated on; set "
@@ -172,6 +184,13 @@ class LoaderConfig:
     of the memory that is available at the start, shared among the processes of the machine."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the run stops."""
+    cache_dir: Path | None = None
+    """Folder on the local disk in which what is read from URLs is kept; all processes of a machine share it.
+    By default objects in $FASTSEMI_CACHE."""
+    cache_gb: float = 10.0
+    """GiB of disk that it may take; 0 for none. What a run has read stays there until the run ends."""
+    remote_threads: int = 64
+    """Requests of a process to a store under way at the same time, for images at URLs."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -180,10 +199,18 @@ class LoaderConfig:
             ("threads", self.threads, self.threads <= MOST_THREADS, f"be at most {MOST_THREADS}"),
             ("prefetch", self.prefetch, self.prefetch >= 1, "be at least 1"),
             ("max_memory", self.max_memory, 0 <= self.max_memory < math.inf, "be 0 (automatic) or more"),
+            ("cache_gb", self.cache_gb, 0 <= self.cache_gb < math.inf, "be 0 (no cache) or more"),
+            ("remote_threads", self.remote_threads, 1 <= self.remote_threads <= MOST_THREADS, _SOME),
             ("timeout_s", self.timeout_s, 0 < self.timeout_s < math.inf, "be positive and finite"),
         ):
             if not holds:
                 raise UserError(f"loader.{name} is {value}; it must {rule}")
+
+    @property
+    def remote(self) -> Remote:
+        """How objects of a store are read."""
+        kept = self.cache_dir or default_cache_dir().with_name("objects")
+        return Remote(kept if self.cache_gb else None, int(self.cache_gb * 2**30), self.remote_threads)
 
     @property
     def thread_count(self) -> int:

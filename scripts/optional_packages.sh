@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the packages of optional engines, sources and exports with the pip given: DALI, FFCV, pyarrow, ONNX.
+# Install the packages of optional engines, sources and exports with the pip given: DALI, FFCV, pyarrow, obstore, ONNX.
 # Each that cannot be installed is named, and its tests are skipped.
 set -u
 pip=$1
@@ -25,5 +25,7 @@ else
   echo "the ffcv engine: needs pkg-config, libopencv-dev and libturbojpeg0-dev, its tests are skipped"
 fi
 install "the parquet source" pyarrow
+install "images at URLs" obstore
+install "a server of S3 for the tests" 'moto[s3]' flask flask-cors
 install "the ONNX export" onnx onnxscript onnxruntime
 exit 0

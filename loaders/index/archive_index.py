@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.object_store import heads
+from fastsemi.common.urls import absolute, is_url, place
 from fastsemi.loaders.index.cache import (
     Arrays,
     Cached,
@@ -32,18 +34,19 @@ from fastsemi.loaders.index.header import Header
 from fastsemi.loaders.index.index import Index, pack_paths
 
 MOST_CLASSES = 1_000_000
-_FORMAT = 3  # of the arrays and of what is refused; another number on disk means "build again"
+_FORMAT = 4  # of the arrays and of what is refused; another number on disk means "build again"
 
 
 @dataclass(frozen=True, eq=False)
 class ArchiveIndex(Index):
     """N images inside of files. `path(i)` is the name of image `i`: its file, then its name inside of it."""
 
-    files: tuple[str, ...]  # absolute paths
+    files: Sequence[str]  # absolute paths, or URLs
     file: NDArray[np.int32]  # [N] which of `files`
     offset: NDArray[np.int64]  # [N] where the bytes begin in the file
     length: NDArray[np.int64]  # [N] how many there are
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)  # [N] each: what a format needs besides
+    tags: Sequence[str] = ()  # of each of `files` that is a URL: which object it was
 
 
 @dataclass
@@ -89,16 +92,18 @@ def build_archive_index(
     Raises:
         UserError: No images, an image without a class, a file or the cache that cannot be used.
     """
-    files = [os.path.abspath(file) for file in files]
+    files = [absolute(file) for file in files]
+    tags = [entry.tag for entry in heads(files)] if is_url(files[0]) else []
     key = (kind, "classes" if has_classes else "flat", str(max_pixels), *FORMATS, *files)
-    folder, stamp = cache_folder(key, cache_dir), _stamp(files)
+    folder, stamp = cache_folder(key, cache_dir), _stamp(tags or _states(files))
 
     def known() -> ArchiveIndex | None:
         found = None if refresh else open_stamped(folder, stamp, _ARRAYS)
         return None if found is None else _index(found)
 
     def build() -> ArchiveIndex:
-        write_stamped(folder, stamp, *_gather(files, scan, has_classes, threads))
+        meta, arrays = _gather(files, scan, has_classes, threads)
+        write_stamped(folder, stamp, {**meta, "tags": tags}, arrays)
         return _index(read_back(open_stamped(folder, stamp, _ARRAYS)))
 
     return open_or_build(folder, files[0], known, build)
@@ -113,17 +118,26 @@ _ARRAYS = (
 def _index(cached: Cached) -> ArchiveIndex:
     meta = cached.meta
     return ArchiveIndex(
-        root=Path(meta["root"]),
+        root=place(meta["root"]),
         classes=tuple(meta["classes"]),
         files=tuple(meta["files"]),
+        tags=tuple(meta["tags"]),
         skipped=meta["skipped"],
         extra={name: cached.arrays[name] for name in meta["extra"]},
         **{name: cached.arrays[name] for name in _ARRAYS},  # type: ignore[arg-type]
     )
 
 
-def _stamp(files: Sequence[str]) -> str:
+def _stamp(states: Sequence[str]) -> str:
     digest = hashlib.sha256(str(_FORMAT).encode())
+    for state in states:
+        digest.update(f"{state} ".encode())
+    return digest.hexdigest()[:24]
+
+
+def _states(files: Sequence[str]) -> list[str]:
+    """When each file was changed and how long it is."""
+    states = []
     for file in files:
         try:
             status = os.stat(file)
@@ -131,8 +145,8 @@ def _stamp(files: Sequence[str]) -> str:
             raise UserError(f"cannot open {file}: {error.strerror}; correct the path") from error
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{file} is not a regular file; give an archive")
-        digest.update(f"{status.st_mtime_ns} {status.st_size} ".encode())
-    return digest.hexdigest()[:24]
+        states.append(f"{status.st_mtime_ns} {status.st_size}")
+    return states
 
 
 def _gather(
@@ -147,7 +161,7 @@ def _gather(
         raise UserError(f"{files[0]} and {len(files) - 1} more files hold no images; correct the path")
     # names of a single file do not begin with it: labels are drawn by name, and are then those of the folder
     # that it was made of
-    root = files[0] if len(files) == 1 else os.path.commonpath([os.path.dirname(file) for file in files])
+    root = files[0] if len(files) == 1 else str(place(_common([os.path.dirname(file) for file in files])))
     names = [
         os.fsencode(name if file == root else f"{os.path.relpath(file, root)}/{name}")
         for file, part in zip(files, found, strict=True)
@@ -174,6 +188,12 @@ def _gather(
     skipped = dict(sum((part.skipped for part in found), Counter()))
     meta = {"root": root, "classes": classes, "files": list(files), "extra": extra, "skipped": skipped}
     return meta, arrays
+
+
+def _common(folders: list[str]) -> str:
+    if is_url(folders[0]) and len({file.split("/", 3)[2] for file in folders}) > 1:
+        raise UserError(f"{folders[0]} and the files beside it lie in several buckets; name those of one")
+    return os.path.commonpath(folders)
 
 
 def _numbers(labels: Sequence[Any], files: Sequence[str]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from fastsemi.loaders.index.formats import FORMATS
 
-_Read = Callable[[int, int], bytes]  # where from, how many bytes
+Read = Callable[[int, int], bytes]  # where from, how many bytes
 Header = tuple[int, int, int]  # width, height without regard to EXIF; EXIF orientation, 1 to 8
 
 BROKEN: Header = (0, 0, 1)
@@ -37,11 +37,19 @@ def image_header(file: BinaryIO, max_pixels: int) -> Header:
     return _header(file, read, max_pixels)
 
 
-def stored_size(fd: int, offset: int, length: int, max_pixels: int) -> Header:
-    """`image_header` of the bytes in an open file, of which it reads as few as possible."""
+def stored_size(file: int | Read, offset: int, length: int, max_pixels: int) -> Header:
+    """`image_header` of the bytes in an open file, of which it reads as few as possible.
+
+    Args:
+        file: Its descriptor, or what reads from it.
+        offset: Where the image begins.
+        length: Its bytes.
+        max_pixels: As of `image_header`.
+    """
+    whole: Read = file if callable(file) else lambda at, count: os.pread(file, count, at)
 
     def read(at: int, count: int) -> bytes:
-        return os.pread(fd, max(0, min(count, length - at)), offset + at)
+        return whole(offset + at, max(0, min(count, length - at)))
 
     found = _header(BytesIO(read(0, _HEAD)), read, max_pixels)
     if found == BROKEN and length > _HEAD:
@@ -49,7 +57,7 @@ def stored_size(fd: int, offset: int, length: int, max_pixels: int) -> Header:
     return found
 
 
-def _header(file: BinaryIO, read: _Read, max_pixels: int) -> Header:
+def _header(file: BinaryIO, read: Read, max_pixels: int) -> Header:
     """The header of an image that `file` begins with and `read` reads any part of."""
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -61,7 +69,7 @@ def _header(file: BinaryIO, read: _Read, max_pixels: int) -> Header:
         return BROKEN
 
 
-def _orientation(image: Image.Image, read: _Read) -> int:
+def _orientation(image: Image.Image, read: Read) -> int:
     if image.format in _NOT_TURNED:
         return 1
     try:
@@ -77,7 +85,7 @@ def _orientation(image: Image.Image, read: _Read) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _png_description(read: _Read) -> bytes:
+def _png_description(read: Read) -> bytes:
     """A PNG without pixels: of another one the header and the chunks in which an orientation may stand."""
     found, at, left = [read(0, 8)], 8, _DESCRIPTION
     while len(chunk := read(at, 40)) >= 12 and chunk[4:8] != b"IEND":

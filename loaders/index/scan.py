@@ -7,7 +7,7 @@ import stat
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -135,18 +135,58 @@ def scan(root: str, has_classes: bool) -> Tree:
     if not has_classes:
         return _gather((), [sorted(_walk(root, ""), key=lambda folder: folder.path)], root, None)
     top = _list(root, "")
-    if not top.subfolders:
-        if top.images:
-            raise UserError(
-                f"folder {root} holds images but no class folders; put those of each class in a folder of "
-                "their own, name a table of paths and labels as data.train or data.labels.file, or let "
-                "`fastsemi init FOLDER --labels TABLE` do it (data.unlabeled is for images without class)"
-            )
-        raise UserError(f"folder {root} holds no class folders; expected {root}/<class>/<image>")
+    _require_classes(root, top.subfolders, top)
     top_status = os.stat(root)
     above = frozenset([(top_status.st_dev, top_status.st_ino)])
     by_class = [sorted(_walk(root, name, above), key=lambda folder: folder.path) for name in top.subfolders]
     return _gather(tuple(top.subfolders), by_class, root, top)
+
+
+def tree_of(names: Iterable[str], root: str, has_classes: bool) -> Tree:
+    """The tree of files that are listed already, as `scan` would list it; times are 0.
+
+    Args:
+        names: Of all files, relative to `root`.
+        root: For messages.
+        has_classes: As of `scan`.
+
+    Raises:
+        UserError: As `scan`.
+    """
+    inside: dict[str, list[str]] = {"": []}
+    hidden = set()
+    for name in names:
+        parts = name.split("/")
+        if (at := next((i for i, part in enumerate(parts) if is_hidden(part)), None)) is not None:
+            hidden.add("/".join(parts[: at + 1]))
+        else:
+            inside.setdefault("/".join(parts[:-1]), []).append(parts[-1])
+    folders = {path: _folder(path, files) for path, files in sorted(inside.items())}
+    folders[""].skipped.update({HIDDEN: len(hidden)} if hidden else {})
+    if not has_classes:
+        return _gather((), [list(folders.values())], root, None)
+    top = folders.pop("")
+    classes = sorted({path.partition("/")[0] for path in folders})
+    _require_classes(root, classes, top)
+    groups = [[f for path, f in folders.items() if path.partition("/")[0] == name] for name in classes]
+    return _gather(tuple(classes), groups, root, top)
+
+
+def _folder(path: str, files: Sequence[str]) -> _Folder:
+    skipped = Counter(extension(name) for name in files if not is_image_name(name))
+    return _Folder(path, 0, [], sorted(name for name in files if is_image_name(name)), skipped)
+
+
+def _require_classes(root: str, classes: Sequence[str], top: _Folder) -> None:
+    if classes:
+        return
+    if top.images:
+        raise UserError(
+            f"folder {root} holds images but no class folders; put those of each class in a folder of "
+            "their own, name a table of paths and labels as data.train or data.labels.file, or let "
+            "`fastsemi init FOLDER --labels TABLE` do it (data.unlabeled is for images without class)"
+        )
+    raise UserError(f"folder {root} holds no class folders; expected {root}/<class>/<image>")
 
 
 def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, top: _Folder | None) -> Tree:

@@ -1,11 +1,12 @@
-"""Images in files that hold many of them, read at random by `pread`."""
+"""Images in files that hold many of them, read at random by `pread`, or in objects of a store."""
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastsemi.common.errors import BadImageError
 from fastsemi.loaders.index.archive_index import ArchiveIndex
 from fastsemi.loaders.index.regular import regular_fd
 from fastsemi.loaders.sources.base import read_each
+from fastsemi.loaders.sources.remote import Objects, Range, Remote
 
 _OPEN_FILES = 128  # a set of more files opens the rest anew for each read
 
@@ -25,6 +27,10 @@ class _Files:
     def __init__(self, paths: Sequence[str]):
         self._paths, self._lock = paths, threading.Lock()
         self._open: dict[int, int] = {}
+        weakref.finalize(self, _close, self._open)
+
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """Files are near."""
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         fd = self._open.get(number)
@@ -44,8 +50,12 @@ class _Files:
 
     def close(self) -> None:
         with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1])
+            _close(self._open)
+
+
+def _close(files: dict[int, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
 
 
 def _pread(fd: int, offset: int, length: int) -> bytes:
@@ -62,7 +72,7 @@ class ArchiveSource:
     """Reads the images of an archive index; implements `fastsemi.loaders.sources.base.Source`.
 
     Files are opened when first read and closed by `close` or with the object. A source that was closed opens
-    them again when it is read.
+    them again when it is read. Of objects of a store nothing is open.
 
     Args:
         index: The images.
@@ -70,15 +80,29 @@ class ArchiveSource:
 
     def __init__(self, index: ArchiveIndex):
         self.index = index
-        self._files = _Files(index.files)
-        weakref.finalize(self, self._files.close)
+        self._files: _Files | Objects = _Files(index.files)
+
+    def read_by(self, remote: Remote) -> Self:
+        """The same images, which lie in a store; they are fetched ahead and kept as told."""
+        far = copy.copy(self)
+        far._files = Objects(self.index.files, self.index.tags, remote)
+        return far
+
+    def expect(self, ids: Sequence[int] | NDArray) -> object | None:
+        """Begin to fetch images of a store, in their order; None for files."""
+        index, rows = self.index, np.asarray(ids)
+        ranges = zip(*(part[rows].tolist() for part in (index.file, index.offset, index.length)), strict=True)
+        return self._files.expect(each for each in ranges if each[2])
 
     def __len__(self) -> int:
         return len(self.index)
 
     def read(self, ids: Sequence[int] | NDArray) -> list[bytes | BadImageError]:
         """The bytes of each image, or in its place the error that says why it cannot be read."""
-        return read_each(self.read_one, ids)
+        coming = self.expect(ids)
+        contents = read_each(self.read_one, ids)
+        del coming
+        return contents
 
     def read_one(self, i: int) -> bytes:
         """The encoded bytes of one image.
@@ -124,11 +148,16 @@ class ArchiveSource:
 
     def as_stored(self) -> Self:
         """The same images, none of which is turned."""
-        return type(self)(self.index.turn(False))
+        return self._with(self.index.turn(False))
 
     def as_turned(self) -> Self:
         """The same images, turned by their EXIF orientation."""
-        return type(self)(self.index.turn(True))
+        return self._with(self.index.turn(True))
+
+    def _with(self, index: ArchiveIndex) -> Self:
+        other = copy.copy(self)  # which reads the same open files, or what is on its way
+        other.index = index
+        return other
 
     def close(self) -> None:
         """Close all files. Nothing may be reading."""

@@ -26,6 +26,14 @@ class Source(Protocol):
         """
         ...
 
+    def expect(self, ids: Sequence[int] | NDArray) -> object | None:
+        """Say which images are read next, so that those far away are on their way by then.
+
+        Returns:
+            What to hold until they have been read; None where nothing is gained by telling.
+        """
+        ...
+
     def read_one(self, i: int) -> bytes:
         """The encoded bytes of one image.
 

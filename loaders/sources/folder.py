@@ -33,6 +33,9 @@ class FolderSource:
         """The bytes of each file, or in its place the error that says why it cannot be read."""
         return read_each(self.read_one, ids)
 
+    def expect(self, ids: Sequence[int] | NDArray) -> None:
+        """Files are near."""
+
     def read_one(self, i: int) -> bytes:
         """The bytes of one file.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.urls import is_url, place
 from fastsemi.loaders.index.table import is_table_name, read_table
 from fastsemi.loaders.sources.open import ARCHIVES, expand_braces, is_table, require_images
 
@@ -20,7 +21,8 @@ def named_images(words: Iterable[str]) -> list[Part]:
 
     Args:
         words: Each a folder, a packed file, an image file of any name, a pattern of these with `*`, `**`,
-            `?`, `[a-z]`, `{a,b}` or `{000..123}`, or `@LIST` for the files that a list names.
+            `?`, `[a-z]`, `{a,b}` or `{000..123}`, or `@LIST` for the files that a list names; or a URL
+            as of `open_source`.
 
     Raises:
         UserError: Something is not there, or is a list without `@`.
@@ -38,6 +40,9 @@ def named_images(words: Iterable[str]) -> list[Part]:
 def _meaning(word: str) -> Iterator[Part]:
     if word.startswith("@"):
         yield read_list(word[1:])
+    elif is_url(word):
+        require_images(Path(), word)
+        yield str(place(word))
     elif is_table(Path(word)) or (os.path.isfile(word) and word.lower().endswith(".txt")):
         raise UserError(f"{word} is no image; give @{word} where it lists images")
     elif os.path.isdir(word) or (os.path.isfile(word) and word.lower().endswith(ARCHIVES)):

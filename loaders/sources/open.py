@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.object_store import heads
+from fastsemi.common.urls import absolute, is_url, join, place
 from fastsemi.loaders.index.formats import say_skipped
 from fastsemi.loaders.index.index import build_index
 from fastsemi.loaders.index.merge import merge_indexes
+from fastsemi.loaders.index.remote_index import build_remote_index
 from fastsemi.loaders.index.scan import is_folder, require_folder
 from fastsemi.loaders.index.settings import Exif
 from fastsemi.loaders.index.table import TABLES, Part, has_columns, is_table_name
@@ -25,6 +28,7 @@ from fastsemi.loaders.sources.arrow import ArrowSource
 from fastsemi.loaders.sources.beton import BetonSource
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.sources.parquet import ParquetSource
+from fastsemi.loaders.sources.remote import DEFAULT, Remote, remote_files, remote_folder
 from fastsemi.loaders.sources.tar import TarSource
 
 IndexedSource = FolderSource | ArchiveSource
@@ -37,6 +41,7 @@ _ARCHIVES: dict[str, type[TarSource] | type[BetonSource] | type[ParquetSource] |
     ".parquet": ParquetSource,
     ".arrow": ArrowSource,
 }
+_REMOTE = (".tar", ".parquet")  # which are read where they are in a store
 ARCHIVES = tuple(_ARCHIVES)  # how the names of files end that hold many images
 _KINDS = dict.fromkeys((*_ARCHIVES, *TABLES))
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -54,6 +59,7 @@ def open_source(
     exif: Exif = "ignore",
     part: Part | None = None,
     labels: Path | None = None,
+    remote: Remote = DEFAULT,
 ) -> IndexedSource:
     """Open the images called `what`; the source's `index` says which they are.
 
@@ -63,6 +69,7 @@ def open_source(
         root: Folder that `what` is relative to.
         what: A folder of images; a table of their paths; a `.tar`, `.beton` or `.parquet` file; a folder
             that holds such files and no other folders; or a pattern of them: `*`, `?`, `{a,b}`, `{000..123}`.
+            A folder, tar and Parquet files may be URLs.
         has_classes: Whether the images have classes.
         max_pixels: Larger images count as broken.
         threads: Threads that index.
@@ -70,12 +77,13 @@ def open_source(
         exif: Whether images are turned by their EXIF orientation.
         part: What the images are for: the rows of a table with a column `split`.
         labels: Table of labels of the images in a folder, which is then no folder of class folders.
+        remote: How objects of a store are read, where `root` or `what` is a URL.
 
     Raises:
         UserError: Nothing there, files of several kinds, a `.beton` to be turned, or what the source raises.
     """
     options = {"has_classes": has_classes, "max_pixels": max_pixels, "threads": threads, "refresh": refresh}
-    return _told(_open(root, what, exif, part, labels, options), exif)
+    return _told(_open(root, what, exif, part, labels, remote, options), exif)
 
 
 def open_unlabelled(
@@ -85,6 +93,7 @@ def open_unlabelled(
     threads: int = 8,
     refresh: bool = False,
     exif: Exif = "ignore",
+    remote: Remote = DEFAULT,
 ) -> IndexedSource:
     """Open images without classes, of one place or of several: all of them, in the order of the places.
 
@@ -95,25 +104,31 @@ def open_unlabelled(
         threads: Threads that index.
         refresh: Index anew.
         exif: Whether images are turned.
+        remote: How objects of a store are read.
 
     Raises:
         UserError: As `open_source`; places of several kinds, or an image that is in two of them.
     """
     options = {"has_classes": False, "max_pixels": max_pixels, "threads": threads, "refresh": refresh}
     if len(whats) == 1:
-        return _told(_open(Path(), whats[0], exif, "unlabeled", None, options), exif)
+        return _told(_open(Path(), whats[0], exif, "unlabeled", None, remote, options), exif)
     archives = [[] if is_table(Path(what)) else _files(Path(), str(what)) for what in whats]
     if all(archives):
-        files = [os.path.abspath(file) for place in archives for file in place]
+        files = [absolute(file) for place in archives for file in place]
         if len(again := [file for file, n in Counter(files).items() if n > 1]):
             raise UserError(f"{again[0]} is named twice in data.unlabeled; name it once")
-        return _told(_open_archives(files, ", ".join(map(str, whats)), exif, options), exif)
+        return _told(_open_archives(files, ", ".join(map(str, whats)), exif, remote, options), exif)
+    if any(map(is_url, whats)):
+        raise UserError(
+            f"data.unlabeled names several places ({', '.join(map(str, whats))}), one of them a folder of a "
+            "store; name it alone, or give archives of one kind"
+        )
     if any(archives):
         raise UserError(
             f"data.unlabeled names archives and folders ({', '.join(map(str, whats))}); give places of one "
             "kind, or pack or unpack some: fastsemi data beton"
         )
-    parts = [_open(Path(), what, exif, "unlabeled", None, options) for what in whats]
+    parts = [_open(Path(), what, exif, "unlabeled", None, remote, options) for what in whats]
     return _told(FolderSource(merge_indexes([part.index for part in parts])), exif)
 
 
@@ -136,9 +151,10 @@ def _open(
     exif: Exif,
     part: Part | None,
     labels: Path | None,
+    remote: Remote,
     options: dict[str, Any],
 ) -> IndexedSource:
-    path = Path(root) / what
+    path = place(join(root, what))
     table = is_table(path)
     files = [] if table else _files(Path(root), str(what))
     if labels is not None and (table or files):
@@ -146,16 +162,26 @@ def _open(
             f"table {labels} gives the images of a folder their labels, and {path} is no folder of images; "
             "give a list of names in its place, or data.labels.fraction 1.0 for all labels that are there"
         )
+    if labels is not None and is_url(path):
+        raise UserError(
+            f"table {labels} gives images labels by their paths on the disk, and {path} is a URL; give class "
+            "folders or archives with classes, or a list of names in its place"
+        )
     if labels is not None:
         return FolderSource(build_table_index(labels, tree=path, part=part, **options))
     if table:
         return FolderSource(build_table_index(path, part=part, **options))
+    if not files and is_url(path):
+        entries, options = remote_folder(str(path)), {**options, "threads": remote.threads}
+        return ArchiveSource(build_remote_index(str(path), entries, **options)).read_by(remote)
     if not files:
         return FolderSource(build_index(path, **options))
-    return _open_archives(files, str(path), exif, options)
+    return _open_archives(files, str(path), exif, remote, options)
 
 
-def _open_archives(files: list[str], what: str, exif: Exif, options: dict[str, Any]) -> IndexedSource:
+def _open_archives(
+    files: list[str], what: str, exif: Exif, remote: Remote, options: dict[str, Any]
+) -> IndexedSource:
     kinds = {_suffix(file) for file in files}
     if len(kinds) > 1 or not kinds <= _ARCHIVES.keys():
         raise UserError(
@@ -167,7 +193,11 @@ def _open_archives(files: list[str], what: str, exif: Exif, options: dict[str, A
             f"{files[0]} does not say how its images lie, which data.exif apply asks for; give folders, tar "
             "shards or Parquet files, or set data.exif to ignore"
         )
-    return _ARCHIVES[kinds.pop()].open(files, **options)
+    far = {is_url(file) for file in files}
+    if len(far) > 1:
+        raise UserError(f"{what} names files of the disk and of a store; name those of one, or copy some")
+    source = _ARCHIVES[kinds.pop()].open(files, **options)
+    return source.read_by(remote) if far.pop() else source
 
 
 def is_table(path: Path) -> bool:
@@ -192,8 +222,14 @@ def require_images(root: Path, what: str | Path) -> None:
     Raises:
         UserError: Neither a folder nor a file that holds or names images.
     """
-    if not _is_text_table(Path(root) / what) and not _files(Path(root), str(what)):
-        require_folder(os.path.abspath(Path(root) / what))
+    path = place(join(root, what))
+    if _is_text_table(path):
+        return
+    files = _files(Path(root), str(what))
+    if is_url(path):
+        heads(files[:1])  # of a folder there are some, or listing it had failed
+    elif not files:
+        require_folder(os.path.abspath(path))
 
 
 EVALUATION_FOLDERS = ("val", "valid", "validation", "test")  # what they are called, the likeliest first
@@ -209,8 +245,8 @@ def require_evaluation(root: Path, what: str) -> None:
     Raises:
         UserError: Neither a folder nor a file that holds images.
     """
-    path = os.path.abspath(Path(root) / what)
-    if os.path.exists(path) or _files(Path(root), what):
+    path = absolute(join(root, what))
+    if is_url(path) or os.path.exists(path) or _files(Path(root), what):
         require_images(root, what)
         return
     there = [name for name in EVALUATION_FOLDERS if (Path(root) / name).is_dir()]
@@ -232,7 +268,16 @@ def _suffix(file: str) -> str:
 
 def _files(root: Path, what: str) -> list[str]:
     """The archives that `what` means, sorted; none where it means a folder of images."""
-    path = os.path.join(root, what)
+    path = join(root, what)
+    if is_url(path):
+        if is_table_name(Path(path)) and _suffix(path) not in _ARCHIVES:
+            raise UserError(f"{path} is a table, which is read from the disk alone; copy it there")
+        files = remote_files(path, expand_braces, ARCHIVES)
+        if odd := next((file for file in files if _suffix(file) not in _REMOTE), None):
+            raise UserError(
+                f"{odd} cannot be read where it is, as {' and '.join(_REMOTE)} files can; copy it to the disk"
+            )
+        return files
     if os.path.isdir(path):
         with os.scandir(path) as entries:
             found = [(entry.path, is_folder(entry)) for entry in entries]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.index.header import Read
 from fastsemi.loaders.sources.parquet_codecs import CODECS
 
 _DATA_PAGE, DICTIONARY_PAGE = 0, 2
@@ -27,7 +27,7 @@ class Page:
     content: bytes  # decompressed
 
 
-def pages(path: str, fd: int, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
+def pages(path: str, read: Read, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
     """The pages of a column chunk. Those of version 2 are skipped when compressed: their levels are not."""
     if chunk.compression not in (*CODECS, "LZ4"):
         raise UserError(f"{path} is compressed with {chunk.compression}; write it again with zstd or none")
@@ -35,7 +35,7 @@ def pages(path: str, fd: int, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
     start = chunk.data_page_offset
     if chunk.dictionary_page_offset is not None:
         start = min(start, chunk.dictionary_page_offset)
-    data = os.pread(fd, chunk.total_compressed_size, start)
+    data = read(start, chunk.total_compressed_size)
     at = 0
     while at < len(data):
         header, at = _struct(data, at)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import pyarrow.parquet as pq
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.urls import is_url
 from fastsemi.loaders.index.archive_index import Found
-from fastsemi.loaders.index.header import BROKEN, image_header
+from fastsemi.loaders.index.header import BROKEN, Read, image_header
+from fastsemi.loaders.index.opened import open_bytes, read_at
 from fastsemi.loaders.sources.hugging_face import image_column, label_column, require_bytes, values_of
 from fastsemi.loaders.sources.parquet_codecs import CODECS
 from fastsemi.loaders.sources.parquet_pages import DICTIONARY_PAGE, Page, pages
@@ -26,8 +29,8 @@ def scan(path: str, max_pixels: int, has_classes: bool) -> Found:
         UserError: No Parquet file, no image column, or images that have no place of their own in it.
     """
     try:
-        with pq.ParquetFile(path) as parquet, open(path, "rb") as file:
-            return _scan(path, parquet, file.fileno(), max_pixels, has_classes)
+        with open_bytes(path) as file, pq.ParquetFile(file if is_url(path) else path) as parquet:
+            return _scan(path, parquet, partial(read_at, file), max_pixels, has_classes)
     except UserError:
         raise
     except Exception as error:  # damaged pages lead to errors of many kinds
@@ -37,7 +40,7 @@ def scan(path: str, max_pixels: int, has_classes: bool) -> Found:
         ) from error
 
 
-def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
+def _scan(path: str, parquet: pq.ParquetFile, read: Read, max_pixels: int, has_classes: bool) -> Found:
     schema = parquet.schema_arrow
     image = image_column(path, schema)
     label, classes = label_column(path, schema) if has_classes else (None, ())
@@ -48,7 +51,7 @@ def _scan(path: str, parquet: pq.ParquetFile, fd: int, max_pixels: int, has_clas
         table = parquet.read_row_group(group, columns=columns)
         content, paths = values_of(table[image].combine_chunks())
         values = [memoryview(v.as_buffer()) if v.is_valid else None for v in content]
-        places = _Places(path, fd, _chunk(parquet, group, image))
+        places = _Places(path, read, _chunk(parquet, group, image))
         labels = table[label].to_pylist() if label is not None else [None] * len(values)
         for value, name, own_label in zip(values, paths, labels, strict=True):
             found.names.append(f"{len(found.names)}/{os.path.basename(name or 'image')}")
@@ -85,9 +88,9 @@ class _Place:
 class _Places:
     """Where the values of one column chunk lie, asked for in their order."""
 
-    def __init__(self, path: str, fd: int, chunk: pq.ColumnChunkMetaData):
+    def __init__(self, path: str, read: Read, chunk: pq.ColumnChunkMetaData):
         self._path = path
-        self._pages = pages(path, fd, chunk)
+        self._pages = pages(path, read, chunk)
         self._page: Page | None = None
         self._position = 0
         self._repeated: dict[bytes, _Place] = {}  # of the dictionary page, whose values any page may mean

@@ -14,7 +14,8 @@ from pathlib import Path
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.archive_index import Found, build_archive_index, too_large
 from fastsemi.loaders.index.formats import FURTHER, HIDDEN, extension, is_hidden, is_image_name
-from fastsemi.loaders.index.header import stored_size
+from fastsemi.loaders.index.header import Read, stored_size
+from fastsemi.loaders.index.opened import exists, open_bytes, read_at
 from fastsemi.loaders.sources.archive import ArchiveSource
 
 _LONGEST = 30  # digits of a class number; Python reads none of 5,000
@@ -48,9 +49,9 @@ class TarSource(ArchiveSource):
         Raises:
             UserError: A shard that is no plain tar, or what `build_archive_index` raises.
         """
-        names = Path(files[0]).with_name("classes.txt")
+        names = os.path.join(os.path.dirname(files[0]), "classes.txt")
         # the names belong to the index: listed with the shards, a change to them makes it anew
-        listed = [*files, str(names)] if has_classes and names.is_file() else list(files)
+        listed = [*files, names] if has_classes and exists(names) else list(files)
         index = build_archive_index(
             "tar",
             listed,
@@ -68,8 +69,8 @@ def _scan(path: str, max_pixels: int, has_classes: bool) -> Found:
     if path.endswith("classes.txt"):
         return Found(classes=_class_names(path))
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            return _members(path, tar, file.fileno(), max_pixels, has_classes)
+        with open_bytes(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            return _members(path, tar, partial(read_at, file), max_pixels, has_classes)
     except (tarfile.TarError, ArithmeticError, MemoryError, RecursionError, ValueError) as error:
         # sizes that none has, headers of headers without end
         raise UserError(
@@ -81,7 +82,8 @@ def _scan(path: str, max_pixels: int, has_classes: bool) -> Found:
 
 def _class_names(path: str) -> tuple[str, ...]:
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        with open_bytes(path) as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8 ({error}); write it again as UTF-8") from None
     return tuple(line.strip() for line in lines if line.strip())
@@ -104,9 +106,9 @@ class _Sample:
     labels: dict[tuple[str, str], int | str] = field(default_factory=dict)  # by stem, and cls or json
 
 
-def _members(path: str, tar: tarfile.TarFile, fd: int, max_pixels: int, has_classes: bool) -> Found:
+def _members(path: str, tar: tarfile.TarFile, read: Read, max_pixels: int, has_classes: bool) -> Found:
     skipped: Counter[str] = Counter()
-    samples = _samples(path, tar, fd, has_classes, skipped)
+    samples = _samples(path, tar, read, has_classes, skipped)
     elsewhere = _labels(samples)
     plain = {sample.key for sample in samples for image in sample.images if image.stem == sample.key}
     found = Found(skipped=skipped)
@@ -123,13 +125,13 @@ def _members(path: str, tar: tarfile.TarFile, fd: int, max_pixels: int, has_clas
             found.names.append(image.name)
             found.offset.append(image.offset)
             found.length.append(image.length)
-            found.sizes.append(stored_size(fd, image.offset, image.length, max_pixels))
+            found.sizes.append(stored_size(read, image.offset, image.length, max_pixels))
             found.labels.append(_label(path, image, [image.stem, sample.key], sample, elsewhere))
     return found
 
 
 def _samples(
-    path: str, tar: tarfile.TarFile, fd: int, has_classes: bool, skipped: Counter[str]
+    path: str, tar: tarfile.TarFile, read: Read, has_classes: bool, skipped: Counter[str]
 ) -> list[_Sample]:
     samples: list[_Sample] = []
     while (member := tar.next()) is not None:
@@ -154,7 +156,7 @@ def _samples(
         elif kind not in (".cls", ".json"):
             skipped[extension(base)] += 1
         elif has_classes:
-            content = os.pread(fd, member.size, member.offset_data)
+            content = read(member.offset_data, member.size)
             of = f"{member.name} in {path}"
             label = _parse(content, of) if kind == ".cls" else _from_json(content)
             if label is not None and samples[-1].labels.setdefault((stem, kind), label) != label:

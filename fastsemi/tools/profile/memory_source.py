@@ -31,6 +31,9 @@ class MemorySource:
         """The bytes of each image, or why there are none."""
         return [self._held[int(i)] for i in ids]
 
+    def expect(self, ids: Sequence[int] | NDArray) -> None:
+        """They are here."""
+
     def read_one(self, i: int) -> bytes:
         """The bytes of one image.
 

@@ -1,0 +1,242 @@
+"""Objects in S3, Google Cloud Storage, Azure and on web servers, through the library obstore.
+
+It tries again what fails, stalls or breaks off: with growing waits, until a deadline. Credentials and
+endpoints are those of the environment, by the names that each provider's own tools have (`AWS_ACCESS_KEY_ID`,
+`AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`, ...).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastsemi.common.errors import UserError
+
+CONNECT_S, REQUEST_S = 5.0, 20.0  # of one attempt
+DEADLINE_S = 60.0  # after which nothing is tried again: below loader.timeout_s, so that the URL is named
+_RETRIES = 30
+_PIECE = 2**23  # bytes of one request
+_AT_ONCE = 8  # pieces of one range, and looks at objects
+
+
+class ChangedError(UserError):
+    """An object is not the one that was looked at before."""
+
+
+class MissingError(UserError):
+    """There is no such object, or nobody may see it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object."""
+
+    url: str
+    size: int
+    """Bytes."""
+    tag: str
+    """Its ETag; where a server gives none, its time and size."""
+
+
+def require_obstore() -> None:
+    """Raise `UserError` where obstore is missing."""
+    try:
+        import obstore  # noqa: F401
+    except ImportError as error:
+        raise UserError("URLs of object stores need obstore; pip install 'fastsemi[remote]'") from error
+
+
+def head(url: str) -> Entry:
+    """Look at one object.
+
+    Raises:
+        UserError: It is not there (`MissingError`), or cannot be reached.
+    """
+    store, key = _at(url)
+    import obstore
+
+    with _told(url):
+        return _entry(url, obstore.head(store, key))
+
+
+def heads(urls: list[str]) -> list[Entry]:
+    """Look at several objects at the same time.
+
+    Raises:
+        UserError: As `head`, for the first that cannot be looked at.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(head, urls))
+
+
+def below(url: str) -> list[Entry]:
+    """All objects whose URL begins with `url` and a slash, sorted by URL.
+
+    Raises:
+        UserError: The store cannot be reached, or it lists nothing, as web servers do.
+    """
+    store, key = _at(url)
+    if url.startswith("http"):
+        raise UserError(f"{url}: a web server lists no folders; name files, as NAME-{{000..127}}.tar")
+    import obstore
+
+    with _told(url):
+        found = [each for page in obstore.list(store, f"{key}/" if key else None) for each in page]
+    top = url[: len(url) - len(key)].rstrip("/")
+    # a folder that a console made is an object of no bytes that ends in a slash
+    entries = [_entry(f"{top}/{each['path']}", each) for each in found if not each["path"].endswith("/")]
+    return sorted(entries, key=lambda entry: entry.url)
+
+
+def fetch(url: str, start: int, length: int, tag: str) -> bytes:
+    """A range of an object; large ones in pieces at the same time.
+
+    Raises:
+        UserError: It is not there, cannot be reached, ends early, or is another than `tag` says
+            (`ChangedError`).
+    """
+    if length <= _PIECE:
+        return _fetch(url, start, length, tag)
+    starts = range(start, start + length, _PIECE)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        pieces = pool.map(lambda at: _fetch(url, at, min(_PIECE, start + length - at), tag), starts)
+        return b"".join(pieces)
+
+
+def _fetch(url: str, start: int, length: int, tag: str) -> bytes:
+    store, key = _at(url)
+    import obstore
+
+    with _told(url):
+        options: dict[str, Any] = {"range": (start, start + length)}
+        if _is_strong(tag):
+            options["if_match"] = f'"{tag}"'
+        result = obstore.get(store, key, options=options)
+        if _tag(result.meta) != tag:
+            raise _changed(url)
+        data = result.bytes().to_bytes()
+    if len(data) != length:
+        raise UserError(
+            f"{url} ends {length - len(data)} bytes early; upload it again, or run with --data.reindex true"
+        )
+    return data
+
+
+def put(url: str, file: Path) -> None:
+    """Write a file as an object, which is there whole or not at all.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    store, key = _at(url)
+    import obstore
+
+    with _told(url):
+        obstore.put(store, key, file)
+
+
+def delete(url: str) -> None:
+    """Remove an object.
+
+    Raises:
+        UserError: It cannot be removed.
+    """
+    store, key = _at(url)
+    import obstore
+
+    with _told(url):
+        obstore.delete(store, key)
+
+
+def _at(url: str) -> tuple[Any, str]:
+    """The store of a URL, and the name of the object in it."""
+    parts = urlsplit(url)
+    return _store(f"{parts.scheme}://{parts.netloc}"), url.split("://", 1)[1].partition("/")[2].strip("/")
+
+
+@functools.cache
+def _store(bucket: str) -> Any:
+    require_obstore()
+    from obstore.store import from_url
+
+    plain = bucket.startswith("http://") or _allows_http()
+    client: dict[str, Any] = {"timeout": f"{REQUEST_S:g}s", "connect_timeout": f"{CONNECT_S:g}s"}
+    backoff = {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=5),
+        "base": 2,
+    }
+    with _told(bucket):
+        return from_url(
+            bucket,
+            client_options={**client, **({"allow_http": True} if plain else {})},
+            retry_config={
+                "backoff": backoff,
+                "max_retries": _RETRIES,
+                "retry_timeout": timedelta(seconds=DEADLINE_S),
+            },
+        )
+
+
+def _allows_http() -> bool:
+    """Whether the environment allows connections without encryption, as to a server on this machine."""
+    names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in names)
+
+
+def _entry(url: str, meta: Any) -> Entry:
+    return Entry(url, int(meta["size"]), _tag(meta))
+
+
+def _tag(meta: Any) -> str:
+    """Without its quotation marks, which some stores leave out in lists."""
+    if meta["e_tag"]:
+        return str(meta["e_tag"]).strip('"')
+    return f"{meta['last_modified']:%Y-%m-%d %H:%M:%S} {meta['size']}"
+
+
+def _is_strong(tag: str) -> bool:
+    """Whether a server can be asked for the object of this tag alone."""
+    return " " not in tag and not tag.startswith("W/")
+
+
+def _changed(url: str) -> ChangedError:
+    return ChangedError(f"{url} has changed since it was looked at; start again, which indexes it anew")
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Errors of the library as one line: what, where, and the cure."""
+    from obstore import exceptions as kinds
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingError(f"{url} does not exist; correct the URL, or upload it first") from error
+    except kinds.PreconditionError as error:
+        raise _changed(url) from error
+    except (kinds.PermissionDeniedError, kinds.UnauthenticatedError) as error:
+        raise MissingError(
+            f"{url}: access is refused; give credentials by the environment (AWS_ACCESS_KEY_ID, ...)"
+        ) from error
+    except (kinds.BaseError, OSError, ValueError) as error:
+        cure = "check the network, the endpoint (AWS_ENDPOINT_URL, ...) and the region"
+        raise UserError(f"{url} cannot be reached ({_reason(error)}); {cure}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, of an error of several lines that names the URL once more."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    tries = re.search(r"after (\d+) retries", line)
+    said = line.rpartition(" - ")[2].strip().removeprefix("HTTP error: ")
+    said = re.sub(r"https?://\S+", "it", said)[:120]
+    return f"{said}, after {tries[1]} more tries" if tries else said
