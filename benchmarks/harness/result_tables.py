@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.harness.harness import ratio
+
 Rows = Sequence[dict[str, Any]]
 
 
@@ -122,6 +124,26 @@ def index(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def remote(rows: Rows) -> str:
+    """Images from an object store beside those of the disk."""
+    first = rows[0]
+    settings = first["configuration"]
+    lines = [
+        f"{machine(first)}. {settings['images']:,} JPEGs ({settings['what']}, {settings['kib']:.0f} KiB on "
+        f"average) in a tar shard, two 224-pixel views of each, native with {_threads(first)}; before each "
+        f"answer of the store {settings['latency']:g} s, {settings['failing']:.0%} of requests fail.",
+        "",
+        "| images from | images/s | of the disk's | requests at once / latency, images/s |",
+        "|---|--:|--:|--:|",
+    ]
+    for row in rows:
+        share = "" if row is first else f"{ratio(row, first)['median']:.2f} x"
+        at_once = next((n for n in settings["requests"] if f"{n} requests" in row["name"]), None)
+        most = f"{at_once / settings['latency']:,.0f}" if at_once else ""
+        lines.append(f"| {row['name']} | {_spread(row, ',.0f')} | {share} | {most} |")
+    return "\n".join(lines)
+
+
 def profile_overhead(rows: Rows) -> str:
     """Steps without spans and with them, by the clock and by the processors' time."""
     first, recorded = rows[0], rows[2:]
@@ -180,6 +202,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "end_to_end": end_to_end,
     "kernels": kernels,
     "index": index,
+    "remote": remote,
     "profile_overhead": profile_overhead,
     "adapt": adapt,
 }

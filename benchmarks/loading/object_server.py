@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 
 @dataclass
@@ -135,6 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self._faulty(lambda fault: self._put(body))
 
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        self._faulty(lambda fault: self._delete(re.findall("<Key>(.*?)</Key>", body)))
+
     def _faulty(self, answer) -> None:  # type: ignore[no-untyped-def]
         outer = self.server_of
         outer.count(self.command)
@@ -188,6 +192,13 @@ class _Handler(BaseHTTPRequestHandler):
         temporary.write_bytes(body)
         os.replace(temporary, path)
         self._send(200, b"", {"ETag": '"new"'})
+
+    def _delete(self, keys: list[str]) -> None:
+        bucket = self.server_of.folder / unquote(urlsplit(self.path).path).strip("/")
+        for key in keys:
+            (bucket / unescape(key)).unlink(missing_ok=True)
+        rows = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+        self._send(200, f"<DeleteResult>{rows}</DeleteResult>".encode())
 
     def _list(self, bucket: Path, query: dict[str, list[str]]) -> None:
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from fastsemi.common.errors import UserError
@@ -33,7 +33,11 @@ class ChangedError(UserError):
 
 
 class MissingError(UserError):
-    """There is no such object, or nobody may see it."""
+    """There is no such object."""
+
+
+class RefusedError(UserError):
+    """Nobody without other credentials may read or write there."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,19 @@ def _fetch(url: str, start: int, length: int, tag: str) -> bytes:
     return data
 
 
-def put(url: str, file: Path) -> None:
+def download(url: str, to: Path) -> None:
+    """Write an object to a file.
+
+    Raises:
+        UserError: As `fetch`.
+    """
+    entry = head(url)
+    with to.open("wb") as file:
+        for at in range(0, entry.size, _AT_ONCE * _PIECE):
+            file.write(fetch(url, at, min(_AT_ONCE * _PIECE, entry.size - at), entry.tag))
+
+
+def put(url: str, file: Path | IO[bytes]) -> None:
     """Write a file as an object, which is there whole or not at all.
 
     Raises:
@@ -144,17 +160,19 @@ def put(url: str, file: Path) -> None:
         obstore.put(store, key, file)
 
 
-def delete(url: str) -> None:
-    """Remove an object.
+def delete(urls: list[str]) -> None:
+    """Remove objects of one bucket.
 
     Raises:
-        UserError: It cannot be removed.
+        UserError: They cannot be removed.
     """
-    store, key = _at(url)
+    if not urls:
+        return
+    store, _ = _at(urls[0])
     import obstore
 
-    with _told(url):
-        obstore.delete(store, key)
+    with _told(urls[0]):
+        obstore.delete(store, [_at(url)[1] for url in urls])
 
 
 def _at(url: str) -> tuple[Any, str]:
@@ -225,7 +243,7 @@ def _told(url: str) -> Iterator[None]:
     except kinds.PreconditionError as error:
         raise _changed(url) from error
     except (kinds.PermissionDeniedError, kinds.UnauthenticatedError) as error:
-        raise MissingError(
+        raise RefusedError(
             f"{url}: access is refused; give credentials by the environment (AWS_ACCESS_KEY_ID, ...)"
         ) from error
     except (kinds.BaseError, OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,7 @@ def build_trainer(
     fingerprint: dict[str, Any] | None = None,
     stop: Stop | None = None,
     checkpoints: Path | None = None,
+    saved: Callable[[], None] = lambda: None,
 ) -> Trainer:
     """The training loop of a stage, before its first step.
 
@@ -205,6 +207,7 @@ def build_trainer(
         fingerprint: Settings that the weights depend on, kept in checkpoints.
         stop: Asks for an end after the step.
         checkpoints: Where they go, if not into the run's own folder.
+        saved: Called when one is whole, as of `Checkpoints`.
     """
     config, strategy = run.config, _strategy(run, name)
     whole = config.semi.contrast or config.semi.spread_weight
@@ -236,6 +239,7 @@ def build_trainer(
         stop=stop or Stop(),
         watchdog=Watchdog(config.train.watchdog_s, run.folder.stuck(processes.rank())),
         before_step=spread_before_step(run, stage) if isinstance(stage, Semi) else None,
+        saved=saved,
     )
 
 

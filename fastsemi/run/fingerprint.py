@@ -24,6 +24,7 @@ FREE_KEYS = (
     "train.baseline",
     "train.calibrate",
     "train.keep",
+    "train.mirror",
     "train.grace_s",
     "train.watchdog_s",
     "device",

@@ -127,6 +127,16 @@ class RunFolder:
         return self.path / (f"stuck-{rank}.txt" if rank else "stuck.txt")
 
     @property
+    def mirrored(self) -> Path:
+        """What the copy in a bucket holds (`run.mirror`)."""
+        return self.path / "mirror.json"
+
+    @property
+    def fetched(self) -> Path:
+        """Where files of the copy are put before they take their places."""
+        return self.path / ".mirror.tmp"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that trains here."""
         return self.path / ".lock"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import timm
 import torch
 
-from fastsemi.common.errors import Interrupted
+from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.common.files import replacing
 from fastsemi.common.hardware import hardware
 from fastsemi.common.progress import Progress
@@ -29,6 +30,7 @@ from fastsemi.run.fit_batches import fit_batches
 from fastsemi.run.images_of_step import naming_images
 from fastsemi.run.leave_model import leave_model
 from fastsemi.run.lock import locked
+from fastsemi.run.mirror import Mirror
 from fastsemi.run.plan_file import record_plan
 from fastsemi.run.selected import evaluated_on, held_out_lines, selected_on
 from fastsemi.run.summary import read_summary, write_summary
@@ -66,6 +68,7 @@ class Run:
     def __init__(self, config: Config, progress: Progress, by_hand: Set[str] | None = None):
         self.config, self.progress, self._by_hand = config, progress, by_hand
         self._said: set[str] = set()
+        self._mirror: Mirror | None = None
         self.context = RunContext(config, self._say)
         self.folder = self.context.folder
 
@@ -87,10 +90,34 @@ class Run:
         stop = Stop()
         with stop_signals(stop, self.config.train.grace_s):
             try:
-                with locked(self.folder):
+                with locked(self.folder), self._mirrored():
                     return self._run(stages, stop, lengths)
             finally:
                 self.context.close()
+
+    @contextmanager
+    def _mirrored(self) -> Iterator[None]:
+        """Go on from the copy in a bucket where there is nothing here, and keep it within the block."""
+        url, error = self.config.train.mirror, None
+        if url and processes.is_main():
+            self._mirror = Mirror(url, self.folder)
+            try:
+                if count := self._mirror.fetch():
+                    self._say(f"{count} files of the run came from {url}")
+            except UserError as refused:
+                error = refused
+        if error := processes.from_main(error):
+            raise error
+        try:
+            yield
+        finally:
+            if self._mirror:
+                self._mirror.update()
+                self._mirror.close()
+
+    def _save_copy(self) -> None:
+        if self._mirror:
+            self._mirror.update()
 
     def _run(self, stages: Sequence[StageName], stop: Stop, lengths: Lengths | None) -> dict[str, Any]:
         read_summary(self.folder.summary)  # which the end of each stage adds to
@@ -173,7 +200,16 @@ class Run:
             self._say(f"{name}: {text}")
         if self.config.plan.record:
             record_plan(self.config, name, stage, run.device)
-        trainer = build_trainer(run, stage, name, log, self.progress, fingerprint=fingerprint, stop=stop)
+        trainer = build_trainer(
+            run,
+            stage,
+            name,
+            log,
+            self.progress,
+            fingerprint=fingerprint,
+            stop=stop,
+            saved=self._save_copy,
+        )
         with stop.held():
             with naming_images(run, stage):
                 entry = trainer.run()
@@ -184,6 +220,7 @@ class Run:
                 write_summary(self.folder.summary, self._summary(name, entry))
                 checkpoint_file.save(state, self.folder.result(name))
                 leave_model(run)
+                self._save_copy()
             processes.barrier()  # the next stage reads what was written
 
     @property

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.object_store import require_obstore
+from fastsemi.common.urls import is_url, place
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints of an unfinished stage that stay: where the last one was damaged, the one before it is
     taken."""
+    mirror: str | None = None
+    """A URL in a bucket (s3://, gs://, az://) to which the run directory is copied after each checkpoint, in
+    the background. A run with an empty output goes on from there."""
     allow_changed: bool = False
     """Go on in a directory that holds a stage with other settings or images; what differs is listed."""
     baseline: Literal["auto", "none"] = "auto"
@@ -40,6 +45,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        if self.mirror is not None:
+            url = str(place(self.mirror))
+            if not is_url(url) or url.startswith("http"):
+                raise UserError(f"train.mirror is {url}; give a URL of a bucket: s3://, gs:// or az://")
+            require_obstore()
+            object.__setattr__(self, "mirror", url)
         if not 0 <= self.watchdog_s < math.inf:
             raise UserError(
                 f"train.watchdog_s is {self.watchdog_s}; it must be 0 (never) or more, and finite"

@@ -80,6 +80,8 @@ class Trainer:
         fingerprint: Settings that the weights depend on, kept in the checkpoint.
         stop: Set by a signal; the loop then saves between two steps and ends.
         watchdog: Told of each step.
+        before_step: Called with the steps done before each.
+        saved: As of `Checkpoints`.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Trainer:
         stop: Stop,
         watchdog: Watchdog,
         before_step: Callable[[int], None] | None = None,
+        saved: Callable[[], None] = lambda: None,
     ):
         self.stage, self.data, self.views, self.precision = stage, data, views, precision
         self.config, self.log, self.progress = config, log, progress
@@ -107,7 +110,7 @@ class Trainer:
         self.parallel = Parallel(stage, config.strategy, precision)
         self.statistics = RunningStatistics(stage.model)
         compile_networks(self.parallel.units(networks), config.compile, views.device)
-        self.checkpoints = Checkpoints(folder, stage.name, config.keep)
+        self.checkpoints = Checkpoints(folder, stage.name, config.keep, saved)
         self.selection = Selection(folder, stage.name) if config.select_best else None
         settings = stage.config
         self.schedule = stage.schedule

@@ -6,7 +6,7 @@ import io
 import os
 from typing import BinaryIO, cast
 
-from fastsemi.common.object_store import MissingError, fetch, head
+from fastsemi.common.object_store import MissingError, RefusedError, fetch, head
 from fastsemi.common.urls import is_url
 
 _WINDOW = 2**25  # bytes that are fetched at once, in pieces at the same time
@@ -32,7 +32,7 @@ def exists(path: str) -> bool:
         return os.path.isfile(path)
     try:
         head(path)
-    except MissingError:
+    except (MissingError, RefusedError):  # which S3 answers where nobody may list
         return False
     return True
 

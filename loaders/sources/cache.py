@@ -5,8 +5,8 @@
     <folder>/ab/cdef... the bytes of one range and their checksum, written beside and then linked
 
 What a run has put in or used stays until it ends: each image comes once an epoch, so that the one used
-longest ago is the next to be needed, and replacing it would lose what is about to be read. What is removed, the
-oldest first, is what nobody has used since this process began.
+longest ago is the next to be needed, and replacing it would lose what is about to be read. What nobody has
+used since this process began is removed for it, the oldest first.
 """
 
 from __future__ import annotations

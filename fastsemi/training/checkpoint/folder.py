@@ -15,6 +15,7 @@ import re
 import shutil
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, cast
@@ -152,10 +153,11 @@ class Checkpoints:
         folder: Of the run's checkpoints.
         stage: Name of the stage.
         keep: How many stay, at least 1.
+        saved: Called in one process, in the thread that writes, when a checkpoint is whole.
     """
 
-    def __init__(self, folder: Path, stage: str, keep: int = 1):
-        self._folder, self._stage, self._keep = folder, stage, keep
+    def __init__(self, folder: Path, stage: str, keep: int = 1, saved: Callable[[], None] = lambda: None):
+        self._folder, self._stage, self._keep, self._told = folder, stage, keep, saved
         self._saved: Future[None] | None = None
         self._settled = threading.Event()
         self._error: BaseException | None = None
@@ -240,6 +242,7 @@ class Checkpoints:
                 older = [path for path in self._all() if path.name < final.name]
                 for old in older[: max(0, len(older) + 1 - self._keep)]:
                     shutil.rmtree(old, ignore_errors=True)
+                self._told()
         except BaseException as error:  # raised by `finish`
             self._error = error
         finally:

@@ -1,0 +1,177 @@
+"""A copy of the run directory in a bucket, from which a run goes on where its disk is gone.
+
+    <url>/files/<SHA-256>/<path>    what was in the directory, by content: nothing is written over
+    <url>/manifest.json             which of them are the newest whole state; written last
+
+What no manifest names any more is removed. The directory keeps the manifest too, so that a run does not write
+over another one's copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, cast
+
+from fastsemi.common.checksums import checksum
+from fastsemi.common.errors import UserError
+from fastsemi.common.files import replacing
+from fastsemi.common.object_store import MissingError, delete, download, put
+from fastsemi.run.folder import RunFolder
+
+_SMALL = 2**20  # bytes of a file that may be appended to: read at once, so that it is what its name says
+
+_log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Copies a run directory to a bucket, in a thread that never stops the run; close it at the end.
+
+    Args:
+        url: What the names of all objects begin with.
+        folder: The run directory.
+    """
+
+    def __init__(self, url: str, folder: RunFolder):
+        self._url, self._folder = url, folder
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fastsemi-mirror")
+        self._waiting: Future[None] | None = None
+
+    def fetch(self) -> int:
+        """Fill a directory without checkpoints with the newest state of the bucket; how many files came.
+
+        Raises:
+            UserError: The bucket cannot be read, holds another run, or a file is not what was written.
+        """
+        there = self._manifest()
+        here = _read(self._folder.mirrored)
+        if there is None:
+            return 0
+        if self._folder.checkpoints.exists():
+            if here is None or here["run"] != there["run"]:
+                raise UserError(
+                    f"{self._url} holds a copy of another run than {self._folder.path}; name another "
+                    "train.mirror, or an empty output to go on with that run"
+                )
+            return 0
+        fresh = self._folder.fetched
+        shutil.rmtree(fresh, ignore_errors=True)
+        for name, digest in there["files"].items():
+            to = fresh / name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            download(self._object(digest, name), to)
+            if checksum(to) != digest:
+                raise UserError(
+                    f"{self._object(digest, name)} is not what was uploaded; name another train.mirror"
+                )
+        _write(fresh / self._folder.mirrored.name, there)
+        # whose presence says that all else is there
+        for path in sorted(fresh.iterdir(), key=lambda path: path.name == self._folder.checkpoints.name):
+            old = self._folder.path / path.name
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+            path.rename(old)
+        fresh.rmdir()
+        return len(there["files"])
+
+    def update(self) -> None:
+        """Copy what is there now, in the background; calls that come before it has begun are one."""
+        if self._waiting is None or self._waiting.running() or self._waiting.done():
+            self._waiting = self._thread.submit(self._update)
+
+    def close(self) -> None:
+        """Wait until what was asked for is copied."""
+        self._thread.shutdown(wait=True)
+
+    def _update(self) -> None:
+        try:
+            self._copy()
+        except FileNotFoundError:  # removed meanwhile for something newer, of which another update follows
+            return
+        except (UserError, OSError) as error:
+            _log.warning("the run goes on without its copy: %s", error)
+
+    def _copy(self) -> None:
+        if not self._folder.checkpoints.exists():
+            return
+        known = _read(self._folder.mirrored)
+        before = set(known["files"].items()) if known else set()
+        files: dict[str, str] = {}
+        for name in _names(self._folder):
+            with (self._folder.path / name).open("rb") as file:
+                digest, content = _content(file)
+                if (name, digest) not in before:
+                    put(self._object(digest, name), content)
+            files[name] = digest
+        new = {"run": known["run"] if known else uuid.uuid4().hex, "files": files}
+        put(self._at("manifest.json"), io.BytesIO(json.dumps(new).encode()))
+        _write(self._folder.mirrored, new)
+        try:
+            delete([self._object(digest, name) for name, digest in before - set(files.items())])
+        except UserError as error:
+            _log.warning("what the copy of the run no longer needs stays: %s", error)
+
+    def _manifest(self) -> dict[str, Any] | None:
+        to = self._folder.path / f".{self._folder.mirrored.name}.tmp"
+        try:
+            download(self._at("manifest.json"), to)
+        except MissingError:
+            return None
+        found = _read(to)
+        to.unlink()
+        if found is None or any(".." in name or name.startswith("/") for name in found["files"]):
+            raise UserError(f"{self._at('manifest.json')} is no copy of a run; name another train.mirror")
+        return found
+
+    def _object(self, digest: str, name: str) -> str:
+        return self._at(f"files/{digest}/{name}")
+
+    def _at(self, name: str) -> str:
+        return f"{self._url}/{name}"
+
+
+def _names(folder: RunFolder) -> list[str]:
+    """The files of a run that its copy holds; of unfinished checkpoints the newest of each stage."""
+    newest: dict[str, str] = {}
+    for path in sorted(folder.checkpoints.glob("*-*")):
+        if path.is_dir() and re.fullmatch(r"\w+-\d{9}", path.name):
+            newest[path.name.rpartition("-")[0]] = path.name
+    found = []
+    for top, folders, files in os.walk(folder.path):
+        inside = Path(top).relative_to(folder.path)
+        if Path(top) == folder.checkpoints:
+            folders[:] = newest.values()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [str(inside / name) for name in files if not name.startswith(".") or name == ".metadata"]
+    return sorted(name for name in found if name != folder.mirrored.name)
+
+
+def _content(file: IO[bytes]) -> tuple[str, IO[bytes]]:
+    """SHA-256 of an open file, and what to read it from."""
+    start = file.read(_SMALL)
+    if len(start) < _SMALL:
+        return hashlib.sha256(start).hexdigest(), io.BytesIO(start)
+    file.seek(0)
+    digest = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+    file.seek(0)
+    return digest, file
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found["run"], str) and isinstance(found["files"], dict) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write(path: Path, manifest: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        json.dump(manifest, file)
