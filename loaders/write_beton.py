@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.common.job import WHOLE, Job
 from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.damage import damage
 from fastsemi.loaders.engines.reference import decode_rgb
@@ -128,6 +129,7 @@ def write_beton(
     threads: int = 1,
     bad: BadImages | None = None,
     progress: Callable[[int, int], None] | None = None,
+    job: Job = WHOLE,
 ) -> int:
     """Write all images of a source, in its order, with fields `image` and `label` (-1 without classes).
 
@@ -140,6 +142,7 @@ def write_beton(
         threads: Threads that encode.
         bad: Policy for broken images, which are left out; by default the first one stops.
         progress: Called with images done and images in all.
+        job: Which share of the images, in place of all.
 
     Returns:
         Number of images written.
@@ -150,19 +153,23 @@ def write_beton(
     """
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     bad = bad or BadImages()
+    ids = range(len(index))[job.share(len(index))]
+    if not ids:
+        raise UserError(f"{index.root} holds {len(index)} images for {job.count} jobs; give fewer jobs")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
-            writer = _Writer(file, len(index))
+            writer = _Writer(file, len(ids))
             # Closed here: one that an error leaves to the garbage collector may end in a thread of its pool.
-            with closing(_encoded(source, encoding, max_pixels, threads)) as pending:
-                for i, (future, label) in enumerate(zip(pending, index.labels.tolist(), strict=True)):
+            with closing(_encoded(source, ids, encoding, max_pixels, threads)) as pending:
+                labels = index.labels[ids.start : ids.stop].tolist()
+                for i, future, label in zip(ids, pending, labels, strict=True):
                     try:
                         writer.add(future.result(), label, index.relative_path(i))
                     except BadImageError as error:
                         bad.record(error)
                     if progress:
-                        progress(i + 1, len(index))
+                        progress(i + 1 - ids.start, len(ids))
             if not writer.names:
                 raise UserError(f"no image of {index.root} can be decoded; nothing was written")
             writer.finish(index.classes)
@@ -175,7 +182,7 @@ def write_beton(
 
 
 def _encoded(
-    source: Source, encoding: Encoding, max_pixels: int, threads: int
+    source: Source, ids: range, encoding: Encoding, max_pixels: int, threads: int
 ) -> Generator[Future[Entry], None, None]:
     """Entries in order, encoded a little ahead."""
 
@@ -185,7 +192,7 @@ def _encoded(
     with ThreadPoolExecutor(threads, thread_name_prefix="fastsemi-beton") as pool:
         ahead: list[Future[Entry]] = []
         try:
-            for i in range(len(source)):
+            for i in ids:
                 ahead.append(pool.submit(one, i))
                 if len(ahead) > 4 * threads:
                     yield ahead.pop(0)

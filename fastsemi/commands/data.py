@@ -9,6 +9,7 @@ from typing import get_args
 
 from fastsemi.commands.options import command_parser
 from fastsemi.common.errors import UserError
+from fastsemi.common.job import Job
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -48,7 +49,11 @@ def _beton(arguments: list[str]) -> int:
     parser.add_argument("--split", choices=get_args(Part), help="rows of a table with a column split")
     parser.add_argument("--max_bad", type=int, default=0, help="broken images to leave out at most")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="encoding threads")
+    parser.add_argument(
+        "--job", default="1/1", help="i/N: the i-th of N equal shares; its file is called NAME-i-of-N.beton"
+    )
     options = parser.parse_args(arguments)
+    job = Job.parse(options.job)
     if options.out.suffix != ".beton":
         raise UserError(f"{options.out} does not end in .beton; add it, the name tells the kind of file")
     encoding = beton.Encoding(options.mode, options.max_side, options.quality)
@@ -67,14 +72,16 @@ def _beton(arguments: list[str]) -> int:
         part=options.split,
         labels=options.labels,
     )
+    out = job.file(options.out)
     count = beton.write_beton(
-        options.out,
+        out,
         source,
         source.index,
         encoding=encoding,
         max_pixels=MAX_PIXELS,
         threads=options.threads,
         bad=BadImages(options.max_bad),
+        job=job,
     )
-    sys.stdout.write(f"{count} images in {options.out}\n")
+    sys.stdout.write(f"{count} images in {out}\n")
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.job import WHOLE, Job
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.loaders.bad_images import Unreadable
 from fastsemi.loaders.data import Data
@@ -83,33 +84,36 @@ class Predictor:
         self._views = Views(config.data, self._device)
         self.unreadable = Unreadable()
 
-    def classify(self, parts: Sequence[Part | Pictures]) -> Iterator[Classified]:
+    def classify(self, parts: Sequence[Part | Pictures], job: Job = WHOLE) -> Iterator[Classified]:
         """Classify images; of several processes each classifies its share of every batch.
 
         Args:
             parts: From `named_images`, or pictures.
+            job: Which share of each part.
 
         Yields:
             Batches of the readable images, in the order of the parts and of their sources, which for a folder
             is sorted. All of them in rank 0, none in other processes, which must iterate too.
 
         Raises:
-            UserError: A part holds no images, or no image can be read.
+            UserError: A part holds no images, or no image can be read; a share may be empty.
         """
         bad = self.unreadable = Unreadable()
-        found = 0
+        found = mine = 0
         for part in parts:
             data = Data(self._config.data, self._config.loader, device=self._device, bad=bad)
             try:
                 with processes.one_per_node_first():  # which indexes the images
                     images = _open(data, part)
+                images = replace(images, ids=images.ids[job.share(len(images.ids))])
+                mine += len(images.ids)
                 for batch in self._classify(data, images):
                     found += len(batch.paths)
                     yield batch
             finally:
                 data.close()
         share_broken(bad)
-        if not processes.from_main(found):
+        if mine and not processes.from_main(found):
             such = f", such as {bad.first.path}: {bad.first.reason}" if bad.first else ""
             raise UserError(
                 f"none of the images can be read ({len(bad.paths)} broken{such}); repair them, or give others"

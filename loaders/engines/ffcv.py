@@ -82,17 +82,17 @@ class FfcvEngine(Engine):
         max_pixels: Larger images are refused.
 
     Raises:
-        UserError: FFCV is not installed, or the source is no `.beton`.
+        UserError: FFCV is not installed, or the source is no single `.beton`.
     """
 
     name = "ffcv"
 
     def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
         super().__init__(source, image_size, threads, max_pixels)
-        if not isinstance(source, BetonSource):
+        if not isinstance(source, BetonSource) or not source.is_file:
             raise UserError(
-                "the ffcv engine reads only .beton files; write one with fastsemi data beton and name it in "
-                "data.train, or choose another loader.engine"
+                "the ffcv engine reads only one .beton file; write one with fastsemi data beton and name it "
+                "in data.train, or choose another loader.engine"
             )
         reason = available()
         if reason is not None:
@@ -106,8 +106,8 @@ class FfcvEngine(Engine):
 
     @classmethod
     def takes(cls, source: Source) -> bool:
-        """A `.beton` alone."""
-        return isinstance(source, BetonSource)
+        """A `.beton` alone, and one only."""
+        return isinstance(source, BetonSource) and source.is_file
 
     def submit(self, batch: PlannedBatch, slot: torch.Tensor) -> Pending:
         """Queue the batch in chunks small enough to keep all threads busy to its end."""

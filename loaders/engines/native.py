@@ -70,7 +70,7 @@ class NativeEngine(Engine):
                     [os.fsencode(path) for path in paths], *self._arguments(batch, slot)
                 )
                 return _Submitted(self, batch.ids, ticket, lost)
-        if isinstance(self.source, BetonSource) and self.source.raw[batch.ids].all():
+        if isinstance(self.source, BetonSource) and self.source.is_file and self.source.raw[batch.ids].all():
             return self._submit_pixels(batch, slot, self.source)
         return _Submitted(self, batch.ids, self._readers.submit(self._read, batch, slot, lost), lost)
 
@@ -99,7 +99,7 @@ class NativeEngine(Engine):
 
     def reading(self, prefetch: int) -> Reading:
         """Plain files and pixels are read by the threads that decode, all else by readers, one a batch."""
-        if self.source.is_raw or (
+        if (isinstance(self.source, BetonSource) and self.source.is_raw and self.source.is_file) or (
             isinstance(self.source, FolderSource) and is_jpeg_name(self.source.path(0))
         ):
             return Reading(self.threads)

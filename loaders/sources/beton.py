@@ -1,4 +1,4 @@
-"""Images in a `.beton` file, FFCV's format."""
+"""Images in `.beton` files, FFCV's format."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.archive_index import Found, build_archive_index
 from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.beton_format import RAW_MODE, read_beton
 
 
 class BetonSource(ArchiveSource):
-    """Images of one `.beton` file, written by `fastsemi data beton` or by FFCV (fields of image and int)."""
+    """Images of `.beton` files, written by `fastsemi data beton` or by FFCV (fields of image and int)."""
 
     @classmethod
     def open(
@@ -29,13 +28,11 @@ class BetonSource(ArchiveSource):
         threads: int = 1,
         refresh: bool = False,
     ) -> BetonSource:
-        """Index the file, or reopen its index.
+        """Index the files, or reopen their index.
 
         Raises:
-            UserError: Several files, a file that is no `.beton`, or what `build_archive_index` raises.
+            UserError: A file that is no `.beton`, or what `build_archive_index` raises.
         """
-        if len(files) != 1:
-            raise UserError(f"{files[0]} and {len(files) - 1} more .beton files are given; write one instead")
         index = build_archive_index(
             "beton",
             files,
@@ -52,6 +49,11 @@ class BetonSource(ArchiveSource):
     def raw(self) -> NDArray[np.int64]:
         """[N] 1 where an image is stored as pixels, 0 where it is encoded."""
         return self.index.extra["raw"]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether all lie in one file, out of which an engine may read by itself."""
+        return len(self.index.files) == 1
 
     @property
     def is_raw(self) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.common.job import Job
 from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.reference import decode_rgb
 from fastsemi.loaders.index.index import build_index
@@ -37,6 +38,24 @@ def write(folder, out, bad=None, **options):
     return write_beton(
         out, folder, folder.index, encoding=Encoding(**options), max_pixels=10**6, threads=2, bad=bad
     )
+
+
+@pytest.mark.parametrize("mode", ("jpeg", "raw"))
+def test_jobs_write_what_one_writes(folder, tmp_path, mode, contract):
+    """Each a share of the images, in order; every engine but ffcv reads the files together."""
+    options = {"encoding": Encoding(mode), "max_pixels": 10**6}
+    write_beton(tmp_path / "all.beton", folder, folder.index, **options)
+    for i in (1, 2, 3):
+        job = Job(i, 3)
+        write_beton(job.file(tmp_path / "part.beton"), folder, folder.index, job=job, **options)
+    whole, parts = open_beton(tmp_path / "all.beton"), open_beton(tmp_path / "part-*.beton")
+    assert parts.index.classes == whole.index.classes and parts.read(range(10)) == whole.read(range(10))
+    np.testing.assert_array_equal(parts.index.labels, whole.index.labels)
+    plan = contract.whole(whole.index)
+    for name in ("native", "reference"):
+        np.testing.assert_array_equal(contract.load(name, parts, plan), contract.load(name, whole, plan))
+    with pytest.raises(UserError, match="10 images for 20 jobs; give fewer jobs"):
+        write_beton(tmp_path / "x.beton", folder, folder.index, job=Job(1, 20), **options)
 
 
 def open_beton(path, has_classes=True) -> BetonSource:

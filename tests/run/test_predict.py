@@ -5,12 +5,14 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fastsemi.commands.cli import main
 from fastsemi.common.files import csv_safe
 from fastsemi.loaders.sources.named import named_images
+from fastsemi.loaders.sources.open import open_unlabelled
 from fastsemi.run.predict import Predictor
 
 
@@ -41,6 +43,23 @@ def test_all_formats_hold_the_same(predict, shapes, tmp_path, capsys):
         "path,class,confidence",
         *(",".join(list(row.values())[:3]) for row in rows),
     ]
+
+
+def test_the_files_of_jobs_in_a_row_are_the_whole(predict, shapes, tmp_path, capsys):
+    """Also read as one table of images without labels."""
+    assert predict(shapes / "val", "--to", tmp_path / "all.parquet") == 0
+    parts = []
+    for i in (1, 2, 3):
+        assert predict(shapes / "val", "--to", tmp_path / "part.parquet", "--job", f"{i}/3") == 0
+        parts.append(tmp_path / f"part-{i}-of-3.parquet")
+    whole = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    assert pa.concat_tables(map(pq.read_table, parts)).to_pylist() == whole
+    assert len(open_unlabelled(parts, max_pixels=10**6)) == 30
+    (one,) = list((shapes / "val").glob("bar/000.png"))
+    assert predict(one, "--to", tmp_path / "one.csv", "--job", "1/2") == 0
+    assert (tmp_path / "one-1-of-2.csv").read_text() == "path,class,confidence\n", "an empty share"
+    assert predict(one, "--job", "0/2") == 2
+    assert "--job is 0/2; give NUMBER/COUNT" in capsys.readouterr().err
 
 
 def test_words_are_classified_in_their_order_as_alone(untrained, shapes, monkeypatch):
