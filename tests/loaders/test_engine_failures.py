@@ -119,7 +119,8 @@ def test_closing_leaves_nothing(engine, kind, tmp_path, photo, contract, held):
 
     cycles(3)
     before, grown = held(), []
-    while not grown or (grown[-1] > 2 and len(grown) < 4):  # a leak grows each time, an allocator's pools once
+    # A leak grows each time, an allocator's pools once.
+    while not grown or (grown[-1] > 2 and len(grown) < 4):
         memory = _resident()
         cycles(9)
         grown.append(_resident() - memory)
