@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from fastsemi.common.errors import UserError
@@ -15,7 +16,7 @@ from fastsemi.run.folder import RunFolder
 
 @contextmanager
 def locked(folder: RunFolder) -> Iterator[None]:
-    """Keep a second run out of the run directory within the block.
+    """Keep a second run out of the run directory within the block; one that stays empty goes again.
 
     Raises:
         UserError: Another process trains there, or it cannot be written.
@@ -23,6 +24,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
     if not processes.is_main():
         yield
         return
+    made = not folder.path.exists()
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = folder.lock.open("w")
@@ -35,7 +37,19 @@ def locked(folder: RunFolder) -> Iterator[None]:
         patience = 30.0 if processes.world() > 1 else 0.0
         if not wait_briefly(lambda: _try_lock(lock), patience):
             raise UserError(f"another process trains in {folder.path}; wait for it or give another --output")
-        yield
+        try:
+            yield
+        finally:
+            if made:
+                _leave_no_trace(folder)
+
+
+def _leave_no_trace(folder: RunFolder) -> None:
+    """Remove a directory in which nothing but the lock was written, as by a run that was refused."""
+    with suppress(OSError):
+        if os.listdir(folder.path) == [folder.lock.name]:
+            folder.lock.unlink()
+            folder.path.rmdir()
 
 
 def _try_lock(file: IO[str]) -> bool:

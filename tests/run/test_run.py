@@ -117,6 +117,11 @@ def test_two_processes_do_not_share_a_run_directory(tiny, runs):
     config = tiny("--stages", "[finetune]")
     with locked(RunFolder(config.output)), pytest.raises(UserError, match="another process trains in"):
         runs.train(config)
+    assert not config.output.exists(), "neither wrote anything"
+    config.output.mkdir()
+    with locked(RunFolder(config.output)):
+        pass
+    assert config.output.is_dir(), "not made here"
 
 
 def test_nothing_that_is_not_finite_is_saved(tiny, runs):
