@@ -27,5 +27,6 @@ fi
 install "the parquet source" pyarrow
 install "images at URLs" obstore
 install "a server of S3 for the tests" 'moto[s3]' flask flask-cors
+install "the loggers wandb and mlflow" wandb mlflow-skinny
 install "the ONNX export" onnx onnxscript onnxruntime
 exit 0

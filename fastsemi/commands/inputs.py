@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.object_store import require_obstore
 from fastsemi.loaders.sources.open import require_evaluation, require_images
 from fastsemi.run.folder import RunFolder
 from fastsemi.stages.names import STAGES, has_classifier
+from fastsemi.training.loggers import require_loggers
 
 if TYPE_CHECKING:
     from fastsemi.run.config import Config
@@ -26,6 +28,9 @@ def require_inputs(config: Config, stages: Sequence[str]) -> None:
         UserError: Names the first that is missing.
     """
     _require_place(config.output)
+    require_loggers(config.train.loggers)
+    if config.train.mirror:
+        require_obstore()
     data = config.data
     require_images(data.root, data.train)
     for place in data.unlabelled_places:

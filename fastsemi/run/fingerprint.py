@@ -25,6 +25,7 @@ FREE_KEYS = (
     "train.calibrate",
     "train.keep",
     "train.mirror",
+    "train.loggers",
     "train.grace_s",
     "train.watchdog_s",
     "device",
@@ -135,6 +136,11 @@ def refuse_changes(changed: Sequence[str], stage: str, folder: Path) -> None:
 
 def _is_below(key: str, prefixes: Sequence[str]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """All settings by dotted key."""
+    return _flatten(plain(config))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,7 @@ from fastsemi.run.config import Config, to_yaml
 from fastsemi.run.context import RunContext
 from fastsemi.run.data_lines import data_lines
 from fastsemi.run.engine import settle_engine
+from fastsemi.run.fingerprint import flat
 from fastsemi.run.fit_batches import fit_batches
 from fastsemi.run.images_of_step import naming_images
 from fastsemi.run.leave_model import leave_model
@@ -184,7 +185,8 @@ class Run:
         self._say(f"without training: {top.classifier} on {top.features} {top.top1:.1f} %")
 
     def _train(self, todo: Sequence[StageName], stop: Stop) -> None:
-        log = MetricLog(self.folder.metrics, self.folder.board)
+        shown = flat(self.config)
+        log = MetricLog(self.folder.metrics, self.folder.board, self.config.train.loggers, shown)
         try:
             for name in todo:
                 if number := StopVote(stop).now():

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastsemi.common.errors import UserError
-from fastsemi.common.object_store import require_obstore
 from fastsemi.common.urls import is_url, place
+from fastsemi.training.settings import LoggerName
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints of an unfinished stage that stay: where the last one was damaged, the one before it is
     taken."""
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
+    """Where metrics are shown besides metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE says
+    otherwise), mlflow (files in the run directory unless MLFLOW_TRACKING_URI names a server); or none."""
     mirror: str | None = None
     """A URL in a bucket (s3://, gs://, az://) to which the run directory is copied after each checkpoint, in
     the background. A run with an empty output goes on from there."""
@@ -49,8 +52,9 @@ class TrainConfig:
             url = str(place(self.mirror))
             if not is_url(url) or url.startswith("http"):
                 raise UserError(f"train.mirror is {url}; give a URL of a bucket: s3://, gs:// or az://")
-            require_obstore()
             object.__setattr__(self, "mirror", url)
+        if len(set(self.loggers)) < len(self.loggers):
+            raise UserError(f"train.loggers names one twice: {', '.join(self.loggers)}; name each once")
         if not 0 <= self.watchdog_s < math.inf:
             raise UserError(
                 f"train.watchdog_s is {self.watchdog_s}; it must be 0 (never) or more, and finite"

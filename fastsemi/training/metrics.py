@@ -1,12 +1,13 @@
-"""Metrics: summed on the device, read on log steps only, written as JSON lines and TensorBoard events."""
+"""Metrics: summed on the device, read on log steps only, written as JSON lines, and shown."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,8 @@ from torch import Tensor
 from fastsemi.common.files import replacing
 from fastsemi.parallel import processes
 from fastsemi.stages.base import Ratio
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from fastsemi.training.loggers import Logger, create_loggers
+from fastsemi.training.settings import LoggerName
 
 
 class Accumulator:
@@ -76,52 +76,76 @@ class Accumulator:
 
 
 class MetricLog:
-    """Writes rows of metrics as JSON lines and as TensorBoard events; silent in all processes but one.
+    """Writes rows of metrics as JSON lines and shows them; silent in all processes but one.
 
     Args:
         path: The rows, JSON lines.
         board: Folder of TensorBoard's events.
+        loggers: Where they are shown.
+        config: What services show beside them, by dotted key.
     """
 
-    def __init__(self, path: Path, board: Path):
-        self._path = path
-        self._board: SummaryWriter | None = None
-        if not processes.is_main():
-            return
-        from torch.utils.tensorboard import SummaryWriter  # only a run that logs needs TensorBoard
-
-        self._board = SummaryWriter(str(board))
+    def __init__(
+        self,
+        path: Path,
+        board: Path,
+        loggers: Sequence[LoggerName] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
+        self._path, self._board, self._names, self._config = path, board, loggers, config or {}
+        self._loggers: list[Logger] | None = None
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forget what a stage wrote after `step`, before it goes on from there."""
-        if not self._board or not self._path.exists():
+        """Forget what a stage wrote after `step`, before it goes on from there.
+
+        Raises:
+            UserError: A service that shows the rows cannot be reached.
+        """
+        if not processes.is_main():
             return
-        kept = []
-        for line in self._path.read_text(errors="replace").splitlines():
-            try:
+        rows = self._rows()
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+        if self._path.exists():
+            with replacing(self._path) as file:
+                file.writelines(map(_line, kept))
+        if self._loggers is None or len(kept) < len(rows):
+            self._show(kept, rows)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        found = []
+        for line in self._path.read_text(errors="replace").splitlines() if self._path.exists() else ():
+            with suppress(ValueError, TypeError, KeyError):  # torn by a crash
                 row = json.loads(line)
-                stale = row["stage"] == stage and row["step"] > step
-            except (ValueError, TypeError, KeyError):
-                continue  # torn by a crash
-            if not stale:
-                kept.append(_line(row))
-        with replacing(self._path) as file:
-            file.writelines(kept)
+                if isinstance(row["stage"], str) and row["step"] >= 0:
+                    found.append(row)
+        return found
+
+    def _show(self, kept: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]) -> None:
+        """Start the loggers, with the rows that are kept of those that there were."""
+        self.close()
+        shown: dict[str, int] = {}
+        for row in before:
+            shown[row["stage"]] = max(row["step"], shown.get(row["stage"], 0))
+        folder = self._path.parent
+        self._loggers = create_loggers(self._names, folder, self._board, self._config, kept, shown)
 
     def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
         """Append one row; `step` counts the optimizer steps done in the stage."""
-        if not self._board:
+        if not processes.is_main():
             return
+        if self._loggers is None:
+            self._show([], [])
+        row = {"stage": stage, "step": step, **values}
         with self._path.open("a") as file:
-            file.write(_line({"stage": stage, "step": step, **values}))
-        for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self._board.add_scalar(f"{stage}/{name}", value, step)
+            file.write(_line(row))
+        for logger in self._loggers or ():
+            logger.write(row)
 
     def close(self) -> None:
         """Flush."""
-        if self._board:
-            self._board.close()
+        for logger in self._loggers or ():
+            logger.close()
+        self._loggers = None
 
 
 def _ratio(total: Any, count: Any) -> Any:

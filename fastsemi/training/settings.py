@@ -7,6 +7,7 @@ from typing import Literal
 
 from fastsemi.common.errors import UserError
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 OptimizerBackend = Literal["fused", "foreach", "apex"]
 
 
