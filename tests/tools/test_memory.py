@@ -3,6 +3,7 @@
 import copy
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -205,8 +206,10 @@ def test_a_frozen_trunk_needs_neither_gradients_nor_what_they_are_made_from(tiny
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "semi"])
-def test_bytes_of_a_stage_are_what_a_cpu_really_allocates(tiny, stage, dtype):
+def test_bytes_of_a_stage_are_what_a_cpu_really_allocates(tiny, stage, dtype, request):
     """The same stage on real tensors, with the same kernels, which allocate but do not compute."""
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(1)  # each has buffers of its own
     config = tiny()
     fake = FakeStage(config, stage, Data(config.data, config.loader), dtype=dtype, fused_attention=True)
     data = Data(config.data, config.loader)
