@@ -79,8 +79,8 @@ def test_kernels_compile_for_every_gpu_without_spills_and_with_wide_loads(tmp_pa
     for row in rows:
         assert row["spill_bytes"] == 0, row
         assert row["wide_loads"] >= row["least_wide_loads"], row
-        # With 96 an SM of 65,536 registers still holds five blocks of four warps, with 128 four: what Triton 3.6
-        # takes on the GPUs after Hopper.
+        # With 96 an SM of 65,536 registers still holds five blocks of four warps, with 128 four: Triton 3.6
+        # takes as many on the GPUs after Hopper.
         assert row["registers"] <= (128 if OLD and row["capability"] >= 100 else 96), row
 
 
