@@ -236,9 +236,8 @@ def model_flops(forward: float, labelled: int, entered: int) -> float:
     return forward * (RATIO * labelled + 3 * (labelled + entered))
 
 
-def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
-    """A large matrix product of random numbers, and its operations: the peak that steps are set against."""
-    side = 8192 if device.type == "cuda" else 2048
+def matmul(side: int, device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    """A matrix product of random numbers, and its operations: the peak that steps are set against."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out), 2.0 * math.pow(side, 3)

@@ -132,7 +132,8 @@ def measure_size(
     labelled = args.batch or (size.gpu_batch if device.type == "cuda" else size.cpu_batch)
     cases, absent = build(size, labelled, precision, args)
     peer_dtype = torch.float32 if device.type == "cpu" else torch.float16
-    peaks = [_peak("fastsemi", device, dtype), _peak(PAPER, device, peer_dtype)]
+    side = 8192 if device.type == "cuda" else 256 if size.name == "tiny" else 2048
+    peaks = [_peak("fastsemi", side, device, dtype), _peak(PAPER, side, device, peer_dtype)]
     timed = [
         harness.Case(case.name, partial(case.run, args.steps), args.steps * RATIO * labelled, waiting(device))
         for case in cases
@@ -190,9 +191,9 @@ def measure_size(
     return found
 
 
-def _peak(whose: str, device: torch.device, dtype: torch.dtype) -> harness.Case:
+def _peak(whose: str, side: int, device: torch.device, dtype: torch.dtype) -> harness.Case:
     """A large matrix product in the format of one side, maybe the other's too; its items are operations."""
-    product, operations = matmul(device, dtype)
+    product, operations = matmul(side, device, dtype)
     count = 10 if device.type == "cuda" else 2
 
     def run() -> None:

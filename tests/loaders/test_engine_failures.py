@@ -119,8 +119,7 @@ def test_closing_leaves_nothing(engine, kind, tmp_path, photo, contract, held):
 
     cycles(3)
     before, grown = held(), []
-    # A leak grows each time, an allocator's pools once.
-    while not grown or (grown[-1] > 2 and len(grown) < 4):
+    while not grown or (grown[-1] > 2 and len(grown) < 4):  # a leak grows each time, pools once
         memory = _resident()
         cycles(9)
         grown.append(_resident() - memory)

@@ -31,7 +31,7 @@ needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.joi
 FORMATS = [pytest.param("onnx", marks=needs_onnx), "pt2"]
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture
 def trained(request, vit, tmp_path):
     """A network with weights that matter, as a run leaves it."""
     config = NETWORKS[request.param]
@@ -63,7 +63,12 @@ def _texts(path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("inside", [False, True], ids=["plain", "with normalisation"])
+@pytest.mark.parametrize(
+    ("trained", "inside"),
+    [("vit", False), ("vit", True), ("convnext", True)],
+    ids=["vit, plain", "vit, with normalisation", "convnext, with normalisation"],
+    indirect=["trained"],
+)
 def test_an_exported_network_gives_the_logits_of_pytorch(trained, tmp_path, form, inside):
     path = tmp_path / "to" / f"model.{form}"
     assert export(trained, path, form, with_normalisation=inside, reading={"exif": "apply"}) < 1e-5

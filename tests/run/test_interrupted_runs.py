@@ -135,14 +135,14 @@ def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tiny, traine
     def stuck(self):
         if next(waits) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(20)
+            time.sleep(200)
         return wait(self)
 
     monkeypatch.setattr(Prefetcher, "_next", stuck)
     started = time.monotonic()
     with pytest.raises(Interrupted, match=r"stopped at step [45] of 8"):
         runs.train(config)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 100
     step = read_info(Checkpoints(config.output / "checkpoints", "finetune").latest())["step"]
     assert step in (4, 5)
     runs.train(config)

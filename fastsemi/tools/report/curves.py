@@ -15,8 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from fastsemi.common.plot_style import COLOURS, STYLE
 
 SIZE = (4.2, 2.5)  # inches
-# Of the picture, around the axes: for numbers of nine characters. To let matplotlib find what is needed takes
-# most of the time of a report.
+# Parts of the picture, for numbers of nine characters; finding what is needed takes longer than drawing.
 MARGINS = {"left": 0.16, "right": 0.97, "top": 0.88, "bottom": 0.2}
 
 
