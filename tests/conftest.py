@@ -25,13 +25,14 @@ ROOT = Path(__file__).parent
 # The files that take longest start first, so that none is left for the end, when other processes have nothing
 # to do; each is one process's (`--dist loadfile`), so that what its tests share is made once.
 LONGEST = """
-tools/test_dry_run.py tools/test_estimate.py tools/test_study.py tools/test_memory.py tools/test_profile.py
-tools/test_report.py parallel/test_elastic.py kernels/test_triton_compiled.py house/test_contributing.py
-loaders/test_engine_failures.py parallel/test_failures.py parallel/test_world_sizes.py tools/test_init.py
-benchmarks/test_gpu.py kernels/test_triton_mix.py loaders/test_engines.py benchmarks/test_steps_benchmark.py
-benchmarks/test_loaders_benchmark.py commands/test_cli.py models/test_export.py training/test_not_finite.py
-tools/test_budget.py parallel/test_slurm.py kernels/test_triton_augment.py tools/test_tune.py
-run/test_interrupted_runs.py faults/test_damaged_runs.py parallel/test_budget.py parallel/test_rules_shared.py
+benchmarks/test_gpu.py house/test_contributing.py loaders/test_engines.py kernels/test_triton_compiled.py
+parallel/test_elastic.py models/test_export.py benchmarks/test_steps_benchmark.py parallel/test_slurm.py
+loaders/test_engine_failures.py benchmarks/test_loaders_benchmark.py test_api.py tools/test_estimate.py
+tools/test_profile.py tools/test_memory.py commands/test_cli.py tools/test_dry_run.py
+parallel/test_world_sizes.py kernels/test_triton_mix.py tools/test_study.py tools/test_tune.py
+tools/test_report.py tools/test_budget.py parallel/test_failures.py tools/test_init.py
+training/test_not_finite.py run/test_plan_file.py kernels/test_triton_augment.py run/test_interrupted_runs.py
+faults/test_damaged_runs.py parallel/test_budget.py parallel/test_rules_shared.py
 """.split()
 
 
