@@ -24,6 +24,7 @@ from fastsemi.common.errors import UserError
 CONNECT_S, REQUEST_S = 5.0, 20.0  # of one attempt
 DEADLINE_S = 60.0  # after which nothing is tried again: below loader.timeout_s, so that the URL is named
 _RETRIES = 30
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 _PIECE = 2**23  # bytes of one request
 _AT_ONCE = 8  # pieces of one range, and looks at objects
 
@@ -187,23 +188,18 @@ def _store(bucket: str) -> Any:
     from obstore import store
 
     from_url: Any = store.from_url  # its overloads name each client's own options
+    for name in _ENDPOINTS if bucket.startswith("s3") else ():  # the library would end the process
+        if not os.environ.get(name, "http://").startswith(("http://", "https://")):
+            raise UserError(f"{name} is no URL; let it begin with http:// or https://, or unset it")
     plain = bucket.startswith("http://") or _allows_http()
-    client: dict[str, Any] = {"timeout": f"{REQUEST_S:g}s", "connect_timeout": f"{CONNECT_S:g}s"}
-    backoff = {
-        "init_backoff": timedelta(seconds=0.1),
-        "max_backoff": timedelta(seconds=5),
-        "base": 2,
-    }
+    client: Any = {"timeout": f"{REQUEST_S:g}s", "connect_timeout": f"{CONNECT_S:g}s"}
+    if plain:
+        client["allow_http"] = True
+    waits = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2}
+    deadline = timedelta(seconds=DEADLINE_S)
+    retry: Any = {"backoff": waits, "max_retries": _RETRIES, "retry_timeout": deadline}
     with _told(bucket):
-        return from_url(
-            bucket,
-            client_options={**client, **({"allow_http": True} if plain else {})},
-            retry_config={
-                "backoff": backoff,
-                "max_retries": _RETRIES,
-                "retry_timeout": timedelta(seconds=DEADLINE_S),
-            },
-        )
+        return from_url(bucket, client_options=client, retry_config=retry)
 
 
 def _allows_http() -> bool:

@@ -28,6 +28,8 @@ from fastsemi.common.errors import UserError
 _BLOCK = 4096  # bytes in which disks count
 _CHECK = 4  # bytes of a checksum
 
+_BEGAN = time.time()  # of the process: what any of its sources has used since then stays
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +51,7 @@ class Cache:
 
     def __init__(self, folder: Path, bound: int):
         self._folder, self._bound = folder, bound
-        self._since = time.time()
+        self._since = _BEGAN
         self._full = False
         self._stale: list[tuple[float, int, Path]] | None = None  # the oldest last
         self._lock = threading.Lock()

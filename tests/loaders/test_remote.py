@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fastsemi.loaders.data import Data
 from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.prefetch import Prefetcher
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
+from fastsemi.loaders.sources import cache as cache_file
 from fastsemi.loaders.sources.cache import Cache, on_disk
 from fastsemi.loaders.sources.named import named_images
 from fastsemi.loaders.sources.open import open_source, open_unlabelled, require_images
@@ -149,6 +151,13 @@ def test_a_store_that_is_not_there_is_named(monkeypatch):
     assert "\n" not in str(error.value) and "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("endpoint", ("", "localhost:9000"))
+def test_an_endpoint_that_is_no_url_is_refused(monkeypatch, endpoint):
+    use(monkeypatch, endpoint)
+    with pytest.raises(UserError, match="AWS_ENDPOINT_URL is no URL; let it begin with http://"):
+        object_store.head("s3://b/a.tar")
+
+
 def test_a_stalled_request_is_asked_again(server, monkeypatch):
     monkeypatch.setattr(object_store, "REQUEST_S", 0.3)
     object_store._store.cache_clear()
@@ -214,7 +223,7 @@ def test_cache_keeps_what_a_run_uses_and_never_passes_its_bound(tmp_path):
     assert cache.get("0", 2999) is None, "of another length"
 
 
-def test_cache_drops_what_was_used_longest_ago(tmp_path):
+def test_cache_drops_what_was_used_longest_ago(tmp_path, monkeypatch):
     old = Cache(tmp_path, 4 * 4096)
     for i in range(4):
         old.put(str(i), b"x" * 100)
@@ -225,6 +234,7 @@ def test_cache_drops_what_was_used_longest_ago(tmp_path):
     assert [new.get(str(i), 100) is not None for i in range(4)] == [True, False, False, True]
     assert new.get("4", 5000) == b"y" * 5000 and used(tmp_path) == 4 * 4096
     del old, new
+    monkeypatch.setattr(cache_file, "_BEGAN", time.time() + 1)  # as of another process, later
     Cache(tmp_path, 4096)
     assert used(tmp_path) <= 4096, "a smaller bound holds from the start"
 
@@ -287,6 +297,14 @@ def test_a_real_s3_server(tmp_path, monkeypatch, sources):
         assert far.read(range(9)) == near.read(range(9))
         tree = open_source(Path("s3://real"), "tree", has_classes=True, max_pixels=MAX_PIXELS)
         assert tree.index.classes == ("c", "d e") and tree.read([0, 1]) == near.read([0, 1])
+        large = tmp_path / "large"  # in several parts
+        large.write_bytes(os.urandom(11 * 2**20))
+        object_store.put("s3://real/large", large)
+        object_store.download("s3://real/large", tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == large.read_bytes()
+        object_store.delete(["s3://real/large"])
+        with pytest.raises(UserError, match="s3://real/large does not exist"):
+            object_store.head("s3://real/large")
         object_store.put("s3://real/x/a.tar", Path(__file__))
         with pytest.raises(UserError, match="has changed"):
             far.read_one(0)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import time
 
 import pytest
 
@@ -18,7 +19,7 @@ def write(log, stage, steps):
         log.write(stage, step, {"loss": step / 10, "none": math.nan, "name": "x"})
 
 
-def interrupted(folder, *loggers):
+def interrupted(folder, *loggers, pause=0.0):
     """A run whose second stage was killed after step 8, and went on from step 4 to 10."""
     for stages in ((("finetune", 0, (2, 4)), ("semi", 0, (2, 4, 6, 8))), (("semi", 4, (6, 8, 10)),)):
         log = MetricLog(
@@ -28,6 +29,7 @@ def interrupted(folder, *loggers):
             log.rewind(stage, at)
             write(log, stage, steps)
         log.close()
+        time.sleep(pause)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(r["stage"], r["step"]) for r in rows] == STEPS
     return folder
@@ -78,7 +80,7 @@ def test_wandb_offline_has_each_step_once(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="needs wandb: pip install 'fastsemi[wandb]'")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    interrupted(tmp_path, "wandb")
+    interrupted(tmp_path, "wandb", pause=1.1)  # it names the files of a process by the second
     from wandb.proto import wandb_internal_pb2
 
     found, runs = [], set()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
+from fastsemi.common.urls import is_url, place
 from fastsemi.loaders.index.formats import is_hidden, is_image_name
 from fastsemi.loaders.index.scan import require_folder
 from fastsemi.loaders.index.table import has_columns, is_table_name, read_table, require_labels
@@ -57,6 +58,11 @@ def find_layout(folder: Path, unlabelled: Path | None = None, labels: Path | Non
         UserError: No such folder, class folders among folders for other uses, several tables, or a table
             whose labels are not the names of the class folders.
     """
+    if is_url(folder):
+        raise UserError(
+            f"{place(folder)} is a URL, and init looks at folders of the disk; set data.root to it in a "
+            "configuration that stands on a recipe of configs/practical"
+        )
     require_folder(os.path.abspath(folder))
     if folder.name == "train":
         folder = folder.parent
