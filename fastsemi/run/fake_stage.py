@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
 
+from fastsemi.kernels.dispatch import Kernels
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.plan.packing import planned_arrays
-from fastsemi.loaders.plan.types import LoadedBatch
-from fastsemi.loaders.stream import Stream
+from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
 from fastsemi.models.create import use_fused_attention
 from fastsemi.run.config import Config
 from fastsemi.run.new_stage import new_model, new_stage
@@ -23,6 +24,8 @@ from fastsemi.run.trace import StepTrace, feed_norms_fp32, materialise, trace_st
 from fastsemi.stages.base import Stage
 from fastsemi.stages.inputs import DeviceBatch, Views
 from fastsemi.stages.names import StageName
+
+_CPU = torch.device("cpu")
 
 
 class FakeStage:
@@ -34,48 +37,75 @@ class FakeStage:
         data: Its images, of which none is loaded.
         dtype: Type of autocast.
         fused_attention: Whether attention keeps its [N, N] weights out of memory.
+        device: Which the tensors are on: a CPU, where any PyTorch can compute with them, or a GPU, within
+            `pretended_cuda`.
+        kernels: Implementation of the device operations; by default what a GPU's allocate.
 
     Attributes:
         stage: Its model and its followers hold fake tensors.
+        modules: All that it holds tensors in.
+        networks: The model and its followers.
+        views: What the stage prepares batches with.
+        image_size: Side of a view in pixels.
+        mode: In which all of it is computed with.
         batch: A micro-batch of each role.
     """
 
     def __init__(
-        self, config: Config, name: StageName, data: Data, *, dtype: torch.dtype, fused_attention: bool
+        self,
+        config: Config,
+        name: StageName,
+        data: Data,
+        *,
+        dtype: torch.dtype,
+        fused_attention: bool,
+        device: torch.device = _CPU,
+        kernels: Kernels | None = None,
     ):
-        self.dtype, self._mode = dtype, FakeTensorMode()
-        views = Views(config.data, torch.device("meta"), ShapeKernels(), dtype)
+        # Plans are arrays of the host's; a mode that takes them sees them go to the device.
+        self.dtype, self.mode = dtype, FakeTensorMode(allow_non_fake_inputs=True)
+        views = Views(config.data, torch.device("meta"), kernels or ShapeKernels(), dtype)
         with views.device:
             model = new_model(config, name, len(data.classes))
             self.stage: Stage = new_stage(config, name, model, data, views, _stand_in(config, name, data))
         self.stage.model.train()
-        views.device = torch.device("cpu")  # which fake tensors are on
-        self._networks = [self.stage.model, *self.stage.followers()]
-        with self._mode:
-            materialise(nn.ModuleList(m for m in vars(self.stage).values() if isinstance(m, nn.Module)))
+        self.views, views.device = views, device
+        self.image_size = config.data.image_size
+        self.networks = [self.stage.model, *self.stage.followers()]
+        with self.mode:
+            self.modules = nn.ModuleList(m for m in vars(self.stage).values() if isinstance(m, nn.Module))
+            materialise(self.modules, device)
             self.batch: Mapping[str, DeviceBatch] = {
-                role: views.to_device(self._loaded(each.stream)) for role, each in self.stage.roles.items()
+                role: views.to_device(self.loaded(each.stream.plan(0, 0), each.stream.image_size))
+                for role, each in self.stage.roles.items()
             }
-        for network in self._networks:
+        for network in self.networks:
             use_fused_attention(network, fused_attention)
-            if dtype != torch.float32 and next(network.parameters()).dtype == torch.float32:
+            half = dtype != torch.float32 and next(network.parameters()).dtype == torch.float32
+            if half and device.type == "cpu":
                 feed_norms_fp32(network)
 
-    def _loaded(self, stream: Stream) -> LoadedBatch:
-        plan = stream.plan(0, 0)
-        count, size = len(plan.ids), stream.image_size
-        images = torch.empty(len(plan.views), count, size, size, 3, dtype=torch.uint8)
-        valid = np.ones(count, dtype=bool)
-        arrays = planned_arrays(plan, valid)
-        tensors: dict[str, torch.Tensor] = {
-            name: self._mode.from_tensor(torch.from_numpy(array)) for name, array in arrays.items()
-        }
+    def loaded(self, plan: PlannedBatch, size: int) -> LoadedBatch:
+        """A planned batch as loaders bring it to the device.
+
+        Args:
+            plan: What is drawn for it.
+            size: Side of its images in pixels.
+        """
+        count, device = len(plan.ids), self.views.device
+        with _disable_current_modes(), self.mode:  # nobody watches a loader
+            images = torch.empty(len(plan.views), count, size, size, 3, dtype=torch.uint8, device=device)
+            valid = np.ones(count, dtype=bool)
+            tensors = {
+                name: self.mode.from_tensor(torch.from_numpy(array)).to(device)
+                for name, array in planned_arrays(plan, valid).items()
+            }
         return LoadedBatch(plan, images, valid, tensors)
 
     def trace(self) -> StepTrace:
         """Run the stage's own loss, forward and backward; as if no sample were rejected."""
-        with self._mode:
-            return trace_step(lambda: self.stage.loss(self.batch).loss, self._networks, dtype=self.dtype)
+        with self.mode:
+            return trace_step(lambda: self.stage.loss(self.batch).loss, self.networks, dtype=self.dtype)
 
 
 def _stand_in(config: Config, name: StageName, data: Data) -> ImageSet | None:

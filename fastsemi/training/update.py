@@ -60,7 +60,7 @@ class Updater:
         self.optimizer, self._replayed, self._moved = optimizer, replayed, False
         self.scaler = precision.scaler()
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._clip = float("inf") if clip is None else clip
+        self._clip = clip
         # What PyTorch's own GradScaler goes by: an optimizer that looks at `found_inf` in its kernel.
         skips = getattr(optimizer, "_step_supports_amp_scaling", False)
         self._host_checks = precision.device.type == "cpu" or not skips
@@ -119,7 +119,8 @@ class Updater:
             self.skipped = ~norm.isfinite()
         else:
             self._remember(step, norm, list(named), local(norms))
-        nn.utils.clip_grads_with_norm_(self._parameters.values(), self._clip, total)
+        if self._clip is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters.values(), self._clip, total)
         if not self.scaler.is_enabled():
             if self._host_checks:
                 self.check()
