@@ -70,9 +70,9 @@ class PretendedCuda:
 def pretended_cuda() -> Iterator[PretendedCuda]:
     """Within, fake tensors on `DEVICE` are computed with as on a GPU, whether there is one or not.
 
-    What cannot run is replaced: launches of Triton kernels, events, pinned memory, PyTorch's choice of a fused
-    attention (its flash kernel in half precision, else the memory-efficient one) and its autograd engine
-    (`python_backward`). Everything else is PyTorch's and the project's own.
+    What cannot run is replaced: launches of Triton kernels, events, pinned memory, PyTorch's choice of a
+    fused attention (its flash kernel in half precision, else the memory-efficient one) and its autograd
+    engine (`python_backward`). Everything else is PyTorch's and the project's own.
     """
     cuda = PretendedCuda()
     with ExitStack() as stack:

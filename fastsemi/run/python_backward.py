@@ -43,16 +43,17 @@ def python_backward() -> Iterator[None]:
         keep_graph: bool,
         create_graph: bool,
         inputs: tuple[Any, ...],
-        **_: Any,
+        *_: Any,
+        **__: Any,
     ) -> tuple[Tensor, ...]:
         if keep_graph or create_graph or inputs:
             raise NotImplementedError("only what Tensor.backward() does without arguments")
         with torch.no_grad():
-            _run([root.grad_fn for root in roots], list(grads), used)
+            _run([root.grad_fn for root in roots], grads, used)
         return ()
 
     engine, task = torch.autograd._engine_run_backward, torch._C._current_graph_task_id
-    torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]
+    torch.autograd._engine_run_backward = run  # type: ignore[assignment,attr-defined]
     torch._C._current_graph_task_id = lambda: _TASK  # type: ignore[assignment]
     try:
         with saved_tensors_hooks(_Saved, unpack):
@@ -62,19 +63,18 @@ def python_backward() -> Iterator[None]:
         torch._C._current_graph_task_id = task
 
 
-def _run(roots: list[Any], grads: list[Tensor], used: list[_Saved]) -> None:
+def _run(roots: list[Any], grads: Sequence[Tensor], used: list[_Saved]) -> None:
     """From the newest node to the oldest, each once all that it feeds is known."""
     waits_for = _dependencies(roots)
     arrived: dict[Any, list[Tensor | None]] = {}
     order, ready = count(), list[tuple[int, int, Any]]()
-    for root, grad in zip(roots, grads, strict=True):
-        _arrive(arrived, root, 0, grad)
+    for root, start in zip(roots, grads, strict=True):
+        _arrive(arrived, root, 0, start)
         heapq.heappush(ready, (-root._sequence_nr(), next(order), root))
-    grads.clear()
     while ready:
         node = heapq.heappop(ready)[2]
         edges = [edge for edge in node.next_functions if edge[0] is not None]
-        found = _call(node, arrived.pop(node))
+        found = _call(node, arrived.pop(node, None))
         for saved in used:
             saved.tensor = None
         used.clear()
@@ -82,9 +82,10 @@ def _run(roots: list[Any], grads: list[Tensor], used: list[_Saved]) -> None:
             if grad is not None:
                 _arrive(arrived, following, position, grad)
             waits_for[following] -= 1
-            if not waits_for[following] and following in arrived:
+            if not waits_for[following]:
                 heapq.heappush(ready, (-following._sequence_nr(), next(order), following))
-        found = grad = None
+        del found
+        grad = None  # or it would be alive in the next node
 
 
 def _dependencies(roots: list[Any]) -> Counter[Any]:
@@ -111,15 +112,19 @@ def _arrive(arrived: dict[Any, list[Tensor | None]], node: Any, position: int, g
     buffer[position] = grad if before is None else before + grad
 
 
-def _call(node: Any, grads: list[Tensor | None]) -> list[Tensor | None]:
-    """The gradients of what a node's inputs were that need one."""
+def _call(node: Any, grads: list[Tensor | None] | None) -> list[Tensor | None]:
+    """The gradients of what a node's inputs were that need one; none where nothing has come to the node."""
+    if grads is None:
+        return [None for following, _ in node.next_functions if following is not None]
     if hasattr(node, "variable"):
         _accumulate(node.variable, grads[0])
         return []
+    needed: Sequence[bool]
     if isinstance(node, torch.autograd.function.BackwardCFunction):
+        described = node._input_metadata  # type: ignore[attr-defined]
         filled = [
             torch.zeros(of.shape, dtype=of.dtype, device=of.device) if grad is None else grad
-            for grad, of in zip(grads, node._input_metadata, strict=True)
+            for grad, of in zip(grads, described, strict=True)
         ]
         grads.clear()
         needed = node.needs_input_grad  # of all arguments; the graph knows of tensors alone

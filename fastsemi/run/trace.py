@@ -84,9 +84,7 @@ class Watch(TorchDispatchMode):
         mixed: Where an operation on the device takes a tensor of the host's, which is copied unseen.
     """
 
-    def __init__(
-        self, networks: Sequence[nn.Module] = (), *, device: torch.device, read: int | None = None
-    ):
+    def __init__(self, networks: Sequence[nn.Module] = (), *, device: torch.device, read: int | None = None):
         super().__init__()
         self.flops = self.casts = self.rest = self.peak_rest = 0
         self.peak = (0, 0)  # casts and rest at the moment when their sum is largest
@@ -185,10 +183,9 @@ class Watch(TorchDispatchMode):
         amount, is_cast = self._bytes.pop(key, (0, False))
         self._count(-amount, is_cast)
 
-    def leave_out(self, *tensors: Tensor) -> None:
-        """Count tensors no more that something else counts: the gradient of a weight, what was there before."""
-        for tensor in tensors:
-            self._drop(_key(tensor))
+    def leave_out(self, gradient: Tensor) -> None:
+        """Count a tensor no more: it has become the gradient of a weight."""
+        self._drop(_key(gradient))
 
 
 @cache

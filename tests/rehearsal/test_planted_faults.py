@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.vision_transformer import Attention
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from fastsemi.loaders.data import Data
@@ -10,102 +11,98 @@ from fastsemi.training.update import Updater
 
 
 @pytest.fixture
-def semi(tiny, rehearse):
-    """The function `semi()`: a step of a small semi stage."""
-    config = tiny("--semi.micro_batches", "1")
+def step(tiny, rehearse):
+    """The function `step()`: of a small semi stage."""
+    config = tiny()
     return lambda: rehearse(config, "semi", Data(config.data, config.loader), torch.bfloat16)
 
 
 @pytest.fixture
-def stated(semi, sound):
-    """The function `stated(found)`: a step is as one without faults."""
-    right = semi()
-    expected = {name: dict(getattr(right, name)) for name in ("waits", "uploads")}
-    expected |= {"operations": len(right.operations), "flops": right.flops, "peak": right.peak}
-    assert expected["waits"] == {"compaction.py:select": 1}
-    sound(right, **expected)
-    return lambda found: sound(found, **expected)
+def fails(step, sound, monkeypatch):
+    """The function `fails(match, owner, name, fault)`: a step is not sound with `fault(method)` in place."""
+
+    def check(match, owner, name, fault):
+        right = step()
+        stated = {"waits": {"compaction.py:select": 1}, "uploads": {"packing.py:upload": 3}}
+        stated |= {"operations": len(right.operations), "flops": right.flops, "peak": right.peak}
+        sound(right, **stated)
+        monkeypatch.setattr(owner, name, fault(getattr(owner, name)))
+        with pytest.raises(AssertionError, match=match):
+            sound(step(), **stated)
+
+    return check
 
 
-def plant(monkeypatch, owner, name, fault):
-    """Let `fault` happen before a method runs: a function of the method's arguments, and of what it returns."""
-    method = getattr(owner, name)
+def then(fault):
+    """A method, and then `fault` of the owner and of what the method returned."""
 
-    def faulty(self, *args, **kwargs):
-        result = method(self, *args, **kwargs)
-        return fault(self, result) or result
+    def planted(method):
+        def faulty(self, *args, **kwargs):
+            result = method(self, *args, **kwargs)
+            fault(self, result)
+            return result
 
-    monkeypatch.setattr(owner, name, faulty)
+        return faulty
+
+    return planted
 
 
-def test_a_number_read_in_the_step(semi, monkeypatch):
-    plant(monkeypatch, Semi, "loss", lambda stage, output: output.loss.item() and None)
+def test_a_number_that_the_step_reads(step, monkeypatch):
+    monkeypatch.setattr(Semi, "loss", then(lambda stage, output: output.loss.item())(Semi.loss))
     with pytest.raises(DataDependentOutputException):
-        semi()
+        step()
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    "fault",
     [
-        (lambda step, norm: int((norm > 0).sum()) * 0, "waits in .*test_planted_faults|waits in .*elsewhere"),
-        (lambda step, norm: norm.cpu() * 0 and None, "waits in"),
-        (lambda step, norm: torch.tensor([1.0], device=norm.device).add(1)[:0].sum() * 0 + norm, "waits in"),
+        lambda updater, norm: int((norm > 0).sum()),
+        lambda updater, norm: norm.cpu(),
+        lambda updater, norm: torch.tensor(1.0, device=norm.device),
     ],
-    ids=["count", "copy_to_the_host", "copy_to_the_device"],
+    ids=["a_count", "a_copy_to_the_host", "a_number_to_the_device"],
 )
-def test_what_makes_the_host_wait(semi, stated, monkeypatch, fault, message):
-    plant(monkeypatch, Updater, "step", lambda step, norm: (fault(step, norm), None)[1])
-    with pytest.raises(AssertionError, match=message):
-        stated(semi())
+def test_what_the_host_waits_for(fails, fault):
+    fails(r"the host waits in \{.*, '(update|trainer).py:\w+': 1\}", Updater, "step", then(fault))
 
 
-def test_an_index_of_the_hosts(semi, stated, monkeypatch):
-    plant(monkeypatch, Semi, "after_update", lambda stage, _: None)
-    plant(monkeypatch, Updater, "step", lambda step, norm: norm.expand(3)[torch.tensor([0, 2])].max())
-    with pytest.raises(AssertionError, match="tensors of the host's in .*aten::index"):
-        stated(semi())
+def test_an_index_of_the_hosts(fails):
+    fault = then(lambda updater, norm: norm.expand(3)[torch.tensor([0, 2])])
+    fails("tensors of the host's in .*aten::index", Updater, "step", fault)
 
 
-def test_an_upload_more(semi, stated, monkeypatch):
-    def upload(step, norm):
-        return norm + torch.zeros(3).to(norm.device, non_blocking=True).sum()
-
-    plant(monkeypatch, Updater, "step", upload)
-    with pytest.raises(AssertionError, match="uploads in"):
-        stated(semi())
+def test_one_more_upload(fails):
+    fault = then(lambda updater, norm: torch.zeros(3).to(norm.device, non_blocking=True))
+    fails(r"uploads in \{.*'trainer.py:\w+': 1\}", Updater, "step", fault)
 
 
-def test_an_activation_kept_twice(semi, stated, monkeypatch):
-    """A copy of what each block returns, which something holds until the next one."""
+class Kept(torch.autograd.Function):
+    """The identity, which keeps a copy of its input for the backward pass."""
 
-    class Kept(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, tokens):
-            ctx.save_for_backward(tokens.clone())
-            return tokens.view_as(tokens)
+    @staticmethod
+    def forward(ctx, tokens):
+        ctx.save_for_backward(tokens.clone())
+        return tokens.view_as(tokens)
 
-        @staticmethod
-        def backward(ctx, grad):
-            return grad + 0 * ctx.saved_tensors[0]
-
-    from timm.models.vision_transformer import Attention
-
-    forward = Attention.forward
-    monkeypatch.setattr(Attention, "forward", lambda self, x, *args, **kw: forward(self, Kept.apply(x), *args, **kw))
-    monkeypatch.setattr("pytest.approx", lambda value, rel: _Any())  # operations and FLOPs change too
-    with pytest.raises(AssertionError, match="a peak of"):
-        stated(semi())
+    @staticmethod
+    def backward(ctx, grad):
+        return grad + 0 * ctx.saved_tensors[0]
 
 
-def test_an_operation_on_every_weight(semi, stated, monkeypatch):
-    plant(monkeypatch, Updater, "backward", lambda up, _: [p.grad.mul_(1) for p in up._parameters.values()] and None)
-    with pytest.raises(AssertionError, match="operations"):
-        stated(semi())
+def test_an_activation_kept_twice(fails):
+    def fault(forward):
+        return lambda self, tokens, *args, **kwargs: forward(self, Kept.apply(tokens), *args, **kwargs)
+
+    fails("a peak of", Attention, "forward", fault)
 
 
-def test_a_product_computed_twice(semi, stated, monkeypatch):
-    plant(monkeypatch, Semi, "pseudo_label", lambda stage, _: None)
-    teach = Semi._teach
-    monkeypatch.setattr(Semi, "_teach", lambda self, batch: (teach(self, batch), teach(self, batch))[1])
-    with pytest.raises(AssertionError, match="operations|FLOPs|uploads"):
-        stated(semi())
+def test_an_operation_on_each_gradient(fails):
+    fault = then(lambda updater, _: [p.grad.mul_(1.0) for p in updater._parameters.values()])
+    fails("operations", Updater, "backward", fault)
+
+
+def test_a_teacher_that_runs_twice(fails):
+    def fault(teach):
+        return lambda self, batch: [teach(self, batch) for _ in range(2)][-1]
+
+    fails("FLOPs", Semi, "_teach", fault)
