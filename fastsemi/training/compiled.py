@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fastsemi.common.errors import UserError
+from fastsemi.models.drop_path import share_drop_path
 from fastsemi.training.settings import CompileConfig
 
 
@@ -18,8 +19,11 @@ def compile_networks(networks: Iterable[nn.Module], config: CompileConfig, devic
     Rejected samples give the student up to nine batch sizes (`Compaction`); the second one that PyTorch meets
     makes it compile for any size.
 
+    Blocks that are compiled one by one share their graphs: one for any number of images, and one each for a
+    first number and for a pass without gradient, whatever the depth.
+
     Args:
-        networks: What to compile; a network that occurs twice is compiled once.
+        networks: What to compile, networks or blocks; one that occurs twice is compiled once.
         config: Whether, and how.
         device: Where they run.
 
@@ -34,7 +38,9 @@ def compile_networks(networks: Iterable[nn.Module], config: CompileConfig, devic
 
     inductor.fallback_random = True
     mode = "reduce-overhead" if config.cuda_graphs else None
-    for network in dict.fromkeys(networks):
+    networks = list(dict.fromkeys(networks))
+    share_drop_path(networks)
+    for network in networks:
         network.compile(mode=mode)
 
 
