@@ -11,6 +11,14 @@ from fastsemi.common.errors import Interrupted
 from fastsemi.parallel.stop import SIGNALS, Stop, StopVote, stop_signals
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """As where a terminal started the tests, and not nohup, under which SIGHUP stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def ended(work, tmp_path):
     """The exit code of a forked process that does `work`, and what it wrote to stderr."""
     said = tmp_path / "said"
