@@ -50,8 +50,11 @@ class Batches:
         return Batches(self.config, loader, device=self._device, bad=self.bad)
 
     def keep_engine(self, name: EngineName) -> None:
-        """Open this engine from now on; those that are open stay."""
+        """Read with this engine from now on; what is open with another one is opened anew."""
         self.loader = replace(self.loader, engine=name)
+        others = [key for key, engine in self._engines.items() if not key[1] and engine.name != name]
+        for key in others:
+            self._engines.pop(key).close()
 
     def engine(self, images: ImageSet, *, whole: bool = False) -> Engine:
         """The engine of a source, opened once; with `whole` one that can resize whole images."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from typing import get_args
 
 from fastsemi.common.files import replacing
 from fastsemi.loaders.engines.choose import candidates
@@ -21,11 +21,13 @@ def settle_engine(run: RunContext) -> None:
         return
     name, here = None, {*candidates(run.data.on_gpu), "thread_pool"}
     if processes.is_main():
-        name = _begun_with(run)
-        if name is None or name not in here:
-            if name is not None:
-                run.say(f"the run was begun with the engine {name}, which cannot run here: another goes on")
+        name = begun = _begun_with(run)
+        if name not in here:
             name = run.data.engine(run.data.train).name
+            if begun in get_args(EngineName):
+                run.say(f"the run was begun with the engine {begun}, which cannot run here: {name} goes on")
+            elif begun is not None:
+                run.say(f"{run.folder.engine} does not name an engine: {name} goes on")
             with replacing(run.folder.engine) as file:
                 file.write(f"{name}\n")
     name = processes.from_main(name)
@@ -33,7 +35,11 @@ def settle_engine(run: RunContext) -> None:
         run.data.batches.keep_engine(name)
 
 
-def _begun_with(run: RunContext) -> EngineName | None:
-    with suppress(OSError, UnicodeDecodeError):
-        return run.folder.engine.read_text().strip() or None  # type: ignore[return-value]
-    return None
+def _begun_with(run: RunContext) -> str | None:
+    """What the run's file says, whether or not that is an engine; None where there is no such file."""
+    try:
+        return run.folder.engine.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        return ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import IO
+from contextlib import ExitStack, contextmanager, suppress
 
 from fastsemi.common.errors import UserError
 from fastsemi.parallel import processes
@@ -25,17 +24,16 @@ def locked(folder: RunFolder) -> Iterator[None]:
         yield
         return
     made = not folder.path.exists()
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = folder.lock.open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write run directory {folder.path}: {error.strerror}; change --output"
-        ) from None
-    with lock:
-        # Started again after a loss, the processes of the first start may take a moment to end.
-        patience = 30.0 if processes.world() > 1 else 0.0
-        if not wait_briefly(lambda: _try_lock(lock), patience):
+    # Started again after a loss, the processes of the first start may take a moment to end.
+    patience = 30.0 if processes.world() > 1 else 0.0
+    with ExitStack() as held:
+        try:
+            free = wait_briefly(lambda: _try_lock(folder, held), patience)
+        except OSError as error:
+            raise UserError(
+                f"cannot write run directory {folder.path}: {error.strerror}; change --output"
+            ) from None
+        if not free:
             raise UserError(f"another process trains in {folder.path}; wait for it or give another --output")
         try:
             yield
@@ -52,9 +50,19 @@ def _leave_no_trace(folder: RunFolder) -> None:
             folder.path.rmdir()
 
 
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _try_lock(folder: RunFolder, held: ExitStack) -> bool:
+    """Whether the directory's lock is now in `held`.
+
+    Whoever held it before may have removed the directory meanwhile, and the file that was opened with it.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as here:
+        try:
+            lock = here.enter_context(folder.lock.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock.fileno()), folder.lock.stat()):
+                return False
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        held.push(here.pop_all())
+        return True

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.schedule import Duration
+from fastsemi.models.preprocessing import Preprocessing, beside
 from fastsemi.run import config as configuration
 from fastsemi.run.config_errors import explain
 
@@ -206,7 +208,39 @@ def test_images_are_prepared_as_a_folder_of_weights_says(tmp_path):
     assert (tuple(config.data.mean), tuple(config.data.std)) == ((0.1, 0.2, 0.3), (1, 1, 1))
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     assert configuration.load([], ["--model.weights", str(weights)]).data == configuration.load([], []).data
-    for damaged in ("{", '{"pretrained_cfg": {"input_size": [], "mean": 1, "std": 2}}'):
-        (tmp_path / "config.json").write_text(damaged)
-        with pytest.raises(UserError, match="does not say how images go into"):
-            configuration.load([], ["--model.weights", str(weights)])
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", **said}))  # of old timm
+    assert beside(weights) == Preprocessing(96, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input_size": []},
+        {"input_size": None},
+        {"input_size": [3, 96, math.inf]},
+        {"input_size": [3, 96, 64]},
+        {"input_size": {"height": 96}},
+        {"mean": [0.5]},
+        {"mean": [0.5, 0.5, math.nan]},
+        {"mean": [123.7, 116.3, 103.5]},
+        {"std": [0.5, 0.5, 0]},
+        {"crop_pct": 2},
+    ],
+)
+def test_impossible_settings_beside_weights_are_refused(wrong, tmp_path):
+    said = {"input_size": [3, 96, 96], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], **wrong}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": said}))
+    with pytest.raises(UserError, match="does not say how images go into model.pth"):
+        beside(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model_type": "vit", "image_size": 224}', '{"pretrained_cfg": []}'])
+def test_other_settings_beside_weights_say_nothing_of_images(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    assert beside(tmp_path / "model.pth") is None
+    (tmp_path / "config.json").write_text(text[:-1])
+    with pytest.raises(UserError, match="mend or remove it"):
+        beside(tmp_path / "model.pth")
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    assert beside(tmp_path / "model.pth") is None

@@ -40,6 +40,31 @@ def test_an_engine_that_cannot_run_here_is_replaced_and_named(settled):
     assert path.read_text() == f"{name}\n"
 
 
+@pytest.mark.parametrize("damaged", [b"", b"dal\n", b"\xff"])
+def test_a_damaged_name_is_said_and_replaced(settled, damaged):
+    usual, _, path = settled()
+    path.write_bytes(damaged)
+    name, (line,), _ = settled()
+    assert name == usual and line == f"{path} does not name an engine: {usual} goes on"
+    assert path.read_text() == f"{usual}\n"
+
+
+def test_what_was_opened_before_reads_with_the_runs_engine_too(tiny):
+    """As where images are so large that their memory is checked first."""
+    run = RunContext(tiny("--device", "cpu"), print)
+    try:
+        run.folder.path.mkdir()
+        run.folder.engine.write_text("thread_pool\n")
+        train, before = run.data.train, run.data.engine(run.data.train)
+        whole = run.data.batches.engine(train, whole=True)
+        settle_engine(run)
+        assert run.data.engine(train).name == "thread_pool"
+        assert run.data.engine(train) is not before or before.name == "thread_pool"
+        assert run.data.batches.engine(train, whole=True) is whole
+    finally:
+        run.close()
+
+
 def test_a_named_engine_is_the_users(settled):
     name, said, path = settled("--loader.engine", "reference")
     assert name == "reference" and not said and not path.exists()

@@ -1,7 +1,10 @@
 """Whole runs on real image files: what they leave, and that they are the same again."""
 
 import csv
+import fcntl
 import json
+import shutil
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.run.build import build_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.folder import RunFolder
-from fastsemi.run.lock import locked
+from fastsemi.run.lock import _try_lock, locked
 from fastsemi.run.run import Run
 
 
@@ -122,6 +125,24 @@ def test_two_processes_do_not_share_a_run_directory(tiny, runs):
     with locked(RunFolder(config.output)):
         pass
     assert config.output.is_dir(), "not made here"
+
+
+def test_a_lock_that_was_removed_with_its_directory_is_not_held(tmp_path, monkeypatch):
+    """As where the run that held it is refused between another one's opening and locking of the file."""
+    folder, lock = RunFolder(tmp_path / "run"), fcntl.flock
+
+    def refused_meanwhile(file, how):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        shutil.rmtree(folder.path)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", refused_meanwhile)
+    with ExitStack() as held:
+        assert not _try_lock(folder, held)
+        assert _try_lock(folder, held) and folder.lock.exists()
+        assert not _try_lock(folder, held)
+    with locked(folder):
+        pass
 
 
 def test_nothing_that_is_not_finite_is_saved(tiny, runs):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -294,3 +295,12 @@ def test_pseudo_labels_of_each_class_are_drawn_over_time():
     _, accuracy = draw_by_class(rows, [])
     assert accuracy.text.endswith("least 0 50, most 0 50"), "numbers where there are no names"
     assert draw_by_class([{"step": 1, "loss": 1.0}], []) == []
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_a_picture_by_class_takes_names_that_fonts_and_xml_do_not():
+    names = ["<b>$\\frac{", "bell\a", "two\nlines", "犬" * 20, "قطة", "x" * 300, ""]
+    rows = [{"step": 1, "pseudo_label_share_by_class": [1 / len(names)] * len(names)}]
+    (share,) = draw_by_class(rows, names)
+    texts = {text.text for text in ElementTree.fromstring(share.svg).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"<b>$\\frac{", "bell\\x07", "two\\nlines", "犬" * 6 + "…", "قطة", "x" * 13 + "…"} <= texts

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
@@ -14,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fastsemi.common.plot_style import STYLE
+from fastsemi.common.printable import printable
 from fastsemi.tools.report.curves import SIZE, Curve
 
 TITLES = {
@@ -22,7 +25,7 @@ TITLES = {
 }
 COLUMNS = 60  # spans of steps that are told apart
 NAMED = 30  # classes up to which each has its name
-LONGEST = 14  # letters of a name
+LONGEST = 14  # letters of a name; half as many of those twice as wide
 
 
 def draw_by_class(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Curve]:
@@ -78,14 +81,17 @@ def _draw(title: str, table: NDArray[np.float64], steps: Sequence[int], names: S
             vmax=_top(table),
         )
         axes.set_facecolor("#e5e5e5")  # where nothing is known
-        axes.set_title(title, loc="left", fontweight="bold")
+        # of the picture, not of the axes, beside which names may leave too little room
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=matplotlib.rcParams["axes.titlesize"])
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(names) <= NAMED:
             axes.set_yticks(range(len(names)), [_short(name) for name in names], parse_math=False)
         figure.colorbar(image, ax=axes, pad=0.02)
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # of a name: the browser has fonts for it
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
 
 
@@ -95,7 +101,9 @@ def _top(table: NDArray[np.float64]) -> float:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    name = printable(name)
+    room = LONGEST // 2 if any(east_asian_width(letter) in "WF" for letter in name) else LONGEST
+    return name if len(name) <= room else f"{name[: room - 1]}…"
 
 
 def _describe(title: str, table: NDArray[np.float64], names: Sequence[str]) -> str:
