@@ -170,10 +170,11 @@ def tests(out: Path, tiny: bool) -> str:
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
         if re.search(r"mark\.gpu\b", path.read_text())
     ]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider"]
     command += ["--continue-on-collection-errors", f"--junitxml={report}", *map(str, marked)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    (out / "tests.log").write_text(done.stdout + done.stderr)
+    report.unlink(missing_ok=True)  # of an earlier call
+    with (out / "tests.log").open("w") as log:  # where time runs out, it ends with the culprit
+        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     if not report.exists():
         raise RuntimeError(f"pytest ended with code {done.returncode} and no report: see tests.log")
     return judge(ElementTree.parse(report).getroot(), set(missing()))

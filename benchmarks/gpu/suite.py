@@ -29,6 +29,7 @@ from pathlib import Path
 from benchmarks.gpu.lists import Part, calls, quick, tiny
 from benchmarks.gpu.parts import PARTIAL, SKIPPED, has
 from fastsemi.common.errors import UserError
+from fastsemi.common.files import replacing
 
 ROOT = Path(__file__).parents[2]
 MEASURING = 0.75  # of a part's time; the rest is for imports, warming up and writing
@@ -112,7 +113,8 @@ def write(out: Path, outcomes: Sequence[Outcome], title: str) -> None:
     from benchmarks.harness import harness, result_tables
 
     merge_steps(out)
-    (out / "suite.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+    with replacing(out / "suite.json") as file:  # which the next call reads
+        file.write(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
     lines = [f"# {title}", "", "| part | ended | seconds | |", "|---|---|--:|---|"]
     for o in outcomes:
         reason = o.reason.replace("|", "/")
@@ -182,13 +184,15 @@ def run(
         if archive:
             pack(out, archive)
 
-    for part in parts:
-        outcomes.append(run_part(part, out, min(part.seconds, deadline - time.monotonic()), gpu))
-        o = outcomes[-1]
-        print(f"{o.status:8}{o.seconds:6.1f} s  {o.name}  {o.reason}", flush=True)
+    try:
+        for part in parts:
+            outcomes.append(run_part(part, out, min(part.seconds, deadline - time.monotonic()), gpu))
+            o = outcomes[-1]
+            print(f"{o.status:8}{o.seconds:6.1f} s  {o.name}  {o.reason}", flush=True)
+            keep()
+        outcomes.append(draw(out))
+    finally:  # where it is stopped, with what the last part has measured by then
         keep()
-    outcomes.append(draw(out))
-    keep()
     print(f"results: {archive or out}")
     return outcomes
 
@@ -249,4 +253,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: no part stays
     sys.exit(main())

@@ -17,7 +17,7 @@ from benchmarks.gpu.parts import PartialError, SkipError, judge
 from benchmarks.harness import photo_sources, photos
 
 ROOT = Path(__file__).parents[2]
-SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
+SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(250)")
 CHECK = "import os; assert os.environ['MINE'] == '1'"
 
 
@@ -62,6 +62,22 @@ def test_results_are_written_after_each_part_and_time_is_shared(tmp_path, monkey
     assert [o.reason for o in outcomes[:2]] == ["no time was left"] * 2
 
 
+def test_a_suite_that_is_stopped_keeps_what_its_part_has_measured(tmp_path, monkeypatch):
+    def part(part, out, seconds, gpu):
+        (out / f"{part.name}.txt").write_text("a round")
+        if part.name == "second":
+            raise SystemExit(143)  # as of SIGTERM
+        return suite.Outcome(part.name, "ok", "", 1.0)
+
+    monkeypatch.setattr(suite, "run_part", part)
+    parts, archive = [Part(name, (), 60) for name in ("first", "second", "third")], tmp_path / "all.tar.gz"
+    with pytest.raises(SystemExit):
+        suite.run(parts, tmp_path / "out", 100, "a title", gpu=False, archive=archive)
+    with tarfile.open(archive) as tar:
+        assert {"out/first.txt", "out/second.txt", "out/suite.json"} <= {*tar.getnames()}
+    assert [o.name for o in suite._before(tmp_path / "out")] == ["first"]
+
+
 def test_a_result_that_makes_no_table_is_named(tmp_path):
     (tmp_path / "peaks.json").write_text('[{"samples": [1]}]')
     (tmp_path / "kernels.json").write_text("{")
@@ -73,6 +89,10 @@ def test_a_result_that_makes_no_table_is_named(tmp_path):
 def test_the_calls_fit_their_time():
     calls = lists.calls()
     assert sum(call.seconds for call in calls.values()) <= 24 * 60
+    rows = re.findall(r"suite (\w+) --out .* \| (\d+) \|", (ROOT / "gpu/README.md").read_text())
+    limits = {name: int(limit) for name, limit in rows}
+    assert list(limits) == list(calls) and sum(limits.values()) < 27 * 60
+    assert all(limits[name] >= call.seconds + 30 for name, call in calls.items())
     assert lists.QUICK_SECONDS < 3 * 60
     for call in (*calls.values(), lists.quick()):
         assert call.seconds <= 590  # `run` stops a part that would pass it

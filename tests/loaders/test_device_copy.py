@@ -129,13 +129,13 @@ def test_a_ring_waits_for_the_copy_and_for_the_stop():
     time.sleep(0.2)
     assert not taken.done(), "one is back, but still read"
     over.set()
-    again = taken.result(5)
+    again = taken.result(60)
     assert again.data_ptr() == slots[1].data_ptr() and again.shape == (3, 2)
     ring.give_back(slots[0], None)
     assert ring.take((100,), stop).shape == (100,), "a buffer grows where a batch needs it"
     taken = pool.submit(ring.take, (1,), stop)
     stop.set()
-    assert taken.result(5) is None
+    assert taken.result(60) is None
     pool.shutdown()
     copy.shutdown()
 

@@ -90,7 +90,7 @@ def test_pixels_through_a_slow_and_failing_store(server, contract, sources, engi
     plans = [stream.plan(step, 0) for step in range(6)]
     far = open_far("a.tar", Remote(None, 0, 64))
     before = dict(server.seen.requests)
-    server.faults, server.seen.at_once = Faults(latency=0.05, failing=0.05), 0
+    server.faults, server.seen.at_once = Faults(latency=0.25, failing=0.05), 0
     views = {}
     for name, source in (("near", near), ("far", far)):
         running = create_engine(engine, source, image_size=contract.SIZE, threads=2, max_pixels=MAX_PIXELS)
@@ -286,7 +286,7 @@ def test_a_real_s3_server(tmp_path, monkeypatch, sources):
         import urllib.request
 
         request = urllib.request.Request(os.environ["AWS_ENDPOINT_URL"] + "/real", method="PUT")
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=60).close()
         import obstore
 
         near = sources("tar")

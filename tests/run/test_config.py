@@ -230,7 +230,7 @@ def test_images_are_prepared_as_a_folder_of_weights_says(tmp_path):
 def test_impossible_settings_beside_weights_are_refused(wrong, tmp_path):
     said = {"input_size": [3, 96, 96], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], **wrong}
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": said}))
-    with pytest.raises(UserError, match="does not say how images go into model.pth"):
+    with pytest.raises(UserError, match=r"does not say how images go into model\.pth"):
         beside(tmp_path / "model.pth")
 
 

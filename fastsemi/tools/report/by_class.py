@@ -82,7 +82,9 @@ def _draw(title: str, table: NDArray[np.float64], steps: Sequence[int], names: S
         )
         axes.set_facecolor("#e5e5e5")  # where nothing is known
         # of the picture, not of the axes, beside which names may leave too little room
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=matplotlib.rcParams["axes.titlesize"])
+        figure.suptitle(
+            title, x=0.01, ha="left", fontweight="bold", fontsize=matplotlib.rcParams["axes.titlesize"]
+        )
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(names) <= NAMED:
