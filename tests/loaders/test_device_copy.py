@@ -199,7 +199,7 @@ def test_early_breaks_leave_no_thread_and_no_file(engine, folder, held):
 
     cycles(5)
     before = held()
-    cycles(200)
+    cycles(60)
     before.assert_nothing_more()
     copier.close()
 

@@ -63,7 +63,7 @@ def test_early_breaks_leave_no_thread_and_no_file(folder, held):
     with Prefetcher(engine, _plans(index)) as loader:
         next(loader)
     before = held()
-    for _ in range(200):
+    for _ in range(60):
         with Prefetcher(engine, _plans(index)) as loader:
             next(loader)
     before.assert_nothing_more()
