@@ -194,6 +194,38 @@ def adapt(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def predicted(rows: Rows) -> str:
+    """The semi step on GPUs by a roofline, and how near it comes on a CPU; nothing of a GPU is measured."""
+    lines = [
+        "PREDICTED, not measured on any GPU. ms of a step, and of the vendor's peak:",
+        "",
+        "| network, labelled + unlabelled | GPU | launches | peak memory, GiB | eager, ms | of peak "
+        "| fused, ms | of peak |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        if row["kind"] == "predicted":
+            memory = f"{row['peak_bytes'] / 2**30:.1f}{'' if row['fits'] else ', too much'}"
+            lines.append(
+                f"| {row['model']}, {row['labelled']} + {row['unlabelled']} "
+                f"| {row['gpu']}, {row['precision']} | {row['launches']:,} | {memory} "
+                f"| {row['eager_ms']:,.0f} | {row['eager_utilisation']:.0%} "
+                f"| {row['fused_ms']:,.0f} | {row['fused_utilisation']:.0%} |"
+            )
+    for row in rows:
+        if row["kind"] == "cpu":
+            lines += [
+                "",
+                f"The same sum on a CPU, measured beside the step: {machine(row)}, {_threads(row)}. "
+                f"{row['model']}, {row['labelled']} + {row['unlabelled']}, {row['precision']}: predicted "
+                f"{_spread(row['predicted_ms'], ',.0f')} ms, measured {_spread(row['measured_ms'], ',.0f')} "
+                f"ms, so {_spread(row['of_measured'], '.2f')} of it; from a product at "
+                f"{row['tflops']['median']:.3f} TFLOP/s, a copy at {row['gb_per_s']['median']:.1f} GB/s and "
+                f"{row['gap_us']['median']:.1f} µs a launch.",
+            ]
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "peaks": peaks,
     "steps": steps,
@@ -205,4 +237,5 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "remote": remote,
     "profile_overhead": profile_overhead,
     "adapt": adapt,
+    "predicted": predicted,
 }

@@ -243,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile-overhead": lambda: measured("profile_overhead"),
     **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),
+    "predicted": lambda: measured("predicted"),
 }
 
 
