@@ -30,7 +30,7 @@ parallel/test_elastic.py models/test_export.py benchmarks/test_steps_benchmark.p
 loaders/test_engine_failures.py benchmarks/test_loaders_benchmark.py test_api.py tools/test_estimate.py
 tools/test_profile.py tools/test_memory.py commands/test_cli.py tools/test_dry_run.py
 parallel/test_world_sizes.py kernels/test_triton_mix.py tools/test_study.py tools/test_tune.py
-tools/test_report.py tools/test_budget.py parallel/test_failures.py tools/test_init.py
+rehearsal/test_steps.py tools/test_report.py tools/test_budget.py parallel/test_failures.py tools/test_init.py
 training/test_not_finite.py run/test_plan_file.py kernels/test_triton_augment.py run/test_interrupted_runs.py
 faults/test_damaged_runs.py parallel/test_budget.py parallel/test_rules_shared.py
 """.split()

@@ -65,7 +65,8 @@ def rehearse_step(
     Raises:
         DataDependentOutputException: The host reads a number besides counts.
     """
-    with _stage(config, name, data, dtype, kernels) as (cuda, fake), _trainer(config, fake, data) as trainer:
+    with _stage(config, name, data, dtype, kernels) as (cuda, fake):
+        trainer = _trainer(config, fake, data)
         with trainer._batches(_load(cuda, fake)) as batches:
             _make_optimizer_state(trainer)
             held = {t.untyped_storage()._cdata: t for t in _state(fake, trainer)}
@@ -109,12 +110,11 @@ def _stage(
             yield cuda, fake
 
 
-@contextmanager
-def _trainer(config: Config, fake: FakeStage, data: Data) -> Iterator[Trainer]:
+def _trainer(config: Config, fake: FakeStage, data: Data) -> Trainer:
     """The trainer of a fake stage; nothing is logged or saved."""
     nobody: Any = None
     loop = LoopConfig(config.seed, config.log_every, config.eval_batch, config.optimizer, CompileConfig())
-    yield Trainer(
+    return Trainer(
         fake.stage,
         data,
         fake.views,

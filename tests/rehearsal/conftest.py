@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton")
-
 from fastsemi.kernels import dispatch
 from fastsemi.run import config as configuration
 from fastsemi.run.rehearse import rehearse_evaluation, rehearse_step

@@ -9,6 +9,8 @@ from fastsemi.loaders.data import Data
 from fastsemi.stages.semi import Semi
 from fastsemi.training.update import Updater
 
+pytest.importorskip("triton")
+
 
 @pytest.fixture
 def step(tiny, rehearse):

@@ -9,6 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from fastsemi.loaders.data import Data
 from fastsemi.run.memory import measure_stage
 
+pytest.importorskip("triton")
+
 GIB = 2**30
 COUNT = {"compaction.py:select": 1}  # of kept samples: the one thing that a step waits for
 PLANS = {"packing.py:upload": 3}  # of the colours of three views
