@@ -3,7 +3,8 @@
 `python -m benchmarks.loading.remote --json OUT` packs JPEGs into a tar shard, serves it from another process
 with a latency before each answer and a share of requests that fail, and loads two views of every image with
 the native engine: from the disk, from the store, and from the store through a cache that holds all images.
-The ceiling is what the latency allows: requests at once over seconds, so long as the server keeps up.
+All pixels of an epoch must be the same. The ceiling is what the latency allows: requests at once over
+seconds, so long as the server keeps up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ from benchmarks.harness.harness import Case
 from benchmarks.harness.photos import jpegs
 from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.plan.draws import AugmentConfig, View
+from fastsemi.loaders.plan.types import LoadedBatch
 from fastsemi.loaders.prefetch import Prefetcher
 from fastsemi.loaders.sources.archive import ArchiveSource
 from fastsemi.loaders.sources.open import open_source
@@ -80,10 +83,20 @@ class _Epochs:
     def __call__(self) -> None:
         steps = range(self._next, self._next + self._steps)
         self._next = steps.stop
+        for _ in self._load(steps):
+            pass
+
+    def checksum(self) -> int:
+        """Of all pixels of the first epoch."""
+        found = 0
+        for batch in self._load(range(self._steps)):
+            found = zlib.crc32(batch.images.numpy(), found)
+        return found
+
+    def _load(self, steps: range) -> Iterator[LoadedBatch]:
         plans = (self._stream.plan(step, 0) for step in steps)
         with Prefetcher(self._engine, plans, depth=self._prefetch) as batches:
-            for _ in batches:
-                pass
+            yield from batches
 
 
 def main() -> None:
@@ -117,10 +130,13 @@ def main() -> None:
             kept = Remote(work / "objects", 2**34, args.requests[-1])
             sources["store, all in the cache"] = open_source(url, "train.tar", remote=kept, **options)
             images = args.images // args.batch * args.batch
-            cases = [
-                Case(name, _Epochs(source, args.batch, args.prefetch, args.threads), images)
+            epochs = {
+                name: _Epochs(source, args.batch, args.prefetch, args.threads)
                 for name, source in sources.items()
-            ]
+            }
+            if len({each.checksum() for each in epochs.values()}) > 1:
+                raise SystemExit("the store's pixels are not those of the disk")
+            cases = [Case(name, epoch, images) for name, epoch in epochs.items()]
             found = harness.measure(cases, rounds=args.rounds, progress=print)
     finally:
         shutil.rmtree(work)
