@@ -33,7 +33,7 @@ from fastsemi.run.new_stage import new_model, new_stage
 from fastsemi.run.order import earlier, settings
 from fastsemi.run.plan_file import replayed
 from fastsemi.run.spread_prior import spread_before_step
-from fastsemi.run.start_weights import doubts, start_weights
+from fastsemi.run.start_weights import doubts, start_weights, summary
 from fastsemi.stages.base import Stage
 from fastsemi.stages.names import StageName
 from fastsemi.stages.semi import Semi
@@ -165,7 +165,7 @@ def load_weights(
     fresh = config.fc_norm == "fresh" if fresh_norm is None else fresh_norm
     report = load_backbone(model, weights, where=where, keep_head=config.keep_head, fresh_norm=fresh)
     if not quiet:
-        run.say(f"{where}: {report.summary()}")
+        run.say(f"{where}: {summary(run.config, report)}")
         for text in doubts(run.config, report.format):
             run.say(f"{where}: {text}")
     return config.keep_head

@@ -76,6 +76,15 @@ def check_network(
     return report
 
 
+def summary(config: Config, report: LoadReport) -> str:
+    """What came of weights, and whether images are prepared as the settings beside the file say."""
+    weights, data = config.model.weights, config.data
+    said = beside(weights) if weights else None
+    if said is None or (said.mean, said.std) != (tuple(data.mean), tuple(data.std)):
+        return report.summary()
+    return f"{report.summary()}; data.mean and data.std as config.json beside it says"
+
+
 def doubts(config: Config, form: str) -> list[str]:
     """Warnings where a file may be of another network or of other images, which tensors would not show.
 

@@ -153,6 +153,12 @@ def test_weights_that_do_not_fit_are_a_problem_and_look_alikes_a_note(tiny, tmp_
     assert "learnt from images with data.mean [0.5, 0.5, 0.5]" in check.found and "set both" in check.cure
     same = tiny(*options, str(path), *("--data.mean", "[0.5, 0.5, 0.5]", "--data.std", "[0.5, 0.5, 0.5]"))
     assert _found(check_data(same))["weights"].state == "ok"
+    said = {"input_size": [3, 16, 16], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": said}))
+    check = _found(check_data(tiny(*options, str(path))))["weights"]
+    assert check.state == "ok" and check.found.endswith(
+        "; data.mean and data.std as config.json beside it says"
+    )
     torch.save({**state, "blocks.1.attn.proj.weight": torch.zeros(32, 31)}, path)
     for look in (lambda: _found(check_data(config))["weights"].found, lambda: _refusal(config)):
         assert "blocks.1.attn.proj.weight, is [32, 32] in the network and [32, 31] there" in look()

@@ -11,7 +11,7 @@ from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.models.pretrained import published_name
 from fastsemi.run.config import Config
 from fastsemi.run.order import STAGE_CLASSES
-from fastsemi.run.start_weights import are_here, check_network, doubts, start_weights
+from fastsemi.run.start_weights import are_here, check_network, doubts, start_weights, summary
 from fastsemi.stages.base import make_schedule
 from fastsemi.tools.doctor.check import Check, examine
 
@@ -87,7 +87,7 @@ def _check_weights(config: Config, data: Data) -> Check:
         where = published_name(config.model.name, config.model.pretrained)
         cure = "training downloads them; without a connection give a file as model.weights"
         return Check("weights", "note", f"those published as {where} are not on this machine", cure)
-    said = f"{start[0]}: {report.summary()}"
+    said = f"{start[0]}: {summary(config, report)}"
     if texts := doubts(config, report.format):
         found, cures = zip(*(text.split("; ", 1) for text in texts), strict=True)
         return Check("weights", "note", "; ".join([said, *found]), "; ".join(cures))
