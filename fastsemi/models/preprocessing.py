@@ -37,7 +37,7 @@ def beside(weights: Path) -> Preprocessing | None:
     Raises:
         UserError: The file cannot be read, is damaged, or says what no image has.
     """
-    path = weights.with_name("config.json")
+    path = weights.parent / "config.json"  # `with_name` refuses what is no name
     try:
         if not path.is_file():
             return None

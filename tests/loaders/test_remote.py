@@ -159,10 +159,10 @@ def test_an_endpoint_that_is_no_url_is_refused(monkeypatch, endpoint):
 
 
 def test_a_stalled_request_is_asked_again(server, monkeypatch):
-    monkeypatch.setattr(object_store, "REQUEST_S", 0.3)
+    monkeypatch.setattr(object_store, "REQUEST_S", 1.0)
     object_store._store.cache_clear()
     far = open_far("a.tar")
-    server.faults = Faults(stalled=0.3, stall=2)
+    server.faults = Faults(stalled=0.3, stall=4)
     assert all(isinstance(data, bytes) for data in far.read(range(12)))
     assert server.seen.requests["stalled"]
 

@@ -243,4 +243,4 @@ def test_other_settings_beside_weights_say_nothing_of_images(text, tmp_path):
         beside(tmp_path / "model.pth")
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()
-    assert beside(tmp_path / "model.pth") is None
+    assert beside(tmp_path / "model.pth") is beside(Path("/")) is None
