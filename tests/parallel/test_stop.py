@@ -87,7 +87,7 @@ def test_a_second_signal_ends_the_process_and_not_the_one_that_comes_with_the_fi
         with stop_signals(stop, before_end=lambda: os.write(2, b"cleaned\n")), stop.held():
             for number in (signal.SIGINT, signal.SIGINT, signal.SIGXCPU):
                 os.kill(os.getpid(), number)
-            time.sleep(0.7)
+            time.sleep(1.5)
             os.kill(os.getpid(), signal.SIGXCPU)  # comes every second
             time.sleep(0.1)
             os.write(2, b"alive\n")
