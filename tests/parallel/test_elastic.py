@@ -205,7 +205,7 @@ def test_a_second_node_comes_and_is_lost(preset, tmp_path, processes, uninterrup
         **{"max_nodes": 2, "nproc_per_node": 1, "run_id": "nodes"},
         "rdzv_endpoint": f"127.0.0.1:{processes.free_port()}",
         # How long a node waits for a second one, and for a sign of life from it: by default 30 s and 15 s.
-        "rdzv_configs": {"last_call_timeout": 1, "keep_alive_interval": 1, "keep_alive_max_attempt": 5},
+        "rdzv_configs": {"last_call_timeout": 1, "keep_alive_interval": 1, "keep_alive_max_attempt": 10},
     }
     ids, others = tmp_path / "first.ids", tmp_path / "second.ids"
     started = processes.start(1, torchrun(words, "node", ids, **options), tmp_path / "first")
