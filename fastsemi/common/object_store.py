@@ -17,16 +17,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from fastsemi.common.errors import UserError
 
-CONNECT_S, REQUEST_S = 5.0, 20.0  # of one attempt
-DEADLINE_S = 60.0  # after which nothing is tried again: below loader.timeout_s, so that the URL is named
+CONNECT_S, SILENCE_S = 5.0, 20.0  # within which a connection stands, and more bytes come
+REQUEST_S = 100.0  # of one attempt, as all of them below loader.timeout_s, so that the URL is named
+DEADLINE_S = 60.0  # after which nothing is tried again
 _RETRIES = 30
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 _PIECE = 2**23  # bytes of one request
 _AT_ONCE = 8  # pieces of one range, and looks at objects
+_PUT_AT_ONCE = 4  # parts of 5 MiB, which a line of 2 Mbit/s sends within REQUEST_S
 
 
 class ChangedError(UserError):
@@ -154,11 +156,11 @@ def put(url: str, file: Path | IO[bytes]) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    store, key = _at(url)
+    store, key = _at(url, writing=True)
     import obstore
 
-    with _told(url):
-        obstore.put(store, key, file)
+    with _told(url, _NO_BUCKET):
+        obstore.put(store, key, file, max_concurrency=_PUT_AT_ONCE)
 
 
 def delete(urls: list[str]) -> None:
@@ -172,18 +174,20 @@ def delete(urls: list[str]) -> None:
     store, _ = _at(urls[0])
     import obstore
 
-    with _told(urls[0]):
+    with _told(urls[0], _NO_BUCKET):
         obstore.delete(store, [_at(url)[1] for url in urls])
 
 
-def _at(url: str) -> tuple[Any, str]:
-    """The store of a URL, and the name of the object in it."""
-    parts = urlsplit(url)
-    return _store(f"{parts.scheme}://{parts.netloc}"), url.split("://", 1)[1].partition("/")[2].strip("/")
+def _at(url: str, *, writing: bool = False) -> tuple[Any, str]:
+    """The store of a URL, and the name of the object in it; a web server's URL is written with escapes."""
+    scheme, _, rest = url.partition("://")
+    host, _, key = rest.partition("/")
+    key = key.strip("/")
+    return _store(f"{scheme}://{host}", writing), unquote(key) if scheme.startswith("http") else key
 
 
 @functools.cache
-def _store(bucket: str) -> Any:
+def _store(bucket: str, writing: bool = False) -> Any:
     require_obstore()
     from obstore import store
 
@@ -193,6 +197,8 @@ def _store(bucket: str) -> Any:
             raise UserError(f"{name} is no URL; let it begin with http:// or https://, or unset it")
     plain = bucket.startswith("http://") or _allows_http()
     client: Any = {"timeout": f"{REQUEST_S:g}s", "connect_timeout": f"{CONNECT_S:g}s"}
+    if not writing:  # while a request is sent nothing comes
+        client["read_timeout"] = f"{SILENCE_S:g}s"
     if plain:
         client["allow_http"] = True
     waits = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2}
@@ -228,24 +234,44 @@ def _changed(url: str) -> ChangedError:
     return ChangedError(f"{url} has changed since it was looked at; start again, which indexes it anew")
 
 
+_NO_OBJECT = "does not exist; correct the URL, or upload it first"
+_NO_BUCKET = "cannot be written, as there is no such bucket; correct the URL, or make the bucket first"
+
+
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _told(url: str, missing: str = _NO_OBJECT) -> Iterator[None]:
     """Errors of the library as one line: what, where, and the cure."""
     from obstore import exceptions as kinds
 
     try:
         yield
-    except FileNotFoundError as error:
-        raise MissingError(f"{url} does not exist; correct the URL, or upload it first") from error
-    except kinds.PreconditionError as error:
-        raise _changed(url) from error
-    except (kinds.PermissionDeniedError, kinds.UnauthenticatedError) as error:
-        raise RefusedError(
-            f"{url}: access is refused; give credentials by the environment (AWS_ACCESS_KEY_ID, ...)"
-        ) from error
     except (kinds.BaseError, OSError, ValueError) as error:
-        cure = "check the network, the endpoint (AWS_ENDPOINT_URL, ...) and the region"
-        raise UserError(f"{url} cannot be reached ({_reason(error)}); {cure}") from error
+        text = str(error)
+        answer = re.search(r"status code: (\d+)", text)
+        code = answer[1] if answer else ""  # of lists the library names no kind of error
+        if isinstance(error, FileNotFoundError) or code == "404":
+            raise MissingError(f"{url} {missing}") from error
+        if isinstance(error, kinds.PreconditionError):
+            raise _changed(url) from error
+        if isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError) or code in _REFUSED:
+            raise RefusedError(
+                f"{url}: access is refused; give credentials by the environment (AWS_ACCESS_KEY_ID, ...)"
+            ) from error
+        raise UserError(f"{url} cannot be {_cause(error)}") from error
+
+
+_REFUSED = ("401", "403")
+
+
+def _cause(error: Exception) -> str:
+    """What is in the way, and the cure."""
+    text = str(error)
+    if odd := re.search(r'Error parsing Path "(.*?)"', text):
+        return f"read, as it names {odd[1]}; rename that: no part of a name may be empty, . or .."
+    if re.search("[Rr]ange request not supported|non-partial response", text):
+        return "read, as its server gives no parts of files; copy it to the disk"
+    cure = "check the network, the endpoint (AWS_ENDPOINT_URL, ...) and the region"
+    return f"reached ({_reason(error)}); {cure}"
 
 
 def _reason(error: Exception) -> str:

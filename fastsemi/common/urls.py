@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from fastsemi.common.errors import UserError
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
+_OTHER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//|/[^/])")
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,2}}(?=[^/])")  # a path drops one of the two slashes
 
 
@@ -32,12 +33,21 @@ def place(what: str | Path) -> Path:
     """A place as a path: of a URL one that keeps its form.
 
     Raises:
-        UserError: A URL that holds a password or a query, which would be written down with it.
+        UserError: A URL that holds a password or a query, which would be written down with it; that leads
+            out of its bucket, or is of another kind.
     """
     if not is_url(what):
+        if (other := _OTHER.match(str(what))) and not os.path.exists(f"{other[1]}:"):
+            raise UserError(
+                f"{other[1]}:// begins no URL that is read; give a bucket or a server after one of "
+                f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}, or a path"
+            )
         return Path(what)
-    path = UrlPath(what)
-    parts = urlsplit(str(path))
+    path = _without_dots(UrlPath(what))
+    try:
+        parts = urlsplit(str(path))
+    except ValueError as error:
+        raise UserError(f"{path} is no URL ({error}); correct it") from None
     if "@" in parts.netloc:
         raise UserError(
             f"a URL of {parts.hostname} holds a user or a password, which logs would keep; leave it out, "
@@ -48,6 +58,20 @@ def place(what: str | Path) -> Path:
             f"a URL of {parts.hostname} has a query (after ?), which files have none; leave it out"
         )
     return path
+
+
+def _without_dots(path: UrlPath) -> UrlPath:
+    """With `..` taken back, as on a disk."""
+    scheme, bucket, *names = path.parts
+    found: list[str] = []
+    for name in names:
+        if name != "..":
+            found.append(name)
+        elif found:
+            found.pop()
+        else:
+            raise UserError(f"{path} leads out of its bucket; correct the URL")
+    return UrlPath(scheme, bucket, *found)
 
 
 def join(root: str | Path, what: str | Path) -> str:

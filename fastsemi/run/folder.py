@@ -128,7 +128,7 @@ class RunFolder:
 
     @property
     def mirrored(self) -> Path:
-        """What the copy in a bucket holds (`run.mirror`)."""
+        """Whose copy in a bucket the directory has (`run.mirror`)."""
         return self.path / "mirror.json"
 
     @property

@@ -3,8 +3,8 @@
     <url>/files/<SHA-256>/<path>    what was in the directory, by content: nothing is written over
     <url>/manifest.json             which of them are the newest whole state; written last
 
-What no manifest names any more is removed. The directory keeps the manifest too, so that a run does not write
-over another one's copy.
+What the manifest does not name any more is removed. The directory and the manifest say whose copy it is, so
+that neither another run nor another directory that went on with the same one is written over.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import re
 import shutil
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
 from fastsemi.common.checksums import checksum
 from fastsemi.common.errors import UserError
 from fastsemi.common.files import replacing
-from fastsemi.common.object_store import MissingError, delete, download, put
+from fastsemi.common.object_store import MissingError, below, delete, download, put
 from fastsemi.run.folder import RunFolder
 
 _SMALL = 2**20  # bytes of a file that may be appended to: read at once, so that it is what its name says
@@ -44,24 +45,48 @@ class Mirror:
         self._url, self._folder = url, folder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fastsemi-mirror")
         self._waiting: Future[None] | None = None
+        self._stored: set[str] | None = None  # URLs of the files in the bucket
 
     def fetch(self) -> int:
         """Fill a directory without checkpoints with the newest state of the bucket; how many files came.
 
         Raises:
-            UserError: The bucket cannot be read, holds another run, or a file is not what was written.
+            UserError: The bucket cannot be read or written, holds another run or a state of this one that
+                another directory has reached, a file is not what was written, or has no room on the disk.
         """
-        there = self._manifest()
-        here = _read(self._folder.mirrored)
-        if there is None:
-            return 0
-        if self._folder.checkpoints.exists():
-            if here is None or here["run"] != there["run"]:
-                raise UserError(
-                    f"{self._url} holds a copy of another run than {self._folder.path}; name another "
-                    "train.mirror, or an empty output to go on with that run"
-                )
-            return 0
+        self._require_writable()
+        try:
+            there = self._manifest()
+            if self._folder.checkpoints.exists():
+                self._require_own(there)
+                return 0
+            return self._fetch(there) if there else 0
+        except OSError as error:
+            raise UserError(
+                f"the copy of the run in {self._url} cannot be written to {self._folder.path}: "
+                f"{error.strerror or error}; free the disk, or give another output"
+            ) from error
+
+    def _require_writable(self) -> None:
+        put(self._at("writable"), io.BytesIO())
+        with suppress(UserError):  # who may not delete keeps an empty object
+            delete([self._at("writable")])
+
+    def _require_own(self, there: dict[str, Any] | None) -> None:
+        """Refuse a copy that this directory neither wrote nor was filled from."""
+        here, path = _read(self._folder.mirrored), self._folder.path
+        if there and (here is None or here["run"] != there["run"]):
+            raise UserError(
+                f"{self._url} holds a copy of another run than {path}; name another train.mirror, or an empty "
+                "output to go on with that run"
+            )
+        if there and here and there["by"] not in (here["by"], here["after"]):
+            raise UserError(
+                f"{self._url} holds a copy of this run that another directory than {path} has written since; "
+                "give an empty output to go on from there, or name another train.mirror"
+            )
+
+    def _fetch(self, there: dict[str, Any]) -> int:
         fresh = self._folder.fetched
         shutil.rmtree(fresh, ignore_errors=True)
         for name, digest in there["files"].items():
@@ -72,7 +97,7 @@ class Mirror:
                 raise UserError(
                     f"{self._object(digest, name)} is not what was uploaded; name another train.mirror"
                 )
-        _write(fresh / self._folder.mirrored.name, there)
+        _write(fresh / self._folder.mirrored.name, _owner(there["run"], there["by"]))
         # whose presence says that all else is there
         for path in sorted(fresh.iterdir(), key=lambda path: path.name == self._folder.checkpoints.name):
             old = self._folder.path / path.name
@@ -101,22 +126,31 @@ class Mirror:
     def _copy(self) -> None:
         if not self._folder.checkpoints.exists():
             return
-        known = _read(self._folder.mirrored)
-        before = set(known["files"].items()) if known else set()
+        self._require_own(self._manifest())
+        owner = _read(self._folder.mirrored)
+        if owner is None:
+            _write(self._folder.mirrored, owner := _owner(uuid.uuid4().hex))
+        stored = self._stored = self._listed() if self._stored is None else self._stored
         files: dict[str, str] = {}
         for name in _names(self._folder):
             with (self._folder.path / name).open("rb") as file:
                 digest, content = _content(file)
-                if (name, digest) not in before:
+                if self._object(digest, name) not in stored:
                     put(self._object(digest, name), content)
+                    stored.add(self._object(digest, name))
             files[name] = digest
-        new = {"run": known["run"] if known else uuid.uuid4().hex, "files": files}
+        new = {"run": owner["run"], "by": owner["by"], "files": files}
         put(self._at("manifest.json"), io.BytesIO(json.dumps(new).encode()))
-        _write(self._folder.mirrored, new)
+        unnamed = stored - {self._object(digest, name) for name, digest in files.items()}
         try:
-            delete([self._object(digest, name) for name, digest in before - set(files.items())])
+            delete(sorted(unnamed))
+            stored -= unnamed
         except UserError as error:
             _log.warning("what the copy of the run no longer needs stays: %s", error)
+
+    def _listed(self) -> set[str]:
+        """What is stored, also by copying that was cut before its manifest."""
+        return {entry.url for entry in below(self._at("files"))}
 
     def _manifest(self) -> dict[str, Any] | None:
         to = self._folder.path / f".{self._folder.mirrored.name}.tmp"
@@ -126,7 +160,7 @@ class Mirror:
             return None
         found = _read(to)
         to.unlink()
-        if found is None or any(".." in name or name.startswith("/") for name in found["files"]):
+        if found is None or not _is_sound(found.get("files")):
             raise UserError(f"{self._at('manifest.json')} is no copy of a run; name another train.mirror")
         return found
 
@@ -164,14 +198,27 @@ def _content(file: IO[bytes]) -> tuple[str, IO[bytes]]:
     return digest, file
 
 
+def _owner(run: str, after: str | None = None) -> dict[str, Any]:
+    """What a directory keeps: the run, a name of its own, and which directory's copy it was filled from."""
+    return {"run": run, "by": uuid.uuid4().hex, "after": after}
+
+
+def _is_sound(files: object) -> bool:
+    """Whether a manifest names files inside of the directory."""
+    return isinstance(files, dict) and all(
+        isinstance(digest, str) and name and not name.startswith("/") and ".." not in name.split("/")
+        for name, digest in files.items()
+    )
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found["run"], str) and isinstance(found["files"], dict) else None
+        return found if isinstance(found["run"], str) and isinstance(found["by"], str) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _write(path: Path, manifest: dict[str, Any]) -> None:
+def _write(path: Path, what: dict[str, Any]) -> None:
     with replacing(path) as file:
-        json.dump(manifest, file)
+        json.dump(what, file)

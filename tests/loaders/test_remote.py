@@ -159,7 +159,7 @@ def test_an_endpoint_that_is_no_url_is_refused(monkeypatch, endpoint):
 
 
 def test_a_stalled_request_is_asked_again(server, monkeypatch):
-    monkeypatch.setattr(object_store, "REQUEST_S", 1.0)
+    monkeypatch.setattr(object_store, "SILENCE_S", 1.0)
     object_store._store.cache_clear()
     far = open_far("a.tar")
     server.faults = Faults(stalled=0.3, stall=4)

@@ -71,6 +71,9 @@ def test_an_empty_directory_gets_the_newest_whole_state(server, tmp_path):
     stored = [p for p in (server.folder / "b" / "run").rglob("*") if p.is_file()]
     assert len(stored) == 8, "nothing of former states is left"
     assert Mirror("s3://b/run", RunFolder(new)).fetch() == 0, "it goes on from what it has"
+    with pytest.raises(UserError, match=r"another directory than .*old has written since"):
+        copy(new)
+        Mirror("s3://b/run", RunFolder(old)).fetch()
     shutil.rmtree(new / "checkpoints")
     assert Mirror("s3://b/run", RunFolder(new)).fetch() == 7, "a copying that was cut is begun again"
 
@@ -83,6 +86,44 @@ def test_a_directory_of_another_run_is_refused(server, tmp_path):
         Mirror("s3://b/run", RunFolder(tmp_path / "two")).fetch()
 
 
+def test_two_runs_that_began_at_once_do_not_mix(server, tmp_path, caplog):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        write_run(folder, 3)
+        copy(folder)
+    assert "holds a copy of another run" in caplog.text
+    shutil.rmtree(one / "checkpoints")
+    assert Mirror("s3://b/run", RunFolder(one)).fetch() == 7
+
+
+def test_a_copy_that_was_cut_or_emptied_becomes_whole(server, tmp_path):
+    one, stored = tmp_path / "one", server.folder / "b" / "run"
+    write_run(one, 3)
+    cut = stored / "files" / "0" / "checkpoints" / "semi-000000001" / "info.pt"
+    cut.parent.mkdir(parents=True)
+    cut.write_bytes(b"of a process that was killed before it wrote the manifest")
+    copy(one)
+    assert not cut.exists()
+    shutil.rmtree(stored)
+    copy(one)
+    (tmp_path / "two").mkdir()
+    assert Mirror("s3://b/run", RunFolder(tmp_path / "two")).fetch() == 7
+
+
+def test_what_cannot_be_written_is_refused_before_the_run(server, tmp_path, monkeypatch):
+    write_run(tmp_path / "one", 3)
+    copy(tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / ".mirror.tmp").write_text("a file in the way, as a full disk is")
+    with pytest.raises(UserError, match=r"s3://b/run cannot be written to .*two: .*; free the disk"):
+        Mirror("s3://b/run", RunFolder(tmp_path / "two")).fetch()
+    monkeypatch.setattr(object_store, "DEADLINE_S", 0.1)
+    object_store._store.cache_clear()
+    server.faults = Faults(failing=1.0)
+    with pytest.raises(UserError, match=r"s3://b/run/writable cannot be reached"):
+        Mirror("s3://b/run", RunFolder(tmp_path / "one")).fetch()
+
+
 def test_damaged_copies_are_refused(server, tmp_path):
     write_run(tmp_path / "one", 3)
     copy(tmp_path / "one")
@@ -90,7 +131,9 @@ def test_damaged_copies_are_refused(server, tmp_path):
     (tmp_path / "two").mkdir()
     with pytest.raises(UserError, match=r"info\.pt is not what was uploaded"):
         Mirror("s3://b/run", RunFolder(tmp_path / "two")).fetch()
-    (server.folder / "b" / "run" / "manifest.json").write_text('{"run": "x", "files": {"../../evil": "1"}}')
+    (server.folder / "b" / "run" / "manifest.json").write_text(
+        '{"run": "x", "by": "y", "files": {"../../evil": "1"}}'
+    )
     with pytest.raises(UserError, match=r"manifest\.json is no copy of a run"):
         Mirror("s3://b/run", RunFolder(tmp_path / "two")).fetch()
 
