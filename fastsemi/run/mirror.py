@@ -77,8 +77,8 @@ class Mirror:
         here, path = _read(self._folder.mirrored), self._folder.path
         if there and (here is None or here["run"] != there["run"]):
             raise UserError(
-                f"{self._url} holds a copy of another run than {path}; name another train.mirror, or an empty "
-                "output to go on with that run"
+                f"{self._url} holds a copy of another run than {path}; name another train.mirror, or an "
+                "empty output to go on with that run"
             )
         if there and here and there["by"] not in (here["by"], here["after"]):
             raise UserError(
