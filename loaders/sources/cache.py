@@ -92,7 +92,7 @@ class Cache:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             path.parent.mkdir(exist_ok=True)
-            with open(temporary, "wb", buffering=0) as file:
+            with open(temporary, "wb") as file:  # buffered: a write is whole or fails
                 file.write(data + zlib.crc32(data).to_bytes(_CHECK))
             os.link(temporary, path)
         except OSError as error:
@@ -123,6 +123,8 @@ class Cache:
         fcntl.flock(self._users, fcntl.LOCK_SH)
 
     def _reserve(self, count: int) -> bool:
+        if count > self._bound:  # for which nothing need go
+            return False
         with self._locked():
             if self._read() + count > self._bound and not self._make_room(count):
                 self._full = count <= _BLOCK  # a smaller one may still fit

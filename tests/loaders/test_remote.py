@@ -230,6 +230,8 @@ def test_cache_drops_what_was_used_longest_ago(tmp_path, monkeypatch):
         os.utime(old._path(str(i)), (1e9 + i, 1e9 + i))
     new = Cache(tmp_path, 4 * 4096)
     assert new.get("0", 100), "used again"
+    new.put("too large", b"z" * 5 * 4096)
+    assert len(list(tmp_path.glob("*/*"))) == 4, "for what never fits nothing goes"
     new.put("4", b"y" * 5000)
     assert [new.get(str(i), 100) is not None for i in range(4)] == [True, False, False, True]
     assert new.get("4", 5000) == b"y" * 5000 and used(tmp_path) == 4 * 4096
