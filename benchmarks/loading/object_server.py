@@ -67,6 +67,7 @@ class ObjectServer:
     def __init__(self, folder: Path, faults: Faults | None = None, seed: int = 0):
         self.folder, self.faults, self.seen = folder, faults or Faults(), Seen()
         self._random, self._lock, self._busy = random.Random(seed), threading.Lock(), 0
+        self.parts: dict[str, dict[int, bytes]] = {}
         outer = self
 
         class Handler(_Handler):
@@ -137,7 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        self._faulty(lambda fault: self._delete(re.findall("<Key>(.*?)</Key>", body)))
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        if "uploads" in query or "uploadId" in query:
+            self._faulty(lambda fault: self._upload(query.get("uploadId")))
+        else:
+            self._faulty(lambda fault: self._delete(re.findall("<Key>(.*?)</Key>", body)))
 
     def _faulty(self, answer) -> None:  # type: ignore[no-untyped-def]
         outer = self.server_of
@@ -185,13 +190,32 @@ class _Handler(BaseHTTPRequestHandler):
             body = file.read(end - start)
         self._send(code, body, headers, cut=fault == "cut")
 
+    def _upload(self, known: list[str] | None) -> None:
+        """Begin an object of several parts, or end it."""
+        parts = self.server_of.parts
+        if known is None:
+            upload = f"upload-{len(parts)}"
+            parts[upload] = {}
+            answer = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId>"
+            return self._send(200, f"{answer}</InitiateMultipartUploadResult>".encode())
+        self._write(b"".join(part for _, part in sorted(parts[known[0]].items())))
+        answer = "<CompleteMultipartUploadResult><ETag>new</ETag></CompleteMultipartUploadResult>"
+        self._send(200, answer.encode())
+
     def _put(self, body: bytes) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        if "uploadId" in query:
+            self.server_of.parts[query["uploadId"][0]][int(query["partNumber"][0])] = body
+        else:
+            self._write(body)
+        self._send(200, b"", {"ETag": '"new"'})
+
+    def _write(self, body: bytes) -> None:
         path = self.server_of.folder / unquote(urlsplit(self.path).path).strip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
         temporary.write_bytes(body)
         os.replace(temporary, path)
-        self._send(200, b"", {"ETag": '"new"'})
 
     def _delete(self, keys: list[str]) -> None:
         bucket = self.server_of.folder / unquote(urlsplit(self.path).path).strip("/")

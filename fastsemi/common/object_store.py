@@ -150,8 +150,8 @@ def download(url: str, to: Path) -> None:
             file.write(fetch(url, at, min(_AT_ONCE * _PIECE, entry.size - at), entry.tag))
 
 
-def put(url: str, file: Path | IO[bytes]) -> None:
-    """Write a file as an object, which is there whole or not at all.
+def put(url: str, file: Path | IO[bytes] | Iterator[bytes]) -> None:
+    """Write a file, or its pieces, as an object, which is there whole or not at all.
 
     Raises:
         UserError: It cannot be written.

@@ -17,10 +17,11 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO
 
 from fastsemi.common.checksums import checksum
 from fastsemi.common.errors import UserError
@@ -28,7 +29,7 @@ from fastsemi.common.files import replacing
 from fastsemi.common.object_store import MissingError, below, delete, download, put
 from fastsemi.run.folder import RunFolder
 
-_SMALL = 2**20  # bytes of a file that may be appended to: read at once, so that it is what its name says
+_SMALL = 2**20  # bytes that are read at once
 
 _log = logging.getLogger(__name__)
 
@@ -187,15 +188,21 @@ def _names(folder: RunFolder) -> list[str]:
     return sorted(name for name in found if name != folder.mirrored.name)
 
 
-def _content(file: IO[bytes]) -> tuple[str, IO[bytes]]:
-    """SHA-256 of an open file, and what to read it from."""
-    start = file.read(_SMALL)
-    if len(start) < _SMALL:
-        return hashlib.sha256(start).hexdigest(), io.BytesIO(start)
-    file.seek(0)
-    digest = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
-    file.seek(0)
-    return digest, file
+def _content(file: BinaryIO) -> tuple[str, BinaryIO | Iterator[bytes]]:
+    """SHA-256 of an open file, and the same bytes: what is appended meanwhile belongs to the next copy."""
+    size = os.fstat(file.fileno()).st_size
+    if size <= _SMALL:
+        content = file.read(size)
+        return hashlib.sha256(content).hexdigest(), io.BytesIO(content)
+    digest = hashlib.sha256()
+    for piece in _pieces(file, size):
+        digest.update(piece)
+    return digest.hexdigest(), _pieces(file, size)
+
+
+def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
+    for at in range(0, size, _SMALL):
+        yield os.pread(file.fileno(), min(_SMALL, size - at), at)
 
 
 def _owner(run: str, after: str | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import time
 import uuid
@@ -177,7 +178,9 @@ class Careful:
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """What an error says, without what a URL in it holds of users and passwords."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return re.sub(r"://[^/@\s]+@", "://", line)
 
 
 def require_loggers(names: Iterable[LoggerName]) -> None:

@@ -11,6 +11,7 @@ from benchmarks.loading.object_server import Faults, ObjectServer
 from fastsemi.common import object_store
 from fastsemi.common.checksums import write_checksums
 from fastsemi.common.errors import Interrupted, UserError
+from fastsemi.run import mirror
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.mirror import Mirror
 from fastsemi.run.settings import TrainConfig
@@ -40,7 +41,7 @@ def write_run(folder, step):
     write_checksums(checkpoint)
     (folder / "metrics.jsonl").open("a").write(f"{step}\n")
     (folder / "config.yaml").write_text("seed: 0\n")
-    (folder / "checkpoints" / "big_result.pt").write_bytes(b"x" * 2**21)
+    (folder / "checkpoints" / "big_result.pt").write_bytes(bytes(range(251)) * 25_000)  # of two parts
     (folder / ".model.tmp").mkdir(exist_ok=True)
     (folder / ".model.tmp" / "half").write_text("")
 
@@ -94,6 +95,25 @@ def test_two_runs_that_began_at_once_do_not_mix(server, tmp_path, caplog):
     assert "holds a copy of another run" in caplog.text
     shutil.rmtree(one / "checkpoints")
     assert Mirror("s3://b/run", RunFolder(one)).fetch() == 7
+
+
+def test_what_is_appended_while_it_is_sent_comes_with_the_next_copy(server, tmp_path, monkeypatch):
+    one, real = tmp_path / "one", mirror.put
+    write_run(one, 3)
+    before = b"a row\n" * 400_000
+    (one / "metrics.jsonl").write_bytes(before)
+
+    def put(url, file):
+        with (one / "metrics.jsonl").open("ab") as rows:
+            rows.write(b"one more\n")
+        real(url, file)
+
+    monkeypatch.setattr(mirror, "put", put)
+    copy(one)
+    (tmp_path / "two").mkdir()
+    Mirror("s3://b/run", RunFolder(tmp_path / "two")).fetch()
+    after = (tmp_path / "two" / "metrics.jsonl").read_bytes()
+    assert after.startswith(before) and set(after[len(before) :].splitlines()) <= {b"one more"}
 
 
 def test_a_copy_that_was_cut_or_emptied_becomes_whole(server, tmp_path):

@@ -117,3 +117,12 @@ def test_what_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"wandb, which is not installed; pip install 'fastsemi\[wandb\]'"):
         require_loggers(["wandb"])
+
+
+def test_errors_of_services_hold_no_password(caplog):
+    class Failing:
+        def write(self, row):
+            raise OSError("POST https://me:word@host/api failed: mail me@host\nand more")
+
+    Careful(Failing(), {}).write({"stage": "semi", "step": 1})
+    assert "POST https://host/api failed: mail me@host" in caplog.text and "word" not in caplog.text
