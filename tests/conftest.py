@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import runpy
 import subprocess
@@ -58,6 +59,14 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were():
+    """Let no command that a test runs in this process silence what a later test listens to."""
+    yield
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "fastsemi"]:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
