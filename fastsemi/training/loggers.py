@@ -217,11 +217,14 @@ def create_loggers(
         shown: The last step of each stage that the rows had before some were taken back.
 
     Raises:
-        UserError: A service cannot be reached, or refuses.
+        UserError: A service cannot be reached, or refuses; `loggers.json` is damaged.
     """
     path = folder / "loggers.json"
-    known = json.loads(path.read_text()) if path.exists() else {"runs": {}, "shown": {}}
-    runs, before = known["runs"], known["shown"]
+    try:
+        known = json.loads(path.read_text()) if path.exists() else {"runs": {}, "shown": {}}
+        runs, before = dict(known["runs"]), dict(known["shown"])
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged; delete it (services then begin runs of their own)") from None
     for stage, step in shown.items() if runs else ():
         before[stage] = max(step, before.get(stage, step))
     made: list[Logger] = []
@@ -240,5 +243,5 @@ def create_loggers(
             raise UserError(f"train.loggers {name}: {_line(error)}; mend that, or take it out") from error
     if runs:
         with replacing(path) as file:
-            json.dump(known, file)
+            json.dump({"runs": runs, "shown": before}, file)
     return made

@@ -10,7 +10,7 @@ import pytest
 
 from fastsemi.common.errors import UserError
 from fastsemi.run.settings import TrainConfig
-from fastsemi.training.loggers import Careful, require_loggers
+from fastsemi.training.loggers import Careful, create_loggers, require_loggers
 from fastsemi.training.metrics import MetricLog
 
 
@@ -126,3 +126,10 @@ def test_errors_of_services_hold_no_password(caplog):
 
     Careful(Failing(), {}).write({"stage": "semi", "step": 1})
     assert "POST https://host/api failed: mail me@host" in caplog.text and "word" not in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"runs": 5, "shown": {}}'])
+def test_a_damaged_file_of_runs_is_named(tmp_path, content):
+    (tmp_path / "loggers.json").write_text(content)
+    with pytest.raises(UserError, match=r"loggers\.json is damaged; delete it"):
+        create_loggers((), tmp_path, tmp_path / "board", {}, [], {})
