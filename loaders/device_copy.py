@@ -150,7 +150,7 @@ class DeviceLoader(Loader):
                 "raise loader.timeout_s"
             ) from None
         except BaseException:  # a signal
-            self._batches.give_up()
+            self.give_up()
             self.close()
             raise
         finally:
@@ -161,6 +161,15 @@ class DeviceLoader(Loader):
         batch, tensors, copy = item
         self._copier.receive(tensors, copy)
         return batch
+
+    @property
+    def gave_up(self) -> bool:
+        """As of `Loader`."""
+        return self._batches.gave_up
+
+    def give_up(self) -> None:
+        """As of `Loader`."""
+        self._batches.give_up()
 
     def close(self) -> None:
         """Stop all threads and drop what was loaded. The engine stays open."""

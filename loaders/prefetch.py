@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from fastsemi.common.errors import BadImageError, UserError
+from fastsemi.common.object_store import UnreachableError
 from fastsemi.loaders.bad_images import BadImages
 from fastsemi.loaders.engines.base import Engine, Pending
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
@@ -44,6 +45,14 @@ class Loader(Iterator[LoadedBatch]):
     @abstractmethod
     def close(self) -> None:
         """Stop all threads and drop what was loaded. The engine stays open."""
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether waiting for a batch ended by a signal, or because what it comes from gives nothing."""
+        return False
+
+    def give_up(self) -> None:
+        """Let closing wait no longer for what has not come by then."""
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +168,7 @@ class Prefetcher(Loader):
         try:
             batch = self._next()
         except BaseException as error:
-            if not isinstance(error, Exception):  # a signal
+            if not isinstance(error, Exception) or isinstance(error, UnreachableError):  # or a signal
                 self.give_up()
             self.close()
             raise
@@ -228,8 +237,13 @@ class Prefetcher(Loader):
         slot.copy_(slot[:, torch.from_numpy(row)])
         return LoadedBatch(replace(plan, ids=plan.ids[row], labels=plan.labels[row]), slot, valid)
 
+    @property
+    def gave_up(self) -> bool:
+        """As of `Loader`."""
+        return not self._patience
+
     def give_up(self) -> None:
-        """Let closing wait no longer for what has not come by then."""
+        """As of `Loader`."""
         self._patience = 0.0
 
     def join(self, thread: threading.Thread) -> None:

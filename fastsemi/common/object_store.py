@@ -43,6 +43,10 @@ class RefusedError(UserError):
     """Nobody without other credentials may read or write there."""
 
 
+class UnreachableError(UserError):
+    """A store gives no answer, whatever it is asked next."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """An object."""
@@ -257,21 +261,24 @@ def _told(url: str, missing: str = _NO_OBJECT) -> Iterator[None]:
             raise RefusedError(
                 f"{url}: access is refused; give credentials by the environment (AWS_ACCESS_KEY_ID, ...)"
             ) from error
-        raise UserError(f"{url} cannot be {_cause(error)}") from error
+        raise _otherwise(url, error) from error
 
 
 _REFUSED = ("401", "403")
 
 
-def _cause(error: Exception) -> str:
-    """What is in the way, and the cure."""
+def _otherwise(url: str, error: Exception) -> UserError:
     text = str(error)
     if odd := re.search(r'Error parsing Path "(.*?)"', text):
-        return f"read, as it names {odd[1]}; rename that: no part of a name may be empty, . or .."
+        return UserError(
+            f"{url} cannot be read, as it names {odd[1]}; rename that: no part may be empty, . or .."
+        )
     if re.search("[Rr]ange request not supported|non-partial response", text):
-        return "read, as its server gives no parts of files; copy it to the disk"
-    cure = "check the network, the endpoint (AWS_ENDPOINT_URL, ...) and the region"
-    return f"reached ({_reason(error)}); {cure}"
+        return UserError(f"{url} cannot be read, as its server gives no parts of files; copy it to the disk")
+    return UnreachableError(
+        f"{url} cannot be reached ({_reason(error)}); check the network, the endpoint (AWS_ENDPOINT_URL, "
+        "...) and the region"
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -320,10 +320,15 @@ class Trainer:
                 for name, role in self.stage.roles.items()
             }
             self._loaders: list[Loader] = list(loaders.values())
-            yield (
-                {name: self.views.to_device(batch) for name, batch in zip(loaders, loaded, strict=True)}
-                for loaded in zip(*loaders.values(), strict=True)
-            )
+            try:
+                yield (
+                    {name: self.views.to_device(batch) for name, batch in zip(loaders, loaded, strict=True)}
+                    for loaded in zip(*loaders.values(), strict=True)
+                )
+            finally:
+                if any(loader.gave_up for loader in self._loaders):  # the others may read the same place
+                    for loader in self._loaders:
+                        loader.give_up()
 
     def _state(self) -> TrainingState:
         return TrainingState(self.stage.model, self.stage.extra_state(), self.optimizer)

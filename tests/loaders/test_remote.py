@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.loading.object_server import Faults, ObjectServer
+from benchmarks.loading.object_server import Faults, ObjectServer, _Handler
 from fastsemi.common import object_store
 from fastsemi.common.errors import UserError
+from fastsemi.common.object_store import MissingError, RefusedError, UnreachableError
 from fastsemi.common.urls import is_url, join, place
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.engines.choose import create_engine
@@ -167,6 +168,47 @@ def test_a_stalled_request_is_asked_again(server, monkeypatch):
     assert server.seen.requests["stalled"]
 
 
+def test_a_loader_does_not_wait_for_a_store_that_is_given_up(server, contract, sources, monkeypatch):
+    for name in ("SILENCE_S", "DEADLINE_S"):
+        monkeypatch.setattr(object_store, name, 0.2)
+    object_store._store.cache_clear()
+    stream = contract.stream(sources("tar").index, 8)
+    far = open_far("a.tar")
+    server.faults = Faults(stalled=1.0, stall=2)
+    running = create_engine("native", far, image_size=contract.SIZE, threads=1, max_pixels=MAX_PIXELS)
+    with Prefetcher(running, (stream.plan(step, 0) for step in range(6)), depth=2) as batches:
+        with pytest.raises(UnreachableError, match=r"a\.tar cannot be reached"):
+            next(batches)
+        assert batches.gave_up
+    running.close()
+
+
+def test_a_list_that_is_refused_or_of_no_bucket_says_so(server, monkeypatch):
+    for code, error in ((403, RefusedError), (404, MissingError)):
+        monkeypatch.setattr(_Handler, "_list", lambda self, *_, code=code: self._send(code, b"<Error/>"))
+        with pytest.raises(error, match=r"s3://b/folder"):
+            object_store.below("s3://b/folder")
+
+
+def test_a_server_without_parts_of_files_says_so(server, monkeypatch):
+    def whole(self, code, body, headers=None, cut=False, real=_Handler._send):
+        headers = {name: value for name, value in (headers or {}).items() if name != "Content-Range"}
+        real(self, 200, body, headers, cut)
+
+    entry = object_store.head("s3://b/a.tar")
+    monkeypatch.setattr(_Handler, "_send", whole)
+    for url in (entry.url, f"{server.url}/b/a.tar"):
+        with pytest.raises(UserError, match=r"a\.tar cannot be read, as its server gives no parts"):
+            object_store.fetch(url, 512, 100, entry.tag)
+
+
+def test_odd_names(server, sources):
+    shutil.copy(server.folder / "b" / "a.tar", server.folder / "b" / "a #b.tar")
+    for url in ("s3://b/a #b.tar", f"{server.url}/b/a%20%23b.tar", f"{server.url}/b/a #b.tar"):
+        assert object_store.head(url).size == object_store.head("s3://b/a.tar").size
+    require_images(Path("s3://b/folder"), "../a.tar")
+
+
 def test_urls():
     for what in ("s3://b/x", "s3:/b/x"):
         path = place(what)
@@ -177,6 +219,10 @@ def test_urls():
     for what, said in (
         ("https://me:word@h/x", "holds a user or a password"),
         ("https://h/x?sig=word", "query"),
+        ("s3://b/../c/x", "leads out of its bucket"),
+        ("gcs://b/x", r"gcs:// begins no URL that is read; give a bucket or a server after one of s3://"),
+        ("s3:///x", "s3:// begins no URL"),
+        ("s3://[b/x", "is no URL"),
     ):
         with pytest.raises(UserError, match=said) as error:
             DataConfig(train=what)
