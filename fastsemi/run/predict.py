@@ -96,24 +96,23 @@ class Predictor:
             is sorted. All of them in rank 0, none in other processes, which must iterate too.
 
         Raises:
-            UserError: A part holds no images, or no image can be read; a share may be empty.
+            UserError: A part holds no images, or no image can be read, which a share need not hold.
         """
         bad = self.unreadable = Unreadable()
-        found = mine = 0
+        found = 0
         for part in parts:
             data = Data(self._config.data, self._config.loader, device=self._device, bad=bad)
             try:
                 with processes.one_per_node_first():  # which indexes the images
                     images = _open(data, part)
                 images = replace(images, ids=images.ids[job.share(len(images.ids))])
-                mine += len(images.ids)
                 for batch in self._classify(data, images):
                     found += len(batch.paths)
                     yield batch
             finally:
                 data.close()
         share_broken(bad)
-        if mine and not processes.from_main(found):
+        if job.count == 1 and not processes.from_main(found):
             such = f", such as {bad.first.path}: {bad.first.reason}" if bad.first else ""
             raise UserError(
                 f"none of the images can be read ({len(bad.paths)} broken{such}); repair them, or give others"

@@ -58,6 +58,14 @@ def test_the_files_of_jobs_in_a_row_are_the_whole(predict, shapes, tmp_path, cap
     (one,) = list((shapes / "val").glob("bar/000.png"))
     assert predict(one, "--to", tmp_path / "one.csv", "--job", "1/2") == 0
     assert (tmp_path / "one-1-of-2.csv").read_text() == "path,class,confidence\n", "an empty share"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "0.png").write_bytes(b"broken")
+    (tmp_path / "half" / "1.png").write_bytes(one.read_bytes())
+    for i in (1, 2):
+        assert predict(tmp_path / "half", "--to", tmp_path / "half.parquet", "--job", f"{i}/2") == 0
+    assert "1 image left out, which cannot be read: " in capsys.readouterr().err
+    halves = [pq.read_table(tmp_path / f"half-{i}-of-2.parquet") for i in (1, 2)]
+    assert len(halves[0]) == 0 and len(pa.concat_tables(halves)) == 1
     assert predict(one, "--job", "0/2") == 2
     assert "--job is 0/2; give NUMBER/COUNT" in capsys.readouterr().err
 
