@@ -104,7 +104,7 @@ class Run:
             self._mirror = Mirror(url, self.folder)
             try:
                 if count := self._mirror.fetch():
-                    self._say(f"{count} files of the run came from {url}; a new run needs another train.mirror")
+                    self._say(f"{count} files of the run came from {url}; a new run needs another mirror")
             except UserError as refused:
                 error = refused
         if error := processes.from_main(error):
