@@ -127,7 +127,8 @@ class Mirror:
     def _copy(self) -> None:
         if not self._folder.checkpoints.exists():
             return
-        self._require_own(self._manifest())
+        there = self._manifest()
+        self._require_own(there)
         owner = _read(self._folder.mirrored)
         if owner is None:
             _write(self._folder.mirrored, owner := _owner(uuid.uuid4().hex))
@@ -140,8 +141,9 @@ class Mirror:
                     put(self._object(digest, name), content)
                     stored.add(self._object(digest, name))
             files[name] = digest
-        new = {"run": owner["run"], "by": owner["by"], "files": files}
-        put(self._at("manifest.json"), io.BytesIO(json.dumps(new).encode()))
+        if there is None or there["files"] != files:  # else it stays whose it was
+            new = {"run": owner["run"], "by": owner["by"], "files": files}
+            put(self._at("manifest.json"), io.BytesIO(json.dumps(new).encode()))
         unnamed = stored - {self._object(digest, name) for name, digest in files.items()}
         try:
             delete(sorted(unnamed))
