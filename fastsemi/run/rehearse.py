@@ -18,6 +18,7 @@ from fastsemi.kernels.dispatch import Kernels
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.loaders.plan.types import LoadedBatch, PlannedBatch
+from fastsemi.loaders.prefetch import Loader
 from fastsemi.parallel.stop import Stop
 from fastsemi.run.config import Config
 from fastsemi.run.fake_stage import FakeStage
@@ -129,19 +130,29 @@ def _trainer(config: Config, fake: FakeStage, data: Data) -> Trainer:
     )
 
 
+class _Loader(Loader):
+    """Batches as loaders leave them on the device."""
+
+    waited = 0.0
+
+    def __init__(self, cuda: PretendedCuda, fake: FakeStage, plans: Iterable[PlannedBatch]):
+        self._cuda, self._fake, self._plans = cuda, fake, iter(plans)
+
+    def __next__(self) -> LoadedBatch:
+        batch = self._fake.loaded(next(self._plans), self._fake.image_size)
+        if self._cuda.watch:
+            self._cuda.watch.hold([batch.images, *(batch.tensors or {}).values()])
+        return batch
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def _load(cuda: PretendedCuda, fake: FakeStage) -> Any:
-    """In place of `Data.load`: batches as loaders leave them on the device."""
+    """In place of `Data.load`."""
 
-    def batches(plans: Iterable[PlannedBatch], size: int) -> Iterator[LoadedBatch]:
-        for plan in plans:
-            batch = fake.loaded(plan, size)
-            if cuda.watch:
-                cuda.watch.hold([batch.images, *(batch.tensors or {}).values()])
-            yield batch
-
-    @contextmanager
-    def load(images: ImageSet, plans: Iterable[PlannedBatch], **_: Any) -> Iterator[Iterator[LoadedBatch]]:
-        yield batches(plans, fake.image_size)
+    def load(images: ImageSet, plans: Iterable[PlannedBatch], **_: Any) -> Loader:
+        return _Loader(cuda, fake, plans)
 
     return load
 
