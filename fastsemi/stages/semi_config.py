@@ -16,6 +16,7 @@ from fastsemi.stages.thresholds.settings import (
     FreeMatchConfig,
     RuleName,
     SoftMatchConfig,
+    SSTConfig,
 )
 
 MixMode = Literal["none", "pseudo", "pseudo_plus", "prob"]
@@ -44,13 +45,15 @@ class SemiConfig(LabelledStageConfig):
     threshold: float = 0.5
     """Least confidence of a pseudo label that counts, tau."""
     threshold_rule: RuleName = "fixed"
-    """What makes a pseudo label count: fixed (the paper's tau), flexmatch, freematch or softmatch."""
+    """What makes a pseudo label count: fixed (the paper's tau), flexmatch, freematch, softmatch or sst."""
     flexmatch: FlexMatchConfig = field(default_factory=FlexMatchConfig)
     """Options of the rule flexmatch."""
     freematch: FreeMatchConfig = field(default_factory=FreeMatchConfig)
     """Options of the rule freematch."""
     softmatch: SoftMatchConfig = field(default_factory=SoftMatchConfig)
     """Options of the rule softmatch."""
+    sst: SSTConfig = field(default_factory=SSTConfig)
+    """Options of the rule sst."""
     align: Literal["none", "uniform", "labelled"] = "none"
     """Distribution alignment of the pseudo labels: as if all classes were as frequent (uniform), or as
     frequent as among the labels."""

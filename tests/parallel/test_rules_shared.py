@@ -8,8 +8,9 @@ from fastsemi.parallel.settings import DistributedConfig
 from fastsemi.stages.thresholds.base import PseudoLabels
 from fastsemi.stages.thresholds.flexmatch import FlexMatch
 from fastsemi.stages.thresholds.freematch import FreeMatch
-from fastsemi.stages.thresholds.settings import FlexMatchConfig, FreeMatchConfig, SoftMatchConfig
+from fastsemi.stages.thresholds.settings import FlexMatchConfig, FreeMatchConfig, SoftMatchConfig, SSTConfig
 from fastsemi.stages.thresholds.softmatch import SoftMatch
+from fastsemi.stages.thresholds.sst import SST
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 
@@ -19,6 +20,7 @@ def learn(batches):
         FlexMatch(0.5, FlexMatchConfig(), 4, 40, 39),
         FreeMatch(FreeMatchConfig(momentum=0.5), 4),
         SoftMatch(SoftMatchConfig(momentum=0.5), 4),
+        SST(0.5, SSTConfig(), 4, 40),
     ]
     for step in batches:
         for logits, ids in step[group.rank() :: group.world()]:

@@ -10,8 +10,9 @@ from fastsemi.stages.thresholds.base import PseudoLabels
 from fastsemi.stages.thresholds.fixed import Fixed
 from fastsemi.stages.thresholds.flexmatch import FlexMatch
 from fastsemi.stages.thresholds.freematch import FreeMatch
-from fastsemi.stages.thresholds.settings import FlexMatchConfig, FreeMatchConfig, SoftMatchConfig
+from fastsemi.stages.thresholds.settings import FlexMatchConfig, FreeMatchConfig, SoftMatchConfig, SSTConfig
 from fastsemi.stages.thresholds.softmatch import SoftMatch
+from fastsemi.stages.thresholds.sst import SST
 
 CLASSES, BATCH, IMAGES, STEPS, MICRO = 4, 12, 40, 6, 3
 
@@ -121,6 +122,25 @@ class SlowSoftMatch:
         self.p = q.mean(0) if self.p is None else self.m * self.p + (1 - self.m) * q.mean(0)
 
 
+class SlowSST:
+    def __init__(self, tau, cutoff, factor):
+        self.cutoff, self.factor, self.levels, self.passed = cutoff, factor, np.full(CLASSES, tau), []
+
+    def weights(self, step):
+        for logits, _ in step:
+            yield [float(p.max() >= self.levels[p.argmax()]) for p in _softmax(logits)]
+
+    def learn(self, step):
+        self.passed += [p for logits, _ in step for p in _softmax(logits)]
+        if len(self.passed) < IMAGES:
+            return
+        for c in range(CLASSES):
+            sure = [p.max() for p in self.passed if p.argmax() == c and p.max() > self.cutoff]
+            if sure:
+                self.levels[c] = self.factor * np.mean(sure)
+        self.passed = []
+
+
 RULES = {
     "flexmatch": (
         lambda: FlexMatch(0.7, FlexMatchConfig(), CLASSES, IMAGES, IMAGES - 1),
@@ -139,6 +159,7 @@ RULES = {
         lambda: SoftMatch(SoftMatchConfig(momentum=0.6, sigmas=1, align=False), CLASSES),
         lambda: SlowSoftMatch(0.6, 1, False),
     ),
+    "sst": (lambda: SST(0.7, SSTConfig(0.5, 0.95), CLASSES, IMAGES), lambda: SlowSST(0.7, 0.5, 0.95)),
 }
 
 
@@ -178,6 +199,14 @@ def test_a_step_in_one_micro_batch_is_the_same_step(name):
         whole.update()
     for key, value in split.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[key], rtol=1e-6, atol=0)
+
+
+def test_a_class_that_no_sure_image_has_keeps_its_threshold():
+    rule = SST(0.7, SSTConfig(cutoff=0.6, factor=0.5), CLASSES, 3)
+    rule.observe(_labels([[9.0, 0, 0, 0], [9.0, 0, 0, 0], [0.1, 0, 0.2, 0]], [0, 1, 2]))
+    rule.update()
+    assert rule.thresholds().tolist() == pytest.approx([0.5, 0.7, 0.7, 0.7], abs=1e-3)
+    assert not rule.found.any(), "another pass begins"
 
 
 def test_the_fixed_rule_has_no_state():
@@ -234,6 +263,8 @@ def test_freematch_s_fairness_of_nothing_has_no_gradient():
         (lambda: FreeMatchConfig(fairness=-1.0), "semi.freematch.fairness"),
         (lambda: SoftMatchConfig(momentum=-0.1), "semi.softmatch.momentum"),
         (lambda: SoftMatchConfig(sigmas=0.0), "semi.softmatch.sigmas"),
+        (lambda: SSTConfig(cutoff=1.0), "semi.sst.cutoff"),
+        (lambda: SSTConfig(factor=0.0), "semi.sst.factor"),
     ],
 )
 def test_impossible_options_are_refused(make, message):

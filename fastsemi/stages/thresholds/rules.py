@@ -13,8 +13,10 @@ from fastsemi.stages.thresholds.settings import (
     FreeMatchConfig,
     RuleName,
     SoftMatchConfig,
+    SSTConfig,
 )
 from fastsemi.stages.thresholds.softmatch import SoftMatch
+from fastsemi.stages.thresholds.sst import SST
 
 
 class RuleSettings(Protocol):
@@ -27,7 +29,7 @@ class RuleSettings(Protocol):
 
     @property
     def threshold(self) -> float:
-        """tau of `fixed` and `flexmatch`."""
+        """tau of `fixed`, `flexmatch` and `sst`."""
         ...
 
     @property
@@ -42,6 +44,11 @@ class RuleSettings(Protocol):
 
     @property
     def softmatch(self) -> SoftMatchConfig:
+        """Options of that rule."""
+        ...
+
+    @property
+    def sst(self) -> SSTConfig:
         """Options of that rule."""
         ...
 
@@ -64,3 +71,5 @@ def create_rule(config: RuleSettings, *, classes: int, images: int, highest_id: 
             return FreeMatch(config.freematch, classes)
         case "softmatch":
             return SoftMatch(config.softmatch, classes)
+        case "sst":
+            return SST(config.threshold, config.sst, classes, images)

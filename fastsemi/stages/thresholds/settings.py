@@ -8,7 +8,7 @@ from typing import Literal
 
 from fastsemi.common.errors import UserError
 
-RuleName = Literal["fixed", "flexmatch", "freematch", "softmatch"]
+RuleName = Literal["fixed", "flexmatch", "freematch", "softmatch", "sst"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,23 @@ class FreeMatchConfig:
             raise UserError(f"semi.freematch.momentum is {self.momentum}; it must lie in [0, 1)")
         if not 0 <= self.fairness < math.inf:
             raise UserError(f"semi.freematch.fairness is {self.fairness}; it must be finite and not negative")
+
+
+@dataclass(frozen=True)
+class SSTConfig:
+    """Self-adaptive thresholds of SST; semi.threshold holds during the first pass over the images."""
+
+    cutoff: float = 0.5
+    """C: less confident pseudo labels do not count for the threshold of their class."""
+    factor: float = 0.9
+    """S: the threshold is this share of the mean confidence of those that count."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if not 0 <= self.cutoff < 1:
+            raise UserError(f"semi.sst.cutoff is {self.cutoff}; it must lie in [0, 1)")
+        if not 0 < self.factor <= 1:
+            raise UserError(f"semi.sst.factor is {self.factor}; it must lie in (0, 1]")
 
 
 @dataclass(frozen=True)
