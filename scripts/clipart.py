@@ -3,8 +3,8 @@
     apt-get install openclipart-png
     python scripts/clipart.py data/clipart
 
-Links to pictures of other folders are left out, and drawings of over 4,096 pixels, which take minutes. Names of one object begin with one word. What becomes of the
-pictures is said in `scripts/cutouts.py`.
+Links to pictures of other folders are left out, and drawings of over 4,096 pixels, which take minutes. Names
+of one object begin with one word. What becomes of the pictures is said in `scripts/cutouts.py`.
 """
 
 from __future__ import annotations
