@@ -72,6 +72,7 @@ class Batches:
                 options=self.loader.dali,
                 device=self._device or torch.device("cpu"),
                 max_memory=self.loader.max_memory,
+                jpeg_index_gb=self.loader.jpeg_index_gb,
             )
         return self._engines[key]
 

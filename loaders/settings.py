@@ -182,6 +182,11 @@ class LoaderConfig:
     """GiB that an engine may need to decode images, as their sizes tell; those too large for a thread's share
     wait for one another, and one that alone needs more than half of it is refused before training. 0: half
     of the memory that is available at the start, shared among the processes of the machine."""
+    jpeg_index_gb: float = 1.0
+    """GiB of memory in which each process's native engine keeps where parts of the JPEGs begin, so that from
+    the second epoch on it decodes little more of them than the views show. It takes a byte for every 256
+    pixels of an image; where that is more than this, or than a share of a sixteenth of the memory that is
+    available at the start, the parts are larger. 0 for none."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the run stops."""
     cache_dir: Path | None = None
@@ -199,6 +204,7 @@ class LoaderConfig:
             ("threads", self.threads, self.threads <= MOST_THREADS, f"be at most {MOST_THREADS}"),
             ("prefetch", self.prefetch, self.prefetch >= 1, "be at least 1"),
             ("max_memory", self.max_memory, 0 <= self.max_memory < math.inf, "be 0 (automatic) or more"),
+            ("jpeg_index_gb", self.jpeg_index_gb, 0 <= self.jpeg_index_gb < math.inf, "be 0 (none) or more"),
             ("cache_gb", self.cache_gb, 0 <= self.cache_gb < math.inf, "be 0 (no cache) or more"),
             ("remote_threads", self.remote_threads, 1 <= self.remote_threads <= MOST_THREADS, _SOME),
             ("timeout_s", self.timeout_s, 0 < self.timeout_s < math.inf, "be positive and finite"),

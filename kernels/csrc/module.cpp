@@ -19,6 +19,7 @@ namespace {
 using Windows = py::array_t<int32_t, py::array::c_style>;
 using Flips = py::array_t<bool, py::array::c_style>;
 using Pixels = py::array_t<uint8_t, py::array::c_style>;
+using Words = py::array_t<uint64_t, py::array::c_style>;
 using Offsets = py::array_t<int64_t, py::array::c_style>;
 
 const Kernels& choose_kernels(const std::string& name) {
@@ -43,13 +44,18 @@ struct Ticket {
 
 class Operator {
 public:
-    Operator(int threads, const std::string& kernels, bool use_baseline)
-        : kernels_(choose_kernels(kernels)), pool_(new Pool(threads, kernels_, use_baseline)) {}
+    // words, starts: memory of what is learnt of each file, `words[starts[i]]` onwards of image i; none for no image.
+    Operator(int threads, const std::string& kernels, bool use_baseline, Words words, Offsets starts)
+        : kernels_(choose_kernels(kernels)), words_(std::move(words)), starts_(std::move(starts)) {
+        require(words_.ndim() == 1 && words_.writeable() && starts_.ndim() == 1, "words and starts must be vectors");
+        pool_.reset(new Pool(threads, kernels_, use_baseline));
+    }
 
     // encoded: bytes-like objects, or file names as bytes when `files`. Arrays as in the wrapper's documentation.
     int64_t submit(const py::sequence& encoded, bool files, const Windows& windows, const Flips& flips, Pixels out,
-                   int64_t max_pixels, const Windows& sizes) {
+                   int64_t max_pixels, const Windows& sizes, const Offsets& ids) {
         Ticket ticket = plan(static_cast<py::ssize_t>(encoded.size()), windows, flips, std::move(out), max_pixels, sizes);
+        give_records(*ticket.batch, ids);
         for (size_t b = 0; b < ticket.batch->items.size(); ++b) {
             Batch::Item& item = ticket.batch->items[b];
             if (files) {
@@ -171,6 +177,19 @@ private:
         return ticket;
     }
 
+    // The memory of each image.
+    void give_records(Batch& batch, const Offsets& ids) {
+        if (starts_.size() == 0) return;
+        require(ids.ndim() == 1 && ids.shape(0) == static_cast<py::ssize_t>(batch.items.size()), "ids must be [B]");
+        for (py::ssize_t b = 0; b < ids.shape(0); ++b) {
+            const int64_t id = ids.at(b);
+            require(id >= 0 && id + 1 < starts_.shape(0), "ids must be images that the operator was made for");
+            const int64_t start = starts_.at(id), end = starts_.at(id + 1);
+            require(0 <= start && start <= end && end <= words_.shape(0), "starts must ascend within words");
+            batch.items[b].record = {words_.mutable_data() + start, static_cast<size_t>(end - start)};
+        }
+    }
+
     int64_t start(Ticket ticket) {
         pool_->submit(ticket.batch);
         tickets_.emplace(++last_, std::move(ticket));
@@ -178,6 +197,8 @@ private:
     }
 
     const Kernels& kernels_;
+    Words words_;
+    const Offsets starts_;
     std::map<int64_t, Ticket> tickets_;
     int64_t last_ = 0;
     std::unique_ptr<Pool, PoolDeleter> pool_;  // last, so that its threads end before the tickets go
@@ -193,10 +214,10 @@ PYBIND11_MODULE(_native, m) {
         return names;
     });
     py::class_<Operator>(m, "Operator")
-        .def(py::init<int, const std::string&, bool>(), py::arg("threads"), py::arg("kernels") = "",
-             py::arg("use_baseline") = true)
+        .def(py::init<int, const std::string&, bool, Words, Offsets>(), py::arg("threads"), py::arg("kernels") = "",
+             py::arg("use_baseline") = true, py::arg("words").noconvert() = Words(0), py::arg("starts") = Offsets(0))
         .def("submit", &Operator::submit, py::arg("encoded"), py::arg("files"), py::arg("windows"), py::arg("flips"),
-             py::arg("out").noconvert(), py::arg("max_pixels"), py::arg("sizes"))
+             py::arg("out").noconvert(), py::arg("max_pixels"), py::arg("sizes"), py::arg("ids") = Offsets(0))
         .def("submit_pixels", &Operator::submit_pixels, py::arg("file"), py::arg("offsets"), py::arg("windows"),
              py::arg("flips"), py::arg("out").noconvert(), py::arg("max_pixels"), py::arg("sizes"))
         .def("wait", &Operator::wait)

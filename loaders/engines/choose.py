@@ -47,6 +47,7 @@ def create_engine(
     options: DaliOptions | None = None,
     device: torch.device | None = None,
     max_memory: float = 0.0,
+    jpeg_index_gb: float = 0.0,
 ) -> Engine:
     """Build the engine called `name` for a source.
 
@@ -59,6 +60,7 @@ def create_engine(
         options: Options of the `dali` engine.
         device: Where the batches are wanted; by default on the current CUDA device where there is one.
         max_memory: GiB in which images are decoded; 0 for a fair share of half of what is available.
+        jpeg_index_gb: GiB at most in which `native` keeps where parts of JPEGs begin.
 
     Raises:
         UserError: Unknown name, or an engine that cannot run here or with this source.
@@ -66,15 +68,20 @@ def create_engine(
     turned = source.turns is not None and name != "reference"  # which turns images itself
     stored = source.as_stored() if turned else source
     memory = decoding_memory(max_memory)
-    engine = _create(name, stored, image_size, threads, max_pixels, options, device, memory)
+    index_bytes = min(int(jpeg_index_gb * 2**30), _share(available_memory() // 16))
+    engine = _create(name, stored, image_size, threads, max_pixels, options, device, memory, index_bytes)
     bounded = BoundedEngine(engine, memory)
     return TurningEngine(bounded, source) if turned else bounded
 
 
 def decoding_memory(max_memory: float) -> int:
     """Bytes in which images are decoded, of `loader.max_memory` in GiB."""
-    share = available_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of each process here
-    return int(max_memory * 2**30) or share
+    return int(max_memory * 2**30) or _share(available_memory() // 2)
+
+
+def _share(memory: int) -> int:
+    """What each process of this machine has of some memory."""
+    return memory // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _create(
@@ -86,12 +93,13 @@ def _create(
     options: DaliOptions | None,
     device: torch.device | None,
     memory: int,
+    index_bytes: int,
 ) -> Engine:
     if name not in get_args(EngineName):
         raise UserError(f"loader.engine {name!r} is unknown; use {', '.join(get_args(EngineName))}")
     gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
     chosen, reason = resolve(name, gpu)
-    make = partial(_make, source, image_size, threads, max_pixels, options, gpu)
+    make = partial(_make, source, image_size, threads, max_pixels, options, gpu, index_bytes)
     if name == "auto":
         if len(names := candidates(gpu)) > 1:
             makers = {each: partial(lambda each: BoundedEngine(make(each), memory), each) for each in names}
@@ -110,8 +118,11 @@ def _make(
     max_pixels: int,
     options: DaliOptions | None,
     gpu: bool,
+    index_bytes: int,
     name: EngineName,
 ) -> Engine:
+    if name == "native":
+        return NativeEngine(source, image_size, threads, max_pixels, index_bytes)
     if name == "dali":
         number = torch.cuda.current_device() if gpu else None
         return DaliEngine(source, image_size, threads, max_pixels, number, options)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastsemi.common.errors import BadImageError
 from fastsemi.common.spans import record
 from fastsemi.loaders.engines.base import JPEG_BYTES, PILLOW_BYTES, Engine, Pending, Reading
+from fastsemi.loaders.engines.jpeg_index import JpegIndex
 from fastsemi.loaders.engines.native_operator import Operator, Ticket
 from fastsemi.loaders.engines.reference import Done
 from fastsemi.loaders.index.formats import is_jpeg_name
@@ -50,13 +51,18 @@ class NativeEngine(Engine):
     """Partial JPEG decode and a SIMD resize, in a pool of C++ threads.
 
     JPEG files in folders are read by the thread that decodes them; bytes of other sources by a few readers.
+
+    Args:
+        source: As of every engine; so are the others.
+        index_bytes: Memory for where parts of the JPEGs begin, at most; 0 for none.
     """
 
     name = "native"
 
-    def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int):
+    def __init__(self, source: Source, image_size: int, threads: int, max_pixels: int, index_bytes: int = 0):
         super().__init__(source, image_size, threads, max_pixels)
-        self.operator = Operator(threads)
+        self.index = JpegIndex.create(source.sizes, index_bytes)
+        self.operator = Operator(threads, index=self.index)
         self._readers = ThreadPoolExecutor(self.readers, thread_name_prefix="fastsemi-read")
         self._file: int | None = None  # a .beton of pixels
 
@@ -67,7 +73,7 @@ class NativeEngine(Engine):
             paths = [self.source.path(int(i)) for i in batch.ids]
             if all(map(is_jpeg_name, paths)):
                 ticket = self.operator.submit_paths(
-                    [os.fsencode(path) for path in paths], *self._arguments(batch, slot)
+                    [os.fsencode(path) for path in paths], *self._arguments(batch, slot), batch.ids
                 )
                 return _Submitted(self, batch.ids, ticket, lost)
         if isinstance(self.source, BetonSource) and self.source.is_file and self.source.raw[batch.ids].all():
@@ -91,7 +97,7 @@ class NativeEngine(Engine):
             contents = self.source.read(batch.ids)
         lost.update((b, c) for b, c in enumerate(contents) if isinstance(c, BadImageError))
         encoded = [b"" if isinstance(c, BadImageError) else c for c in contents]
-        return self.operator.submit(encoded, *self._arguments(batch, slot))
+        return self.operator.submit(encoded, *self._arguments(batch, slot), batch.ids)
 
     def _arguments(self, batch: PlannedBatch, slot: torch.Tensor) -> tuple:
         sizes = np.ascontiguousarray(self.source.sizes[batch.ids], dtype=np.int32)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fastsemi.common.errors import BadImageError, UserError
 from fastsemi.common.spans import record
+from fastsemi.loaders.engines.jpeg_index import JpegIndex
 from fastsemi.loaders.engines.reference import check_size, decode_rgb
 from fastsemi.loaders.index.regular import open_regular
 
@@ -66,12 +67,13 @@ class Operator:
     Args:
         threads: Threads of the operator.
         kernels: One of `fastsemi._native.available_kernels()`, by default the fastest.
+        index: Memory of where parts of the JPEGs begin, which is filled; batches then need `ids`.
 
     Raises:
         UserError: The operator was not built, or `threads` is less than 1.
     """
 
-    def __init__(self, threads: int, kernels: str = ""):
+    def __init__(self, threads: int, kernels: str = "", index: JpegIndex | None = None):
         reason = available()
         if reason is not None:
             raise UserError(reason)
@@ -79,7 +81,8 @@ class Operator:
             raise UserError(f"loader.threads is {threads}; use at least 1")
         from fastsemi import _native
 
-        self._native = _native.Operator(threads, kernels)
+        memory = {} if index is None else {"words": index.words, "starts": index.starts}
+        self._native = _native.Operator(threads, kernels, **memory)
         self._threads, self._process = threads, os.getpid()
         self._pillow: ThreadPoolExecutor | None = None
 
@@ -91,6 +94,7 @@ class Operator:
         out: NDArray[np.uint8],
         max_pixels: int,
         sizes: NDArray[np.int32],
+        ids: NDArray[np.int64] | None = None,
     ) -> Ticket:
         """Start on a batch of B images with V views each; any number of batches may be on their way.
 
@@ -101,11 +105,12 @@ class Operator:
             out: [V, B, S, S, 3], C-contiguous; not to be read before `wait`.
             max_pixels: Larger images are refused.
             sizes: [B, 2] expected width and height; another size is an error, 0 allows any.
+            ids: [B] which images of the index they are, where there is one.
 
         Raises:
             ValueError: Shapes do not fit together.
         """
-        ticket = self._submit(list(encoded), None, windows, flips, out, max_pixels, sizes)
+        ticket = self._submit(list(encoded), None, windows, flips, out, max_pixels, sizes, ids)
         for b, data in enumerate(encoded):
             if bytes(data[:3]) != JPEG_MAGIC:
                 ticket.others[b] = self._executor().submit(self._decode, ticket, b)
@@ -119,9 +124,10 @@ class Operator:
         out: NDArray[np.uint8],
         max_pixels: int,
         sizes: NDArray[np.int32],
+        ids: NDArray[np.int64] | None = None,
     ) -> Ticket:
         """As `submit`, with file names: each file is read by the thread that decodes it."""
-        return self._submit(None, list(paths), windows, flips, out, max_pixels, sizes)
+        return self._submit(None, list(paths), windows, flips, out, max_pixels, sizes, ids)
 
     def submit_pixels(
         self,
@@ -159,10 +165,12 @@ class Operator:
         out: NDArray[np.uint8],
         max_pixels: int,
         sizes: NDArray[np.int32],
+        ids: NDArray[np.int64] | None,
     ) -> Ticket:
         self._check(out)
+        of = np.zeros(0, np.int64) if ids is None else ids
         number = self._native.submit(
-            encoded if paths is None else paths, paths is not None, windows, flips, out, max_pixels, sizes
+            encoded if paths is None else paths, paths is not None, windows, flips, out, max_pixels, sizes, of
         )
         return Ticket(number, encoded, paths, windows, flips, out, sizes, max_pixels)
 

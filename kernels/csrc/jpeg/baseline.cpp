@@ -15,7 +15,7 @@ struct BaselineDecoder::Scan {
         int prediction;
     };
     Part parts[4];
-    int count, unit_cols, last_row;
+    int count, unit_cols, unit_rows, last_row;
     unsigned restart_interval;
     const uint8_t* bytes;
     const std::vector<size_t>* segments;
@@ -79,6 +79,8 @@ struct Reader {
         count -= entry;
     }
     bool overrun() const { return at - (count >> 3 & 7) > end; }
+    // How many bits after `start` the next one is.
+    uint64_t bit(const uint8_t* start) const { return 8 * static_cast<uint64_t>(at - start) - (count & 63); }
 };
 
 enum class Result { bad, only_dc, full };
@@ -135,52 +137,122 @@ done:
     return k == HuffmanTable::kEndOfBlock + 2 ? Result::only_dc : Result::full;
 }
 
-// Decodes minimum coded units up to the last row with a block that is needed.
-FASTSEMI_INLINE bool decode_rows(BaselineDecoder::Scan& scan, Views& views) {
+// The place of the decoder in a scan; the predictions belong to it.
+struct Cursor {
+    Reader reader;
+    size_t segment;
+    unsigned until_restart;
+    int unit;
+};
+
+// The blocks of a row of units that are needed, and its columns of units with one.
+struct Row {
+    int number, from, to;
+    const uint8_t* need[3][4];
+};
+
+Row begin_row(const BaselineDecoder::Scan& scan, Views& views, int number) {
+    Row row{number, scan.unit_cols, 0, {}};
+    for (int i = 0; i < scan.count; ++i) {
+        const auto& p = scan.parts[i];
+        for (int y = 0; y < p.v; ++y) {
+            const BlockRow blocks = views.begin_row(p.component, number * p.v + y, y);
+            row.need[i][y] = blocks.need;
+            if (blocks.from >= blocks.to) continue;
+            row.from = std::min(row.from, blocks.from / p.h);
+            row.to = std::max(row.to, (blocks.to + p.h - 1) / p.h);
+        }
+    }
+    return row;
+}
+
+// Goes to a known place. False where it lies outside of its segment.
+bool enter(BaselineDecoder::Scan& scan, const EntryPoints& points, int number, Cursor& cursor) {
+    const EntryPoint point = points.at(number);
+    const unsigned unit = static_cast<unsigned>(points.unit(number)), interval = scan.restart_interval;
     const std::vector<size_t>& segments = *scan.segments;
-    size_t segment = 0;
-    Reader reader{scan.bytes, scan.bytes + segments[0], 0, 0};
-    unsigned until_restart = scan.restart_interval;
+    const size_t segment = interval ? unit / interval : 0;
+    if (segment >= segments.size()) return false;
+    const size_t start = segment ? segments[segment - 1] : 0;
+    if (point.bit / 8 < start || point.bit / 8 > segments[segment]) return false;
+    cursor = {{scan.bytes + point.bit / 8, scan.bytes + segments[segment], 0, 0},
+              segment, interval ? interval - unit % interval : 0, static_cast<int>(unit)};
+    cursor.reader.refill();
+    cursor.reader.skip(point.bit % 8);
+    for (int i = 0; i < scan.count; ++i) scan.parts[i].prediction = point.prediction[i];
+    return true;
+}
+
+// Decodes the units before `end`, all of `row` with Store.
+template <bool Store>
+FASTSEMI_INLINE bool decode_units(BaselineDecoder::Scan& scan, Views& views, EntryPoints& points, Cursor& cursor,
+                                  int end, const Row* row) {
+    const std::vector<size_t>& segments = *scan.segments;
     int16_t unused[65];
-    for (int row = 0; row < scan.last_row; ++row) {
-        const uint8_t* need[3][4];
+    for (; cursor.unit < end; ++cursor.unit) {
+        if (scan.restart_interval && cursor.until_restart-- == 0) {
+            if (++cursor.segment == segments.size()) return false;
+            cursor.reader = {scan.bytes + segments[cursor.segment - 1], scan.bytes + segments[cursor.segment], 0, 0};
+            for (int i = 0; i < scan.count; ++i) scan.parts[i].prediction = 0;
+            cursor.until_restart = scan.restart_interval - 1;
+        }
+        if (cursor.unit == points.next()) {
+            EntryPoint point{cursor.reader.bit(scan.bytes), {}};
+            for (int i = 0; i < scan.count; ++i) point.prediction[i] = scan.parts[i].prediction;
+            points.note(point);
+        }
+        const int col = Store ? cursor.unit - row->number * scan.unit_cols : 0;
         for (int i = 0; i < scan.count; ++i) {
             auto& p = scan.parts[i];
-            for (int y = 0; y < p.v; ++y) need[i][y] = views.begin_row(p.component, row * p.v + y, y);
-        }
-        for (int col = 0; col < scan.unit_cols; ++col) {
-            if (scan.restart_interval && until_restart-- == 0) {
-                if (++segment == segments.size()) return false;
-                reader = {scan.bytes + segments[segment - 1], scan.bytes + segments[segment], 0, 0};
-                for (int i = 0; i < scan.count; ++i) scan.parts[i].prediction = 0;
-                until_restart = scan.restart_interval - 1;
-            }
-            for (int i = 0; i < scan.count; ++i) {
-                auto& p = scan.parts[i];
-                for (int b = 0; b < p.v * p.h; ++b) {
-                    const int y = b / p.h, x = col * p.h + b % p.h, wanted = need[i][y][x];
-                    Result result;
-                    if (wanted) {
-                        result = decode_block<true>(reader, *p.dc, *p.ac, p.prediction, views.slot(p.component));
-                        views.commit(p.component, x, row * p.v + y, wanted, result == Result::only_dc);
-                    } else {
-                        result = decode_block<false>(reader, *p.dc, *p.ac, p.prediction, unused);
-                    }
-                    if (result == Result::bad || reader.overrun()) return false;
+            for (int b = 0; b < p.v * p.h; ++b) {
+                const int y = b / p.h, x = col * p.h + b % p.h, wanted = Store ? row->need[i][y][x] : 0;
+                Result result;
+                if (wanted) {
+                    result = decode_block<true>(cursor.reader, *p.dc, *p.ac, p.prediction, views.slot(p.component));
+                    views.commit(p.component, x, row->number * p.v + y, wanted, result == Result::only_dc);
+                } else {
+                    result = decode_block<false>(cursor.reader, *p.dc, *p.ac, p.prediction, unused);
                 }
+                if (result == Result::bad || cursor.reader.overrun()) return false;
             }
         }
     }
     return true;
 }
 
+// What no view needs is passed over from one known place to the next, or decoded where none is known: damage there
+// is found in either case, now or when it became known.
+FASTSEMI_INLINE bool skip_units(BaselineDecoder::Scan& scan, Views& views, EntryPoints& points, Cursor& cursor,
+                                int end) {
+    const int number = points.before(end);
+    if (points.unit(number) > cursor.unit && !enter(scan, points, number, cursor)) return false;
+    return decode_units<false>(scan, views, points, cursor, end, nullptr);
+}
+
+// Decodes up to the last row with a block that is needed.
+FASTSEMI_INLINE bool decode_rows(BaselineDecoder::Scan& scan, Views& views, EntryPoints& points) {
+    Cursor cursor{{scan.bytes, scan.bytes + (*scan.segments)[0], 0, 0}, 0, scan.restart_interval, 0};
+    for (int number = 0; number < scan.last_row; ++number) {
+        const Row row = begin_row(scan, views, number);
+        if (row.from >= row.to) continue;
+        const int start = number * scan.unit_cols;
+        if (!skip_units(scan, views, points, cursor, start + row.from)) return false;
+        if (!decode_units<true>(scan, views, points, cursor, start + row.to, &row)) return false;
+    }
+    const int end = scan.last_row * scan.unit_cols;
+    return points.unit(points.known()) >= end || skip_units(scan, views, points, cursor, end);
+}
+
 #if defined(__x86_64__) || defined(__i386__)
-__attribute__((target("bmi,bmi2"))) bool decode_rows_bmi2(BaselineDecoder::Scan& scan, Views& views) {
-    return decode_rows(scan, views);
+__attribute__((target("bmi,bmi2"))) bool decode_rows_bmi2(BaselineDecoder::Scan& scan, Views& views,
+                                                               EntryPoints& points) {
+    return decode_rows(scan, views, points);
 }
 #endif
 
-bool decode_rows_portable(BaselineDecoder::Scan& scan, Views& views) { return decode_rows(scan, views); }
+bool decode_rows_portable(BaselineDecoder::Scan& scan, Views& views, EntryPoints& points) {
+    return decode_rows(scan, views, points);
+}
 
 }  // namespace
 
@@ -194,9 +266,11 @@ bool BaselineDecoder::prepare(const jpeg_decompress_struct& info, Scan& scan) {
     const bool single = info.comps_in_scan == 1;
     scan.count = info.comps_in_scan;
     scan.restart_interval = info.restart_interval;
-    const int unit = 8 * info.max_h_samp_factor;
+    const int unit = 8 * info.max_h_samp_factor, unit_height = 8 * info.max_v_samp_factor;
     scan.unit_cols = single ? static_cast<int>(info.cur_comp_info[0]->width_in_blocks)
                             : (static_cast<int>(info.image_width) + unit - 1) / unit;
+    scan.unit_rows = single ? static_cast<int>(info.cur_comp_info[0]->height_in_blocks)
+                            : (static_cast<int>(info.image_height) + unit_height - 1) / unit_height;
     int blocks = 0;
     for (int i = 0; i < scan.count; ++i) {
         const jpeg_component_info& c = *info.cur_comp_info[i];
@@ -242,7 +316,8 @@ bool BaselineDecoder::unstuff(const uint8_t* data, size_t size) {
     return true;
 }
 
-bool BaselineDecoder::decode(const jpeg_decompress_struct& info, const uint8_t* data, size_t size, Views& views) {
+bool BaselineDecoder::decode(const jpeg_decompress_struct& info, const uint8_t* data, size_t size, Views& views,
+                             EntryPoints& points) {
     Scan scan;
     if (!prepare(info, scan) || !unstuff(data, size)) return false;
     scan.last_row = 0;
@@ -252,10 +327,11 @@ bool BaselineDecoder::decode(const jpeg_decompress_struct& info, const uint8_t* 
     }
     scan.bytes = bytes_.data();
     scan.segments = &segment_;
+    points.begin(scan.unit_cols * scan.unit_rows);
 #if defined(__x86_64__) || defined(__i386__)
-    if (__builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")) return decode_rows_bmi2(scan, views);
+    if (__builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")) return decode_rows_bmi2(scan, views, points);
 #endif
-    return decode_rows_portable(scan, views);
+    return decode_rows_portable(scan, views, points);
 }
 
 }  // namespace fastsemi

@@ -1,7 +1,8 @@
 // Entropy decoder of the JPEGs most data sets consist of: Huffman coded, sequential, 8 bits, one scan.
 //
-// It decodes the blocks that the views need, skips over the others and stops after the last of them. What it
-// does not know, or finds damaged, it declines; libjpeg then decodes the file or says what is wrong with it.
+// It decodes the blocks that the views need, skips over the others and stops after the last of them; what was
+// decoded before it passes over from one entry point to the next. What it does not know, or finds damaged, it
+// declines; libjpeg then decodes the file or says what is wrong with it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 
 #include <jpeglib.h>
 
+#include "jpeg/entry_points.h"
 #include "jpeg/huffman.h"
 #include "jpeg/views.h"
 
@@ -20,9 +22,11 @@ public:
     // Whether the scan that jpeg_read_header stopped at is of the kind this decoder knows.
     static bool knows(const jpeg_decompress_struct& info);
 
-    // Decodes the scan at `data`, where jpeg_read_header stopped, into `views`, which was planned.
+    // Decodes the scan at `data`, where jpeg_read_header stopped, into `views`, which was planned. `points` was opened
+    // for the file, and knows more of it afterwards.
     // Returns false where the scan is damaged or truncated: `views` must be planned again.
-    bool decode(const jpeg_decompress_struct& info, const uint8_t* data, size_t size, Views& views);
+    bool decode(const jpeg_decompress_struct& info, const uint8_t* data, size_t size, Views& views,
+                EntryPoints& points);
 
     struct Scan;
 

@@ -93,13 +93,13 @@ struct JpegDecoder::Step {
         auto* common = reinterpret_cast<j_common_ptr>(&d.info_);
         for (int c = 0; c < d.info_.num_components; ++c) {
             for (int y = d.views_.first_row(c); y < d.views_.end_row(c); ++y) {
-                const uint8_t* need = d.views_.begin_row(c, y, 0);
+                const BlockRow row = d.views_.begin_row(c, y, 0);
                 JBLOCKARRAY blocks = d.info_.mem->access_virt_barray(common, d.coefficients_[c], y, 1, FALSE);
-                for (int x = 0; x < static_cast<int>(d.info_.comp_info[c].width_in_blocks); ++x) {
-                    if (!need[x]) continue;
+                for (int x = row.from; x < row.to; ++x) {
+                    if (!row.need[x]) continue;
                     int16_t* slot = d.views_.slot(c);
                     for (int i = 0; i < 64; ++i) slot[(i % 8) * 8 + i / 8] = blocks[0][x][i];
-                    d.views_.commit(c, x, y, need[x], false);
+                    d.views_.commit(c, x, y, row.need[x], false);
                 }
             }
         }
@@ -127,12 +127,13 @@ Status JpegDecoder::fail(std::string message) {
 }
 
 Status JpegDecoder::decode(const uint8_t* data, size_t size, const Limits& limits, const Window* windows, int count,
-                           int side) {
+                           int side, Record record) {
     resize_seconds_ = 0;
     lacks_scans_ = false;
     if (size < 3 || data[0] != 0xff || data[1] != 0xd8 || data[2] != 0xff) return Status::not_jpeg;
     data_ = data;
     size_ = size;
+    record_ = record;
     std::memset(&info_, 0, sizeof info_);
     std::memset(&progress_, 0, sizeof progress_);
     info_.err = jpeg_std_error(&guard_);
@@ -197,7 +198,11 @@ bool JpegDecoder::decode_blocks(const Window* windows, int count, int side) {
                                                                  : Color::rgb;
     if (use_baseline && BaselineDecoder::knows(info_) && make_layout(false)) {
         views_.plan(layout_, color, windows, count, side, true);
-        if (baseline_.decode(info_, info_.src->next_input_byte, info_.src->bytes_in_buffer, views_)) return true;
+        points_.open(record_, data_, size_);
+        if (baseline_.decode(info_, info_.src->next_input_byte, info_.src->bytes_in_buffer, views_, points_)) {
+            points_.save();
+            return true;
+        }
     }
     if (!Step::run(*this, [](JpegDecoder& d) { d.coefficients_ = jpeg_read_coefficients(&d.info_); })) return false;
     lacks_scans_ = lacks_scans(info_);

@@ -30,8 +30,10 @@ class JpegDecoder {
 public:
     explicit JpegDecoder(const Kernels& kernels) : views_(kernels) {}
 
-    // Fills the `out` of every window. On `failed`, message() says why.
-    Status decode(const uint8_t* data, size_t size, const Limits& limits, const Window* windows, int count, int side);
+    // Fills the `out` of every window. On `failed`, message() says why. What is learnt of the file stands in `record`
+    // afterwards, and makes the next decode of the same bytes faster.
+    Status decode(const uint8_t* data, size_t size, const Limits& limits, const Window* windows, int count, int side,
+                  Record record = {});
     const std::string& message() const { return message_; }
     // Seconds of the last `decode` in which views were resized; the rest was decoding.
     double resize_seconds() const { return resize_seconds_; }
@@ -55,6 +57,8 @@ private:
 
     Views views_;
     BaselineDecoder baseline_;
+    EntryPoints points_;
+    Record record_;
     jpeg_decompress_struct info_;
     jpeg_progress_mgr progress_;
     Guard guard_;

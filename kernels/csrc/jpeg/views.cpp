@@ -1,6 +1,7 @@
 #include "jpeg/views.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstring>
 
 namespace fastsemi {
@@ -94,15 +95,18 @@ void Views::plan_planes(const ComponentLayout& layout, Component& c) {
     c.queued = 0;
 }
 
-const uint8_t* Views::begin_row(int component, int block_row, int lane) {
+BlockRow Views::begin_row(int component, int block_row, int lane) {
     Component& c = components_[component];
+    int from = INT_MAX, to = 0;
     uint8_t* need = c.need.data() + lane * c.need.size() / 4;
     std::memset(need, 0, c.need.size() / 4);
     for (const ComponentView& v : views_of(c)) {
         if (block_row < v.row0 || block_row >= v.row1) continue;
         for (int x = v.col0; x < v.col1; ++x) need[x] = static_cast<uint8_t>(need[x] | 1 << v.level);
+        from = std::min(from, v.col0);
+        to = std::max(to, v.col1);
     }
-    return need;
+    return {need, from, to};
 }
 
 void Views::commit_rare(Component& c, int block_col, int block_row, int need, bool only_dc) {

@@ -29,6 +29,13 @@ enum class Color { gray, rgb, ycc };
 
 constexpr int kRowPadding = 3 * 16;
 
+// Which blocks of a row of blocks lie in a window: one byte for each, 0 for none, followed by 3 more zeros. All that do
+// are among columns `from` to `to` - 1.
+struct BlockRow {
+    const uint8_t* need;
+    int from, to;
+};
+
 // Working memory and state of one image at a time; one object per thread, reused.
 class Views {
 public:
@@ -39,9 +46,8 @@ public:
     void plan(const std::vector<ComponentLayout>& layout, Color color, const Window* windows, int count, int side,
               bool shrink);
 
-    // Which blocks of a row of blocks lie in a window: one byte for each, 0 for none, followed by 3 more zeros.
     // The answer is kept for 4 rows of a component, one in each `lane`.
-    const uint8_t* begin_row(int component, int block_row, int lane);
+    BlockRow begin_row(int component, int block_row, int lane);
     int first_row(int component) const { return components_[component].first_row; }
     int end_row(int component) const { return components_[component].end_row; }
     // The next block's 64 coefficients, zero, column by column, and a 65th value that is ignored. The caller

@@ -45,7 +45,7 @@ struct Worker {
                 data = file.data();
             }
             const Status status = decoder.decode(data, size, item.limits, batch.windows.data() + index * batch.views,
-                                                 batch.views, batch.side);
+                                                 batch.views, batch.side, item.record);
             times.resize = decoder.resize_seconds();
             times.decode = since() - times.resize;
             return {status, status == Status::failed ? decoder.message() : std::string()};

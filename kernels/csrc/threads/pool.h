@@ -29,6 +29,7 @@ struct Batch {
         int pixels = -1;  // or an open file that holds them at `offset`
         int64_t offset = 0;
         Limits limits;
+        Record record;
     };
     std::vector<Item> items;
     std::vector<Window> windows;  // [items][views]
