@@ -238,6 +238,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peaks": lambda: measured("peaks"),
     "index": lambda: measured("index"),
     "remote": lambda: measured("remote"),
+    "entropy": lambda: measured("entropy"),
     **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
     "mixing": mixing,
     "profile-overhead": lambda: measured("profile_overhead"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class NativeEngine(Engine):
             paths = [self.source.path(int(i)) for i in batch.ids]
             if all(map(is_jpeg_name, paths)):
                 ticket = self.operator.submit_paths(
-                    [os.fsencode(path) for path in paths], *self._arguments(batch, slot), batch.ids
+                    [os.fsencode(path) for path in paths], **self._arguments(batch, slot), ids=batch.ids
                 )
                 return _Submitted(self, batch.ids, ticket, lost)
         if isinstance(self.source, BetonSource) and self.source.is_file and self.source.raw[batch.ids].all():
@@ -89,7 +90,7 @@ class NativeEngine(Engine):
                 reason = error.strerror or str(error)
                 return Done([BadImageError(source.name(int(i)), reason) for i in batch.ids])
         offsets = np.asarray(source.index.offset[batch.ids], np.int64)
-        ticket = self.operator.submit_pixels(self._file, offsets, *self._arguments(batch, slot))
+        ticket = self.operator.submit_pixels(self._file, offsets, **self._arguments(batch, slot))
         return _Submitted(self, batch.ids, ticket, {})
 
     def _read(self, batch: PlannedBatch, slot: torch.Tensor, lost: dict[int, BadImageError]) -> Ticket:
@@ -97,11 +98,16 @@ class NativeEngine(Engine):
             contents = self.source.read(batch.ids)
         lost.update((b, c) for b, c in enumerate(contents) if isinstance(c, BadImageError))
         encoded = [b"" if isinstance(c, BadImageError) else c for c in contents]
-        return self.operator.submit(encoded, *self._arguments(batch, slot), batch.ids)
+        return self.operator.submit(encoded, **self._arguments(batch, slot), ids=batch.ids)
 
-    def _arguments(self, batch: PlannedBatch, slot: torch.Tensor) -> tuple:
-        sizes = np.ascontiguousarray(self.source.sizes[batch.ids], dtype=np.int32)
-        return batch.windows, batch.flips, slot.numpy(), self.max_pixels, sizes
+    def _arguments(self, batch: PlannedBatch, slot: torch.Tensor) -> dict[str, Any]:
+        return {
+            "windows": batch.windows,
+            "flips": batch.flips,
+            "out": slot.numpy(),
+            "max_pixels": self.max_pixels,
+            "sizes": np.ascontiguousarray(self.source.sizes[batch.ids], dtype=np.int32),
+        }
 
     def reading(self, prefetch: int) -> Reading:
         """Plain files and pixels are read by the threads that decode, all else by readers, one a batch."""

@@ -1,7 +1,8 @@
 // libFuzzer target of the native operator's JPEG path: headers, entropy decoding, inverse DCT, resize.
 //
-// Besides what the sanitizers find, it stops where the two entropy decoders accept an image and disagree, or
-// where the same image gives different bytes on another instruction set.
+// Besides what the sanitizers find, it stops where the two entropy decoders accept an image and disagree, where
+// the same image gives different bytes on another instruction set, or where what was learnt of an image changes its
+// bytes or whether it is accepted. Forged entry points may give any bytes.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -29,7 +30,29 @@ void place(uint8_t from, uint8_t length, int size, int* start, int* extent) {
     *extent = 1 + length * (size - *start - 1) / 255;
 }
 
-Result decode(JpegDecoder& decoder, const uint8_t* choice, const uint8_t* data, size_t size) {
+constexpr uint64_t kCountMask = 0xffff;
+
+uint64_t mix(uint64_t state, uint64_t word) {
+    state = (state ^ word) * 0x9e3779b97f4a7c15;
+    return state << 29 | state >> 35;
+}
+
+// Random points with a check that holds, as jpeg/entry_points.cpp computes it; three in four lie within the data.
+void forge(std::vector<uint64_t>& words, const uint8_t* choice, size_t size) {
+    uint64_t random = 0, count = words.size() - 2;
+    std::memcpy(&random, choice, sizeof random);
+    uint64_t state = count;
+    for (size_t i = 0; i < count; ++i) {
+        random = mix(random, i + 1);
+        const uint64_t bit = random % 4 ? (random >> 8) % (8 * size + 1) : random >> 36;
+        words[2 + i] = bit << 36 | random >> 28;
+        state = mix(state, words[2 + i]);
+    }
+    state = mix(state, words[0]);
+    words[1] = ((state ^ state >> 32) & ~kCountMask) | count;
+}
+
+Result decode(JpegDecoder& decoder, const uint8_t* choice, const uint8_t* data, size_t size, Record record = {}) {
     // The decoder refuses windows outside the image, so the size must be known; a wrong guess is a test as well.
     int width = 1, height = 1;
     for (size_t i = 2; i + 9 < size; ++i) {
@@ -48,7 +71,7 @@ Result decode(JpegDecoder& decoder, const uint8_t* choice, const uint8_t* data, 
         w.flip = choice[4 * v] & 1;
         w.out = &result.pixels[static_cast<size_t>(v) * kSide * kSide * 3];
     }
-    result.status = decoder.decode(data, size, {0, 0, kMaxPixels}, windows, kViews, kSide);
+    result.status = decoder.decode(data, size, {0, 0, kMaxPixels}, windows, kViews, kSide, record);
     return result;
 }
 
@@ -66,7 +89,24 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // The last 8 bytes choose the windows, so that seeds are JPEGs as they are.
     if (size < 8) return 0;
     const uint8_t* choice = data + size - 8;
-    const Result first = decode(decoders[choice[7] % decoders.size()], choice, data, size - 8);
+    JpegDecoder& decoder = decoders[choice[7] % decoders.size()];
+    const Result first = decode(decoder, choice, data, size - 8);
+    // Learns while it cuts other windows, then these ones.
+    std::vector<uint64_t> words(choice[6] % 64);
+    const Record record{words.data(), words.size()};
+    const uint8_t other[8] = {choice[3], choice[2], choice[1], choice[0], choice[5], choice[4], choice[7], choice[6]};
+    decode(decoder, other, data, size - 8, record);
+    for (int i = 0; i < 2; ++i) {
+        const Result learnt = decode(decoder, choice, data, size - 8, record);
+        if (learnt.status != first.status || (first.status == Status::ok && learnt.pixels != first.pixels)) {
+            std::fprintf(stderr, "what was learnt changes the result\n");
+            std::abort();
+        }
+    }
+    if (words.size() > 2 && words[0] != 0) {
+        forge(words, choice, size - 8);
+        decode(decoder, choice, data, size - 8, record);
+    }
     if (first.status != Status::ok) return 0;
     const Result second = decode(reference, choice, data, size - 8);
     if (second.status == Status::ok && first.pixels != second.pixels) {

@@ -25,18 +25,27 @@ uint64_t mix(uint64_t state, uint64_t word) {
     return state << 29 | state >> 35;
 }
 
-// A hash of all bytes; four lanes, as one would wait for its multiplications.
+uint64_t word_at(const uint8_t* data) {
+    uint64_t word;
+    std::memcpy(&word, data, sizeof word);
+    return word;
+}
+
+// A hash of all bytes, in four lanes, as one alone would wait for its multiplications.
 uint64_t hash(const uint8_t* data, size_t size) {
-    uint64_t lane[4] = {size, 1, 2, 3}, word[4];
-    for (; size >= sizeof word; data += sizeof word, size -= sizeof word) {
-        std::memcpy(word, data, sizeof word);
-        for (int i = 0; i < 4; ++i) lane[i] = mix(lane[i], word[i]);
-    }
-    std::memset(word, 0, sizeof word);
-    std::memcpy(word, data, size);
-    for (int i = 0; i < 4; ++i) lane[i] = mix(lane[i], word[i]);
-    for (int i = 1; i < 4; ++i) lane[0] = mix(lane[0], lane[i]);
-    return lane[0] ^ lane[0] >> 32;
+    uint64_t a = size, b = 1, c = 2, d = 3;
+    const auto take = [&](const uint8_t* at) {
+        a = mix(a, word_at(at));
+        b = mix(b, word_at(at + 8));
+        c = mix(c, word_at(at + 16));
+        d = mix(d, word_at(at + 24));
+    };
+    for (; size >= 32; data += 32, size -= 32) take(data);
+    uint8_t rest[32] = {};
+    std::memcpy(rest, data, size);
+    take(rest);
+    const uint64_t all = mix(mix(mix(a, b), c), d);
+    return all ^ all >> 32;
 }
 
 }  // namespace
