@@ -184,9 +184,9 @@ class LoaderConfig:
     of the memory that is available at the start, shared among the processes of the machine."""
     jpeg_index_gb: float = 1.0
     """GiB of memory in which each process's native engine keeps where parts of the JPEGs begin, so that from
-    the second epoch on it decodes little more of them than the views show. It takes a byte for every 256
-    pixels of an image; where that is more than this, or than a share of a sixteenth of the memory that is
-    available at the start, the parts are larger. 0 for none."""
+    the second epoch on it decodes little more of them than the views show. It takes a byte for every 128
+    pixels of an image, 1.5 KiB for 500 x 375. Where that is more than this, or than a share of a sixteenth of
+    the memory that is available at the start, the parts are larger. 0 for none."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the run stops."""
     cache_dir: Path | None = None

@@ -100,8 +100,9 @@ class Predictor:
         """
         bad = self.unreadable = Unreadable()
         found = 0
+        loader = replace(self._config.loader, jpeg_index_gb=0.0)  # no image comes again
         for part in parts:
-            data = Data(self._config.data, self._config.loader, device=self._device, bad=bad)
+            data = Data(self._config.data, loader, device=self._device, bad=bad)
             try:
                 with processes.one_per_node_first():  # which indexes the images
                     images = _open(data, part)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-POINT_PIXELS = 2048  # from one part to the next: eight blocks of 16 x 16, as chroma is mostly halved
+UNIT, UNITS = 16, 4  # one point every 4 squares of 16 x 16 pixels, the units of files with halved chroma
+FEWEST = 8  # points of an image; fewer are not worth their hash
 _HEAD = 2  # words before an image's points: a hash of its bytes, and a check of the words
 _MOST_POINTS = 0xFFFF  # that the operator can count
 
@@ -27,7 +28,9 @@ class JpegIndex:
             sizes: [N, 2] width and height of the images.
             memory: Bytes at most. Where they do not suffice, all images have fewer points.
         """
-        points = np.minimum(np.asarray(sizes, np.int64).prod(1) // POINT_PIXELS, _MOST_POINTS)
+        squares = (-(-np.asarray(sizes, np.int64) // UNIT)).prod(1)
+        points = np.minimum(squares // UNITS, _MOST_POINTS)
+        points[points < FEWEST] = 0
         room = memory // 8 - _HEAD * np.count_nonzero(points)
         if points.sum() > room:
             points = (points * (max(0, room) / points.sum())).astype(np.int64)

@@ -12,7 +12,7 @@ constexpr uint64_t kMaxBit = (uint64_t{1} << (64 - 3 * kPredictionBits)) - 1;
 constexpr int kMaxPrediction = (1 << (kPredictionBits - 1)) - 1;
 
 // Units between two points, at least: fewer are decoded faster than a jump over them is worth.
-constexpr int kMinSpacing = 8;
+constexpr int kMinSpacing = 4;
 
 // The low bits of the check say how many points there are.
 constexpr uint64_t kCountMask = 0xffff;
@@ -75,7 +75,7 @@ void EntryPoints::open(Record record, const uint8_t* data, size_t size) {
 void EntryPoints::begin(int units) {
     const bool kept = record_.count > kHead;
     const int most = kept ? static_cast<int>(std::min<uint64_t>(record_.count - kHead, kCountMask)) : 0;
-    spacing_ = kept ? std::max(kMinSpacing, units / most + 1) : INT_MAX;
+    spacing_ = kept ? std::max(kMinSpacing, units / (most + 1) + 1) : INT_MAX;
     next_ = known_ < most ? (known_ + 1) * spacing_ : INT_MAX;
 }
 
