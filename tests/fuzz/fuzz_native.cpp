@@ -37,7 +37,8 @@ uint64_t mix(uint64_t state, uint64_t word) {
     return state << 29 | state >> 35;
 }
 
-// Random points with a check that holds, as jpeg/entry_points.cpp computes it; three in four lie within the data.
+// Random points with a check that holds, as kernels/csrc/jpeg/entry_points.cpp computes it; three in four lie
+// within the data.
 void forge(std::vector<uint64_t>& words, const uint8_t* choice, size_t size) {
     uint64_t random = 0, count = words.size() - 2;
     std::memcpy(&random, choice, sizeof random);
