@@ -183,10 +183,11 @@ class LoaderConfig:
     wait for one another, and one that alone needs more than half of it is refused before training. 0: half
     of the memory that is available at the start, shared among the processes of the machine."""
     jpeg_index_gb: float = 1.0
-    """GiB of memory in which each process's native engine keeps where parts of the JPEGs begin, so that from
-    the second epoch on it decodes little more of them than the views show. It takes a byte for every 128
-    pixels of an image, 1.5 KiB for 500 x 375. Where that is more than this, or than a share of a sixteenth of
-    the memory that is available at the start, the parts are larger. 0 for none."""
+    """GiB of memory, in each process and for each source of images, in which the native engine keeps where
+    parts of the JPEGs begin, so that from the second epoch on it decodes little more of them than the views
+    show. It takes a byte for every 128 pixels of an image, 1.5 KiB for 500 x 375. Where that is more than
+    this, or than a share of a sixteenth of the memory that is available at the start, the parts are larger.
+    0 for none."""
     timeout_s: float = 120.0
     """Seconds that a batch may take before the run stops."""
     cache_dir: Path | None = None
