@@ -28,7 +28,7 @@ from triton.compiler import ASTSource
 from fastsemi.kernels.augment.kernel import pass_kernel, statistics_kernel, tables_kernel
 from fastsemi.kernels.augment.operator import MAX_GROUPS as AUGMENT_GROUPS
 from fastsemi.kernels.blocks.launch import row_block
-from fastsemi.kernels.mix.kernel import mix_kernel
+from fastsemi.kernels.mix.kernel import PARTS, mix_kernel
 from fastsemi.kernels.mix.operator import MAX_GROUPS
 from fastsemi.kernels.pseudo_label import pseudo_label_kernel
 from fastsemi.kernels.soft_ce import soft_ce_backward_kernel, soft_ce_forward_kernel
@@ -74,6 +74,7 @@ def _mix(name: str, wide_loads: int, kind: str = "half", size: int = 224, **cons
         "SIZE": size, "MIX": True, "ERASE": True, "WIDE": size % 16 == 0, "GROUPS": MAX_GROUPS, "EVEN": 0,
         **constants,
     }  # fmt: skip
+    used["BOXES"] = (1 + used["MIX"]) * PARTS.value * (used["ERASE"] and used["WIDE"])
     return Case(f"mix, {name}", mix_kernel, used, MAX_GROUPS // 32, {"out": kind}, wide_loads)
 
 

@@ -1,7 +1,8 @@
 """The Triton kernel of `kernels.mix`: who is mixed in where, and which path makes the pixels.
 
-The wide path (`kernels.mix.wide`) serves sides that 16 divides. The narrow path (`kernels.mix.narrow`) serves
-every other size, and the tiles that an erased box touches.
+The wide path (`kernels.mix.wide`) serves sides that 16 divides, all but the groups of 16 pixels that an
+erased box touches. The narrow path (`kernels.mix.narrow`) serves these, in programs of their own, and every
+other size.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import triton
 import triton.language as tl
 
 from fastsemi.kernels.blocks.pixels import GROUP
-from fastsemi.kernels.mix.narrow import CHUNK, erases, narrow_pixels
+from fastsemi.kernels.mix.narrow import CHUNK, box_pixels, strip_pixels
 from fastsemi.kernels.mix.wide import wide_pixels
+
+PARTS = tl.constexpr(8)  # programs that share an erased box
 
 
 @triton.jit
@@ -37,32 +40,42 @@ def mix_kernel(
     WIDE: tl.constexpr,
     GROUPS: tl.constexpr,
     EVEN: tl.constexpr,
+    BOXES: tl.constexpr,
 ):
-    """One tile of GROUPS * 16 pixels of one sample a program; the first tile also writes the weight."""
+    """A part of an erased box, or a tile of GROUPS * 16 pixels, of one sample a program.
+
+    The first programs are BOXES for each sample: PARTS for its own box and, where it is mixed, PARTS for its
+    partner's. The first tile of a sample also writes the weight. No pixel is written with two values.
+    """
     PIXELS: tl.constexpr = GROUPS * GROUP
     TILES: tl.constexpr = (SIZE * SIZE + PIXELS - 1) // PIXELS
-    i = tl.program_id(0) // TILES
-    tile = tl.program_id(0) % TILES
+    program = tl.program_id(0)
+    in_boxes = tl.num_programs(0) // (TILES + BOXES) * BOXES
+    boxed = program < in_boxes
+    i, tile = (program - in_boxes) // TILES, (program - in_boxes) % TILES
+    if BOXES:
+        i = tl.where(boxed, program // BOXES, i)
     j, share, left, top, right, bottom = i, 0.0, 0, 0, 0, 0
     if MIX:
         j = tl.load(partner + i).to(tl.int32)
         own, left, top, right, bottom = weigh(i, j, lam, cutmix, centre, SIZE, EVEN)
-        if tile == 0:
+        if (tile == 0) & (program >= in_boxes):
             tl.store(out_lam + i, own)
         share = tl.where(right > left, 0.0, 1.0 - own)  # inside its box cutmix takes j whole
     blend = share, left, top, right, bottom  # `share` is j's in every pixel outside of the box
     mean, scale = (mean0, mean1, mean2), (scale0, scale1, scale2)
     erase = erase_box, erase_key
 
-    narrow = not WIDE
-    if ERASE and WIDE:
-        first, last = tile * PIXELS // SIZE, ((tile + 1) * PIXELS - 1) // SIZE
-        narrow = erases(erase_box, i, first, last) | erases(erase_box, j, first, last)
-    if narrow:
+    if not WIDE:
         for step in range(0, PIXELS, CHUNK):
-            narrow_pixels(images, out, erase, i, j, blend, tile * PIXELS + step, mean, scale, SIZE, ERASE)
+            strip_pixels(images, out, erase, i, j, blend, tile * PIXELS + step, mean, scale, SIZE, ERASE)
+    elif boxed:
+        part = program % BOXES
+        whose = tl.where(part < PARTS, i, j)
+        if (part < PARTS) | (i != j):
+            box_pixels(images, out, erase, i, j, blend, whose, part % PARTS, PARTS, mean, scale, SIZE)
     else:
-        wide_pixels(images, out, i, j, blend, tile, mean, scale, SIZE, MIX, GROUPS)
+        wide_pixels(images, out, erase_box, i, j, blend, tile, mean, scale, SIZE, MIX, ERASE, GROUPS)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from fastsemi.kernels.blocks.launch import launchable
-from fastsemi.kernels.mix.kernel import mix_kernel
+from fastsemi.kernels.mix.kernel import PARTS, mix_kernel
 from fastsemi.kernels.reference.mix import PixelArgs, check_pixels
 
 MAX_GROUPS = 128  # groups of 16 pixels in a tile: one for each thread of four warps
@@ -91,7 +91,9 @@ def _launch(
     images = images.contiguous()
     out = torch.empty(batch, 3, size, size, dtype=dtype, device=images.device)
     groups = min(max(triton.next_power_of_2(triton.cdiv(size * size, 16)), 32), MAX_GROUPS)
-    launchable(mix_kernel)[(batch * triton.cdiv(size * size, 16 * groups),)](
+    wide, mixes = size % 16 == 0 and images.storage_offset() % 16 == 0, plan is not None
+    boxes = PARTS.value * (1 + mixes) if wide and erase_box is not None else 0
+    launchable(mix_kernel)[(batch * (boxes + triton.cdiv(size * size, 16 * groups)),)](
         images,
         out,
         # An argument that is not read still needs a tensor in its place.
@@ -100,11 +102,12 @@ def _launch(
         *(255.0 * m for m in mean),
         *(1.0 / (255.0 * s) for s in std),
         SIZE=size,
-        MIX=plan is not None,
+        MIX=mixes,
         ERASE=erase_box is not None,
-        WIDE=size % 16 == 0 and images.storage_offset() % 16 == 0,
+        WIDE=wide,
         GROUPS=groups,
         EVEN=int(even),
+        BOXES=boxes,
         num_warps=groups // 32,
     )
     return out
