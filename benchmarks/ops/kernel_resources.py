@@ -1,8 +1,8 @@
-"""Registers, spills, shared memory and load widths of every Triton kernel, without any GPU.
+"""Registers, spills, shared memory, load widths and instructions of every Triton kernel, without any GPU.
 
 `python -m benchmarks.ops.kernel_resources --json OUT --markdown OUT` compiles each kernel ahead of time for
-each compute capability, asks the cuobjdump of Triton's wheel what the machine code needs, and reads the
-widths of its loads and stores from the PTX.
+each compute capability, asks the cuobjdump of Triton's wheel what the machine code needs, reads the widths of
+its loads and stores from the PTX, and counts the machine code's instructions by kind.
 """
 
 from __future__ import annotations
@@ -34,6 +34,17 @@ from fastsemi.kernels.pseudo_label import pseudo_label_kernel
 from fastsemi.kernels.soft_ce import soft_ce_backward_kernel, soft_ce_forward_kernel
 
 CAPABILITIES = (70, 75, 80, 90, 100, 120)
+COUNTED = 90  # of which instructions are counted
+
+# Instructions of sm_90 by what they begin with. What is in no kind moves, branches, waits or selects.
+KINDS = {
+    "float": ("FADD", "FMUL", "FFMA", "FMNMX", "FSEL", "FSETP", "FCHK", "MUFU",
+              "DADD", "DMUL", "DFMA", "DSETP"),
+    "integer": ("IMAD", "IADD", "VIADD", "UIADD", "UIMAD", "ISETP", "UISETP", "LOP3", "ULOP3", "LEA", "ULEA",
+                "SHF", "USHF", "PRMT", "IMNMX", "VIMNMX", "IABS", "PLOP3"),
+    "convert": ("I2F", "I2FP", "F2I", "F2F", "F2FP", "F2IP", "FRND"),
+    "memory": ("LDG", "STG", "LDS", "STS", "LDC", "ULDC", "LDSM", "STSM", "ATOM", "RED"),
+}  # fmt: skip
 
 # Types of the arguments by name; "half" is bf16, or fp16 before Ampere. What is not here is a constant.
 TYPES = {
@@ -133,17 +144,28 @@ def compile_case(index: int, capability: int) -> dict[str, Any]:
         "warps": case.warps,
         **_widths(compiled.asm["ptx"]),
         "least_wide_loads": case.wide_loads,
+        **({"instructions": _instructions(compiled.asm["cubin"])} if capability == COUNTED else {}),
     }
 
 
-def _resources(cubin: bytes) -> dict[str, int]:
+def _cuobjdump(cubin: bytes, what: str) -> str:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(tool), "--dump-resource-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+        return subprocess.run([tool, what, file.name], check=True, capture_output=True, text=True).stdout
+
+
+def _instructions(cubin: bytes) -> dict[str, int]:
+    """How many there are in all, whether or not a thread comes to them, and of each kind."""
+    code = _cuobjdump(cubin, "--dump-sass")
+    names = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", code, re.MULTILINE)
+    names = [name for name in names if name != "NOP"]
+    return {"all": len(names), **{kind: sum(map(names.count, known)) for kind, known in KINDS.items()}}
+
+
+def _resources(cubin: bytes) -> dict[str, int]:
+    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", _cuobjdump(cubin, "--dump-resource-usage")))
     # A spilled register lies on the stack, or in local memory at a fixed address.
     return {"registers": int(used["REG"]), "spill_bytes": int(used["STACK"]) + int(used["LOCAL"])}
 
@@ -186,6 +208,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def counts(rows: list[dict[str, Any]]) -> str:
+    """Instructions by kernel and kind."""
+    kinds = ("all", *KINDS)
+    lines = ["| kernel | " + " | ".join(kinds) + " |", "|---|" + "--:|" * len(kinds)]
+    for row in rows:
+        if found := row.get("instructions"):
+            lines.append(f"| {row['kernel']} | " + " | ".join(f"{found[kind]:,}" for kind in kinds) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Compile everything and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -196,8 +228,9 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     if args.markdown:
-        args.markdown.write_text(markdown(rows))
+        args.markdown.write_text(f"{markdown(rows)}\nInstructions, sm_{COUNTED}:\n\n{counts(rows)}")
     spilling = [row for row in rows if row["spill_bytes"]]
+    print(counts(rows))
     print(f"{len(rows)} compilations, triton {triton.__version__}, spilling: {spilling or 'none'}")
 
 

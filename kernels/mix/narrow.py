@@ -53,10 +53,14 @@ def box_pixels(
     SIZE: tl.constexpr,
 ):
     """A part of PARTS of the groups of i, mixed with j, that the erased box of `whose` touches."""
-    left, top, right, bottom = erased_box(erase[0], whose)
+    # Loaded here: what another function returns would count as an address of this one's stores, and PyTorch
+    # would take the boxes for results.
+    box = erase[0] + 4 * whose
+    left, top = tl.load(box).to(tl.int32), tl.load(box + 1).to(tl.int32)
+    right = left + tl.load(box + 2).to(tl.int32)
+    width = tl.where(right > left, (right + GROUP - 1) // GROUP * GROUP - left // GROUP * GROUP, 0)
     left = left // GROUP * GROUP
-    width = (right - left + GROUP - 1) // GROUP * GROUP
-    area = width * (bottom - top)
+    area = width * tl.load(box + 3).to(tl.int32)
     for start in range(part * CHUNK, area, PARTS * CHUNK):
         place = start + tl.arange(0, CHUNK)
         at = top + place // width, left + place % width, place < area

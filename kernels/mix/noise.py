@@ -33,7 +33,7 @@ def _uniform(word):
 
 @triton.jit
 def _radius(uniform):
-    return tl.sqrt_rn(-2.0 * tl.log(uniform))
+    return tl.sqrt(-1.3862943611198906 * tl.log2(uniform))  # -2 ln(uniform)
 
 
 @triton.jit
