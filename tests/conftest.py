@@ -81,6 +81,33 @@ def index_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FASTSEMI_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(scope="session")
+def warm():
+    """What a run imports and makes once, for the processes that are forked from this one."""
+    import matplotlib.backends.backend_svg
+    import torch.distributed.fsdp
+    import torch.distributed.tensor
+    import torch.utils.tensorboard
+
+    import fastsemi.commands.train
+    import fastsemi.run.run
+    import fastsemi.tools.report.page  # noqa: F401
+    from fastsemi.run.config import make_parser
+
+    make_parser()
+    Image.init()
+
+
+@pytest.fixture
+def pageless(monkeypatch):
+    """Runs draw no page about themselves, which takes as long as their training; the function that would."""
+    from fastsemi.commands import train
+
+    draw = train._report
+    monkeypatch.setattr(train, "_report", lambda config, console: None)
+    return draw
+
+
 class _Fork:
     """What `subprocess.Popen` is for `python -m MODULE ...`, forked from the tests' process.
 
@@ -132,7 +159,7 @@ class _Fork:
 
 
 @pytest.fixture(scope="session")
-def fork():
+def fork(warm):
     """The class above."""
     return _Fork
 

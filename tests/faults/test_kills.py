@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def kills():
+def kills(warm):
     """The module `kills.py` of this folder."""
     spec = importlib.util.spec_from_file_location("kills", Path(__file__).with_name("kills.py"))
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

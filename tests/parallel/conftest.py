@@ -12,12 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-# Imported here so that each process need not: that would take longer than what most of the tests train.
-import torch.distributed.fsdp
-import torch.distributed.tensor
-
-import fastsemi.run.run
-import fastsemi.tools.report.page  # noqa: F401
 from fastsemi.commands import cli
 
 # Sets that no batch divides: 15 labelled images in batches of 8, 105 unlabelled ones in batches of 40. 3 more
@@ -134,6 +128,6 @@ def rows(folder, stage, key="loss"):
 
 
 @pytest.fixture
-def processes():
+def processes(warm, pageless):
     """The functions above."""
     return SimpleNamespace(free_port=free_port, start=start, wait=wait, run=run, rows=rows)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fastsemi.commands import train
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 STAGES = ("pretrain", "finetune", "semi")
@@ -27,7 +28,9 @@ def results(folder):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_equal_one_that_accumulates(preset, processes, tmp_path, single, strategy):
+def test_two_processes_equal_one_that_accumulates(
+    preset, processes, tmp_path, single, strategy, pageless, monkeypatch
+):
     """All three stages with mixing, drop path and rejected samples: every logged value, every weight.
 
     The two also compute activations again, which must change nothing, and draw the same drop path.
@@ -41,9 +44,12 @@ def test_two_processes_equal_one_that_accumulates(preset, processes, tmp_path, s
         single["weights"] = results(folder)
     options = ("--distributed.strategy", strategy, "--model.activation_checkpointing", "true")
     folder, words = preset(strategy, *options)
+    if strategy == "ddp":
+        monkeypatch.setattr(train, "_report", pageless)
     codes, said = processes.run(2, words, tmp_path / "two.log")
     assert codes == [0, 0], said
     assert "semi: step 10/10" in said[0] and not said[1]
+    assert (folder / "report.html").exists() == (strategy == "ddp")
 
     for stage in STAGES:
         theirs = processes.rows(folder, stage)

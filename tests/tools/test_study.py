@@ -191,11 +191,8 @@ def test_emateacher_at_ten_percent_has_the_threshold_of_table_4(table):
 
 
 @pytest.fixture
-def forks(monkeypatch, fork):
+def forks(monkeypatch, fork, pageless):
     """The runs of a study are forks, which need not import anything."""
-    import fastsemi.run.run
-    import fastsemi.tools.report.page  # noqa: F401
-
     monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": fork}))
 
 
