@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import runpy
@@ -62,7 +63,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """Spare collections of garbage what all tests share, through which each would go for a fifth of a second."""
+    """Spare each later collection of garbage what all tests share: a fifth of a second."""
     gc.collect()
     gc.freeze()
 
@@ -84,14 +85,11 @@ def index_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="session")
 def warm():
     """What a run imports and makes once, for the processes that are forked from this one."""
-    import matplotlib.backends.backend_svg
-    import torch.distributed.fsdp
-    import torch.distributed.tensor
-    import torch.utils.tensorboard
-
-    import fastsemi.commands.train
-    import fastsemi.run.run
-    import fastsemi.tools.report.page  # noqa: F401
+    for name in (
+        *("torch.distributed.fsdp", "torch.distributed.tensor", "torch.utils.tensorboard"),
+        *("fastsemi.commands.train", "fastsemi.run.run", "fastsemi.tools.report.page"),
+    ):
+        importlib.import_module(name)
     from fastsemi.run.config import make_parser
 
     make_parser()

@@ -24,6 +24,19 @@ HOUSE = Path(__file__).parent
 ROOT = HOUSE.parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 KINDS = ("engine", "source", "kernel", "threshold_rule", "stage")
+PRESET = """
+output: {output}
+precision: fp32
+stages: [toy, finetune, semi]
+data: {{root: {root}, labels: {{per_class: 4}}, image_size: 16, eval_crop: 1.0}}
+loader: {{threads: 1, timeout_s: 60}}
+model:
+  name: vit_tiny_patch16_224
+  args: {{patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2}}
+toy: {{length: 4 steps, warmup: 1 steps, batch: 12}}
+finetune: {{length: 4 steps, warmup: 1 steps, batch: 12}}
+semi: {{length: 4 steps, warmup: 1 steps, batch: 6, momentum: 0.9, threshold_rule: toy}}
+"""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -150,20 +163,44 @@ def test_the_copy_keeps_to_the_floors(built, floors):
     assert not [each for each in floors.upward(built[0]) if (each.file, each.module) not in known]
 
 
-def test_the_copy_is_what_runs(run, built):
-    where = run("-c", "import fastsemi.loaders.engines as rooms; print(rooms.__file__)")
-    assert where.startswith(str(built[0]))
+# One process, since each would import PyTorch again.
+TRIED = """
+import sys
+import pytest
+import fastsemi.loaders.engines as rooms
+from fastsemi.commands import cli
+print(rooms.__file__)
+tests, chosen, preset = sys.argv[1].split(), *sys.argv[2:]
+code = pytest.main(["-v", "-p", "no:cacheprovider", *tests, "-k", chosen])
+sys.exit(code or cli.main(["train", "--config", preset]))
+"""
 
 
-def test_the_toy_engine_and_the_toy_source_hold_the_contract(run):
-    chosen = "toy-folder or native-toy"
-    out = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/loaders/test_engines.py", "-k", chosen)
-    assert re.search(r"\b[1-9]\d* passed", out) and "failed" not in out and "skipped" not in out
+@pytest.fixture(scope="module")
+def tried(run, shapes, tmp_path_factory):
+    """What was printed by the tests of toys, and then by a run with the toys; the run's folder."""
+    folder = tmp_path_factory.mktemp("tried")
+    preset = folder / "toy.yaml"
+    preset.write_text(PRESET.format(output=folder / "run", root=shapes))
+    tests, chosen = "tests/loaders/test_engines.py", "toy-folder or native-toy or test_toy"
+    if importlib.util.find_spec("triton"):
+        tests += " tests/kernels/test_toy.py"
+    return run("-c", TRIED, tests, chosen, str(preset), TRITON_INTERPRET="1"), RunFolder(folder / "run")
 
 
-def test_the_toy_kernel_is_chosen_measured_and_agrees_with_its_specification(run, tmp_path):
+def test_the_copy_is_what_runs(tried, built):
+    assert tried[0].startswith(str(built[0]))
+
+
+def test_the_toy_engine_and_the_toy_source_hold_the_contract(tried):
+    for chosen in ("toy-folder", "native-toy"):
+        assert re.search(rf"\[{chosen}\] PASSED", tried[0])
+    assert not re.search("FAILED|ERROR|SKIPPED", tried[0])
+
+
+def test_the_toy_kernel_is_chosen_measured_and_agrees_with_its_specification(run, tried, tmp_path):
     pytest.importorskip("triton")
-    run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_toy.py", TRITON_INTERPRET="1")
+    assert re.search(r"test_toy.py::\S+ PASSED", tried[0])
     rows = tmp_path / "rows.json"
     code = (
         "from benchmarks.ops.kernel_resources import CASES, compile_case\n"
@@ -177,24 +214,7 @@ def test_the_toy_kernel_is_chosen_measured_and_agrees_with_its_specification(run
     assert said.splitlines()[-1] == "energy 0"
 
 
-def test_the_toy_rule_and_the_toy_stage_train(run, shapes, tmp_path):
-    preset = tmp_path / "toy.yaml"
-    preset.write_text(
-        f"""
-output: {tmp_path / "run"}
-precision: fp32
-stages: [toy, finetune, semi]
-data: {{root: {shapes}, labels: {{per_class: 4}}, image_size: 16, eval_crop: 1.0}}
-loader: {{threads: 1, timeout_s: 60}}
-model:
-  name: vit_tiny_patch16_224
-  args: {{patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2}}
-toy: {{length: 4 steps, warmup: 1 steps, batch: 12}}
-finetune: {{length: 4 steps, warmup: 1 steps, batch: 12}}
-semi: {{length: 4 steps, warmup: 1 steps, batch: 6, momentum: 0.9, threshold_rule: toy}}
-"""
-    )
-    run("-m", "fastsemi", "train", "--config", str(preset))
-    stages = json.loads(RunFolder(tmp_path / "run").summary.read_text())["stages"]
+def test_the_toy_rule_and_the_toy_stage_train(tried):
+    stages = json.loads(tried[1].summary.read_text())["stages"]
     assert list(stages) == ["toy", "finetune", "semi"]
     assert stages["toy"]["steps"] == 4 and "top1" in stages["toy"] and "teacher_top1" in stages["semi"]

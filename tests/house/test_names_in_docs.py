@@ -76,14 +76,22 @@ def words(path: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(text.splitlines(), 1):
             yield number, line.partition("//")[2] if in_comments else line
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in statements(tree_of(path).body):
         value = getattr(node, "value", None)
         is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
         if isinstance(node, ast.Expr) and is_text:  # docstrings, those of fields too
             yield from enumerate(text.splitlines()[node.lineno - 1 : node.end_lineno], node.lineno)
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokenize.generate_tokens(io.StringIO(text).readline) if "#" in text else ():
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
+
+
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Those of a body, and of all within them."""
+    for node in body:
+        yield node
+        for inside in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from statements(getattr(node, inside, []))
 
 
 @functools.cache
@@ -104,7 +112,7 @@ def classes() -> dict[str, set[str]]:
     members: dict[str, set[str]] = {}
     bases: dict[str, set[str]] = {}
     for path in tracked():
-        for node in ast.walk(tree_of(path)) if path.suffix == ".py" else ():
+        for node in statements(tree_of(path).body) if path.suffix == ".py" else ():
             if isinstance(node, ast.ClassDef):
                 members.setdefault(node.name, set()).update(_members(node))
                 bases.setdefault(node.name, set()).update(
@@ -120,7 +128,11 @@ def classes() -> dict[str, set[str]]:
 def _members(node: ast.ClassDef) -> set[str]:
     found = {n.name for n in node.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) == "self":
+        if (
+            isinstance(inner, ast.Attribute)
+            and isinstance(inner.value, ast.Name)
+            and inner.value.id == "self"
+        ):
             found.add(inner.attr)
         elif isinstance(inner, ast.AnnAssign | ast.Assign):
             targets = inner.targets if isinstance(inner, ast.Assign) else [inner.target]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,16 @@ done
 code=0
 for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
 exit $code
+"""
+# For the script it is Python; it asks `serve` below, which has imported PyTorch.
+PYTHON = """#!{executable} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect("\\0{name}")
+    message = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [message], [1, 2])
+    server.shutdown(socket.SHUT_WR)
+    sys.exit(int(server.makefile().read()))
 """
 SCONTROL = """#!/bin/bash
 # "show hostnames a,b": one a line
@@ -69,11 +80,52 @@ def slurm(tmp_path):
     return run
 
 
+def serve(listening, fork):
+    """For each program that asks, fork what `python -m MODULE ...` would be, and tell it how that ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no fork here is waited for
+    while True:
+        client, _ = listening.accept()
+        if os.fork():
+            client.close()
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        message, files, *_ = socket.recv_fds(client, 1 << 20, 2)
+        while part := client.recv(1 << 20):
+            message += part
+        words, folder, environment = json.loads(message)
+        os.environ.clear()
+        stdout, stderr = (open(file, "wb") for file in files)
+        command = [sys.executable, *words[words.index("-m") :]]
+        done = fork(command, stdout=stdout, stderr=stderr, cwd=folder, env=environment)
+        client.sendall(b"%d" % done.wait(200))
+        os._exit(0)
+
+
+@pytest.fixture
+def python(tmp_path, fork):
+    """Variables of the script with which its Python processes are forks: five would import PyTorch."""
+    program, name = tmp_path / "python", f"fastsemi-tests-{os.getpid()}"
+    program.write_text(PYTHON.format(executable=sys.executable, name=name))
+    program.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"\0{name}")
+        listening.listen()
+        pid = os.fork()
+        if not pid:
+            try:
+                serve(listening, fork)
+            finally:
+                os._exit(1)
+    yield {"PYTHON": str(program), "PYTHON_EXEC": str(program)}
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 @pytest.mark.slow
-def test_two_nodes_train_to_the_end_from_their_own_disk(slurm, preset, shapes, tmp_path):
+def test_two_nodes_train_to_the_end_from_their_own_disk(slurm, preset, shapes, tmp_path, python):
     output, words = preset("run", "--stages", "[semi]")
     local = tmp_path / "local disk"
-    done = slurm(2, *words[1:], STAGE_FROM=str(shapes), STAGE_TO=str(local))
+    done = slurm(2, *words[1:], STAGE_FROM=str(shapes), STAGE_TO=str(local), **python)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((output / "summary.json").read_text())
     assert summary["stages"]["semi"]["steps"] == 10 and summary["processes"] == 2

@@ -1,5 +1,6 @@
 """What the tests of estimates share."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ def _key(config, name, options):
         tree.pop(key, None)
     for key in STAGE:
         settings.pop(key, None)
+    settings["batch"] /= settings.pop("micro_batches")
     options = MEASURE | {key: str(value) for key, value in options.items()}
     return json.dumps([name, _shape(tree), settings, size, options], sort_keys=True)
 
@@ -55,7 +57,8 @@ def measured(tmp_path_factory):
             made = path.with_suffix(f".{os.getpid()}")
             made.write_bytes(pickle.dumps(measure_stage(config, name, data, **options)))
             made.replace(path)
-        return pickle.loads(path.read_bytes())
+        needs = pickle.loads(path.read_bytes())
+        return dataclasses.replace(needs, micro_batches=getattr(config, name).micro_batches)
 
     return once
 
