@@ -8,6 +8,7 @@ EXTRAS ?= dev
 SEED ?= 0
 # One more than there are cores: some tests wait for processes that they have started.
 JOBS ?= $(shell expr $$(nproc) + 1)
+QUICK_JOBS ?= $(shell nproc)
 # A file is one process's, and files start in the order of tests/conftest.py: the longest first.
 DIST := --dist loadfile --no-loadscope-reorder
 SHELL := /bin/bash
@@ -30,13 +31,14 @@ LONG := tests/kernels/test_triton_augment.py tests/kernels/test_triton_compiled.
   tests/models/test_activation_checkpointing.py tests/probing/test_probe_in_a_run.py tests/run/test_presets.py \
   tests/loaders/test_odd_pictures.py tests/run/test_held_out.py tests/run/test_lora.py tests/parallel/test_stop.py \
   tests/parallel/test_budget.py tests/parallel/test_failures.py tests/parallel/test_shards.py \
-  tests/run/test_semi_options.py tests/training/test_not_finite.py \
+  tests/run/test_semi_options.py tests/training/test_not_finite.py tests/run/test_plan_file.py \
+  tests/stages/test_compile.py \
   tests/run/test_run.py tests/run/test_interrupted_runs.py tests/run/test_runs_again.py \
   tests/run/test_images_of_runs.py tests/stages/test_host_waits.py tests/stages/test_rules_in_training.py \
   tests/parallel/test_commands.py tests/parallel/test_elastic.py tests/parallel/test_rules_shared.py \
   tests/parallel/test_slurm.py tests/parallel/test_world_sizes.py
 test-quick: env ## a part of it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST) -m 'not slow' \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(QUICK_JOBS) $(DIST) -m 'not slow' \
 	  $(addprefix --ignore=,$(LONG)) $(QUICK)
 
 test-kernels: env ## kernels, the rehearsal of a GPU's steps, the GPU suite in its tiny form

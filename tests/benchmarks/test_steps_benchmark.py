@@ -137,7 +137,8 @@ def test_an_absent_case_is_named(rows):
     assert "Not measured: tiny kept, compiled (RuntimeError: no compiler)." in text
 
 
-def test_end_to_end_waits_less_than_it_takes(tmp_path, photo):
+def test_end_to_end_waits_less_than_it_takes(tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(end_to_end, "LOADED", 30)
     for i in range(48):
         photo(40 + i, 50, i).save(tmp_path / f"{i}.jpg")
     options = ["--model", "tiny", "--batch", "2", "--count", "48", "--steps", "1", "--images", str(tmp_path)]
@@ -192,9 +193,10 @@ def test_a_machine_with_torch_and_timm_alone_is_enough(tmp_path, photo):
     out = str(tmp_path)
     end = ["--model", "tiny", "--batch", "2", "--steps", "1", "--count", "36", "--images", out]
     few = ["--count", "4", "--batch", "4", "--parts", "views", "--rounds", "5", "--seconds", "1"]
+    small = ["--batch", "2", "--size", "8", "--classes", "10"]
     commands = [
         ["benchmarks.step.steps", "--models", "tiny", "--no-compile", "--rounds", "5"],
-        ["benchmarks.ops.kernels", "--batch", "2", "--size", "16", "--rounds", "5", "--no-compile"],
+        ["benchmarks.ops.kernels", "--rounds", "5", "--no-compile", *small],
         ["benchmarks.step.end_to_end", *end],
         ["benchmarks.gpu.parts", "waits", "--tiny", "--out", out],
         ["benchmarks.loading.loaders", "--only", "native,full", "--images", out, *few],
