@@ -18,6 +18,7 @@ from fastsemi.common.spans import record
 from fastsemi.loaders.data import Data, ImageSet
 from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.prefetch import Loader
+from fastsemi.models.cpu_layers import use_cpu_layers
 from fastsemi.models.create import use_fused_attention
 from fastsemi.parallel import processes
 from fastsemi.parallel.settings import Strategy
@@ -107,6 +108,8 @@ class Trainer:
         networks = [stage.model, *stage.followers()]
         for network in networks:
             use_fused_attention(network, precision.fused_attention)
+            if precision.device.type == "cpu":
+                use_cpu_layers(network)
         self.parallel = Parallel(stage, config.strategy, precision)
         self.statistics = RunningStatistics(stage.model)
         compile_networks(self.parallel.units(networks), config.compile, views.device)

@@ -1,0 +1,128 @@
+"""Layers in bfloat16 on a CPU, by the faster of PyTorch's own ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import Conv2dSame, pad_same
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_HALF = torch.bfloat16
+_QUICK_KERNEL = (3, 3)  # of a depthwise convolution: at stride 1 its backward pass is quick in bfloat16 too
+
+
+def use_cpu_layers(model: nn.Module) -> None:
+    """Let linear layers and depthwise convolutions run faster in bfloat16 on a CPU, in place.
+
+    What they compute under autocast stays as it is to the bit, except gradients of depthwise convolutions,
+    which are rounded once, at their end. Parameters, names and what a layer is an instance of stay as they
+    are; elsewhere than under such autocast the layers are what they were. Nothing happens where PyTorch has
+    no oneDNN with bfloat16.
+    """
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return
+    for module in model.modules():
+        kind: Any = type(module)
+        if kind.forward is nn.Linear.forward:
+            module.__class__ = _kind(_Linear, kind)
+        elif kind.forward in (nn.Conv2d.forward, Conv2dSame.forward) and _is_slow(module):
+            module.__class__ = _kind(_Depthwise, kind)
+
+
+def _is_slow(layer: Any) -> bool:
+    """Whether it is a depthwise convolution whose backward pass is slow in bfloat16."""
+    quick = layer.kernel_size == _QUICK_KERNEL and layer.stride == (1, 1)
+    plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return layer.groups == layer.in_channels > 1 and plain and not quick
+
+
+def _in_half(x: Tensor) -> bool:
+    """Whether autocast to bfloat16 on a CPU is on, for a tensor that is there."""
+    return x.is_cpu and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == _HALF
+
+
+class _Linear(nn.Linear):
+    """A linear layer whose bias is added where the product is made, not copied into the output before."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., I] -> [..., O]."""
+        if not _in_half(tokens):
+            return super().forward(tokens)
+        return _LinearFunction.apply(tokens.to(_HALF), self.weight, self.bias)
+
+
+class _LinearFunction(torch.autograd.Function):
+    """PyTorch's linear layer under autocast, to the bit, by oneDNN's product with a bias."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        half = weight.to(_HALF)
+        ctx.save_for_backward(tokens, half)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        added = None if bias is None else bias.to(_HALF)
+        return torch.ops.mkldnn._linear_pointwise(tokens, half, added, "none", [], "")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, half = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        to_tokens = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_tokens = rows.mm(half).view(tokens.shape)
+        if ctx.needs_input_grad[1]:
+            to_weight = rows.t().mm(tokens.reshape(-1, tokens.shape[-1])).to(ctx.dtypes[0])
+        if ctx.needs_input_grad[2]:
+            to_bias = rows.sum(0).to(ctx.dtypes[1])
+        return to_tokens, to_weight, to_bias
+
+
+class _Depthwise(nn.Conv2d):
+    """A depthwise convolution whose backward pass is made in float32: oneDNN has no fast one in bfloat16."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']."""
+        if not (torch.is_grad_enabled() and _in_half(images)):
+            return super().forward(images)
+        images = images.to(_HALF)
+        if isinstance(self, Conv2dSame):
+            images = pad_same(images, self.kernel_size, self.stride, self.dilation)
+        shape = self.stride, self.padding, self.dilation, self.groups
+        return _DepthwiseFunction.apply(images, self.weight, self.bias, *shape)
+
+
+class _DepthwiseFunction(torch.autograd.Function):
+    """A convolution in bfloat16 forward, in float32 backward."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, *shape: Any) -> Tensor:
+        half = weight.to(_HALF)
+        ctx.save_for_backward(images, half)
+        ctx.shape, ctx.dtype = shape, weight.dtype
+        ctx.biases = None if bias is None else list(bias.shape)
+        return torch.conv2d(images, half, None if bias is None else bias.to(_HALF), *shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        images, half = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.shape
+        full = [t.to(torch.float32, memory_format=torch.channels_last) for t in (grad, images, half)]
+        to_images, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            *full, ctx.biases, stride, padding, dilation, False, [0, 0], groups, ctx.needs_input_grad[:3]
+        )
+        if to_images is not None:
+            to_images = to_images.to(_HALF)
+        return to_images, to_weight, to_bias, None, None, None, None
+
+
+_KINDS: dict[tuple[type, type], type] = {}
+
+
+def _kind(faster: type, kind: type) -> type:
+    """A kind of layer with the forward pass of a faster one."""
+    if (faster, kind) not in _KINDS:
+        _KINDS[faster, kind] = type(f"Cpu{kind.__name__}", (faster, kind), {})
+    return _KINDS[faster, kind]
