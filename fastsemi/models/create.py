@@ -16,7 +16,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
 from fastsemi.models.settings import ModelConfig
 
-CHANNELS_LAST_FROM = 64  # pixels; on 32 it cost a tenth on a CPU, on 128 it gave two fifths
+CHANNELS_LAST_FROM = 64  # pixels, on a GPU, where smaller images were not measured
 
 # Modules of timm whose networks choose between their class token and the average of their patches.
 _TOKEN_FAMILIES = (
@@ -135,14 +135,14 @@ def fix_position_embedding(model: nn.Module, name: str) -> None:
     model.pos_embed.requires_grad_(False)
 
 
-def prefer_channels_last(model: nn.Module, image_size: int) -> None:
-    """Let the convolutions of a network work on [B, H, W, C] in memory where that is faster, on any device.
+def prefer_channels_last(model: nn.Module, image_size: int, device: torch.device) -> None:
+    """Let the convolutions of a network work on [B, H, W, C] in memory where that is faster.
 
-    It is where images are not tiny: depthwise convolutions on a CPU, half precision on a GPU. A network that
-    has a single convolution, to cut patches, is left alone.
+    It is on a CPU, where pooling is slow otherwise and depthwise convolutions are, and in half precision on a
+    GPU where images are not tiny. A network that has a single convolution, to cut patches, is left alone.
     """
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    if convolutions > 4 and image_size >= CHANNELS_LAST_FROM:
+    if convolutions > 4 and (device.type == "cpu" or image_size >= CHANNELS_LAST_FROM):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -61,7 +61,7 @@ def new_stage(
     if has_classifier(name):
         prepare_training(model, config.model, seed=config.seed)
     if processes.world() == 1:  # shards and buckets of several processes want plain rows
-        prefer_channels_last(model, config.data.image_size)
+        prefer_channels_last(model, config.data.image_size, views.device)
     build: Callable[..., Stage] = STAGE_CLASSES[name]
     further = {} if spread is None else {"spread": spread}
     stage = build(settings(config, name), model, data, views, seed=config.seed, **further)
