@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fastsemi.kernels.reference.noise import erase_noise, pixel_noise
 
+_SMALL = 32  # pixels a side: on a CPU calls cost more than work there
+
 
 class PixelArgs(TypedDict):
     """How pixels become the network's input: the keyword arguments of `mix` and `normalise`."""
@@ -59,10 +61,9 @@ def mix(
     """
     clean = _normalised(images, **pixels)
     lam, box = corrected(partner, lam, cutmix, centre, images.shape[1], even=even)
-    boxed = (box[:, 2] > 0)[:, None, None]
-    own = torch.where(boxed, 1.0 - inside(box, images.shape[1]).float(), lam[:, None, None])  # [B, S, S]
-    mixed = torch.lerp(clean[partner], clean, own[:, None])
-    return mixed.to(pixels.get("dtype", torch.float32)), lam
+    one_by_one = images.device.type == "cpu" and images.shape[1] > _SMALL
+    mix_them = _mix_one_by_one if one_by_one else _mix_at_once
+    return mix_them(clean, partner, lam, box, pixels.get("dtype", torch.float32)), lam
 
 
 def normalise(images: Tensor, **pixels: Unpack[PixelArgs]) -> Tensor:
@@ -133,6 +134,27 @@ def check_pixels(images: Tensor, erase_box: Tensor | None, erase_key: Tensor | N
         raise ValueError(f"images must be uint8 [B, S, S, 3], not {images.dtype} {list(images.shape)}")
     if erase_box is not None and erase_key is None:
         raise ValueError("erase_box needs erase_key, the keys of the noise")
+
+
+def _mix_one_by_one(clean: Tensor, partner: Tensor, lam: Tensor, box: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sample by sample, where reading the plan waits for no device: of a partner its box alone is touched."""
+    mixed = clean.to(dtype, copy=True)
+    samples = clean.unbind()
+    plan = zip(mixed.unbind(), samples, partner.numpy(), lam.numpy(), box.numpy(), strict=True)
+    for target, own, j, weight, (left, top, width, height) in plan:
+        if width:
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            target[:, rows, columns] = samples[j][:, rows, columns]
+        elif weight != 1:
+            target.copy_(torch.lerp(samples[j], own, float(weight)))
+    return mixed
+
+
+def _mix_at_once(clean: Tensor, partner: Tensor, lam: Tensor, box: Tensor, dtype: torch.dtype) -> Tensor:
+    """All samples at once, on any device, without a look at a box from the host."""
+    boxed = (box[:, 2] > 0)[:, None, None]
+    own = torch.where(boxed, 1.0 - inside(box, clean.shape[-1]).float(), lam[:, None, None])  # [B, S, S]
+    return torch.lerp(clean[partner], clean, own[:, None]).to(dtype)
 
 
 def _normalised(images: Tensor, **args: Unpack[PixelArgs]) -> Tensor:

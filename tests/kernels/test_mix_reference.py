@@ -9,6 +9,8 @@ import torch
 from fastsemi.kernels.reference.mix import (
     _erase_boxes,
     _erase_samples,
+    _mix_at_once,
+    _mix_one_by_one,
     corrected,
     mix,
     normalise,
@@ -156,6 +158,23 @@ def test_erasing_by_sample_and_by_box_fill_the_same_pixels():
     _erase_boxes(by_box, args["erase_box"], args["erase_key"], index)
     _erase_samples(by_sample, args["erase_box"], args["erase_key"], index)
     assert by_box.any() and torch.equal(by_box, by_sample)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [3, 14, 33])
+def test_mixing_one_by_one_and_at_once_is_the_same_to_the_bit(size, dtype):
+    plan, clean = example(12, size), torch.randn(12, 3, size, size)
+    plan["lam"][:3] = torch.tensor([0.0, 1.0, math.nan])
+    plan["cutmix"][:3] = False
+    plan["partner"] = torch.arange(12).roll(1)
+    lam, box = corrected(**plan, size=size)
+    one_by_one, at_once = (
+        f(clean, plan["partner"], lam, box, dtype) for f in (_mix_one_by_one, _mix_at_once)
+    )
+    torch.testing.assert_close(one_by_one, at_once, rtol=0, atol=0, equal_nan=True)
+    assert one_by_one[2].isnan().all() and one_by_one.stride() == at_once.stride()
+    with_mix, _ = mix(picture(12, size)["images"], **plan, mean=MEAN, std=STD, dtype=dtype)
+    assert with_mix.dtype == dtype and with_mix[2].isnan().all()
 
 
 @pytest.mark.parametrize("erased", [False, True])
