@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from timm.layers import Conv2dSame, pad_same
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -14,7 +15,7 @@ _QUICK_KERNEL = (3, 3)  # of a depthwise convolution: at stride 1 its backward p
 
 
 def use_cpu_layers(model: nn.Module) -> None:
-    """Let linear layers and depthwise convolutions run faster in bfloat16 on a CPU, in place.
+    """Let linear layers, attention and depthwise convolutions run faster in bfloat16 on a CPU, in place.
 
     What they compute under autocast stays as it is to the bit, except gradients of depthwise convolutions,
     which are rounded once, at their end. Parameters, names and what a layer is an instance of stay as they
@@ -27,8 +28,17 @@ def use_cpu_layers(model: nn.Module) -> None:
         kind: Any = type(module)
         if kind.forward is nn.Linear.forward:
             module.__class__ = _kind(_Linear, kind)
+        elif kind.forward is Attention.forward and _is_plain(module):
+            module.__class__ = _kind(_Attention, kind)
         elif kind.forward in (nn.Conv2d.forward, Conv2dSame.forward) and _is_slow(module):
             module.__class__ = _kind(_Depthwise, kind)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether attention has no dropout and, between its two linear layers, no norm and no gate."""
+    norms = [getattr(layer, name, None) for name in ("q_norm", "k_norm", "norm")]
+    plain = all(norm is None or isinstance(norm, nn.Identity) for norm in norms)
+    return plain and getattr(layer, "gate", None) is None and layer.attn_drop.p == 0
 
 
 def _is_slow(layer: Any) -> bool:
@@ -77,6 +87,50 @@ class _LinearFunction(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             to_bias = rows.sum(0).to(ctx.dtypes[1])
         return to_tokens, to_weight, to_bias
+
+
+class _Attention(Attention):
+    """Attention that is written out, with queries, keys and values copied once, all together."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[B, N, C] -> [B, N, C]; a mask, and PyTorch's fused attention, are left to timm."""
+        if args or kwargs or self.fused_attn or not _in_half(x):
+            return super().forward(x, *args, **kwargs)
+        found = _AttentionFunction.apply(self.qkv(x), self.num_heads, self.scale)
+        return self.proj_drop(self.proj(found))
+
+
+class _AttentionFunction(torch.autograd.Function):
+    """softmax(Q K^T / sqrt(D)) V as timm writes it out under autocast, to the bit."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int, scale: float) -> Tensor:
+        batch, length, width = qkv.shape  # 3 H D
+        size = width // (3 * heads)
+        three = qkv.view(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4).contiguous()
+        query, key, value = three.view(3, batch * heads, length, size)
+        query.mul_(scale)
+        weights = torch.bmm(query, key.transpose(1, 2)).softmax(-1)  # [B H, N, N]
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.heads, ctx.scale = heads, scale
+        found = torch.bmm(weights, value)  # [B H, N, D]
+        return found.view(batch, heads, length, size).transpose(1, 2).reshape(batch, length, heads * size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights = ctx.saved_tensors
+        batch, length, width = grad.shape  # H D
+        heads, size = ctx.heads, width // ctx.heads
+        grad = grad.view(batch, length, heads, size).transpose(1, 2).reshape(batch * heads, length, size)
+        three = grad.new_empty(3, batch * heads, length, size)
+        to_weights = torch.bmm(grad, value.transpose(1, 2))
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        torch.bmm(to_scores, key, out=three[0]).mul_(ctx.scale)
+        torch.bmm(to_scores.transpose(1, 2), query, out=three[1])
+        torch.bmm(weights.transpose(1, 2), grad, out=three[2])
+        three = three.view(3, batch, heads, length, size).permute(1, 3, 0, 2, 4)
+        return three.reshape(batch, length, 3 * width), None, None
 
 
 class _Depthwise(nn.Conv2d):

@@ -1,6 +1,8 @@
 """Layers in bfloat16 on a CPU: the same values, by the faster way."""
 
 import copy
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,14 +10,14 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from fastsemi.models.cpu_layers import use_cpu_layers
-from fastsemi.models.create import create_model
+from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.models.settings import ModelConfig
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     reason="PyTorch has no oneDNN with bfloat16 here",
 )
-VIT = ModelConfig("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2})
+VIT = ModelConfig("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2})
 CNN = ModelConfig("tf_efficientnet_lite0", pool="default")
 
 
@@ -56,14 +58,26 @@ def test_a_linear_layer_is_autocasts_to_the_bit(shape, bias, trains):
     assert alike(passes(layer, images, torch.float32), passes(faster(layer), images, torch.float32))
 
 
-def test_a_vit_trains_as_before_to_the_bit():
-    network = create_model(VIT, num_classes=5, image_size=16, drop_path=0.2).train()
+@pytest.mark.parametrize("args", [{}, {"qk_norm": True}, {"attn_drop_rate": 0.5}])
+def test_a_vit_trains_as_before_to_the_bit(args):
+    network = create_model(
+        replace(VIT, args={**VIT.args, **args}), num_classes=5, image_size=16, drop_path=0.2
+    )
+    use_fused_attention(network.train(), False)
     quick = faster(network)
-    assert sum(type(m).__name__ == "CpuLinear" for m in quick.modules()) == 9
+    kinds = Counter(type(m).__name__ for m in quick.modules())
+    assert (kinds["CpuLinear"], kinds["CpuAttention"]) == (9, 0 if args else 2)
     images = torch.randn(6, 3, 16, 16)
     assert alike(passes(network, images), passes(quick, images))
     with torch.no_grad():
         assert torch.equal(network.eval()(images), quick.eval()(images))
+        with torch.autocast("cpu", torch.bfloat16):
+            mask = torch.ones(17, 17).tril().bool()
+            tokens = torch.randn(2, 17, 24)
+            for each in ({}, {"attn_mask": mask}):
+                assert torch.equal(
+                    network.blocks[0].attn(tokens, **each), quick.blocks[0].attn(tokens, **each)
+                )
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])
