@@ -221,6 +221,27 @@ def adapt(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def two_trees(rows: Rows) -> str:
+    """The step of two source trees, and what it consists of."""
+    first = rows[0]
+    kinds = list(first["kinds"])
+    lines = [
+        f"{machine(first)}, {_threads(first)}, time by {first['configuration']['clock']}, batches in memory. "
+        f"Before: commit {first['configuration']['before']}. Of the operations' time by PyTorch's profiler:",
+        "",
+        f"| job, labelled + unlabelled | | ms a step | times as fast | {' | '.join(kinds)} |",
+        f"|---|---|--:|--:|{'--:|' * len(kinds)}",
+    ]
+    for row in rows:
+        settings = row["configuration"]
+        lines.append(
+            f"| {settings['job']}, {settings['batch']} + {settings['images']}, {settings['precision']} "
+            f"| {row['tree']} | {_spread(row, ',.0f')} | {_spread(row['of_before'], '.2f')} "
+            f"| {' | '.join(format(row['kinds'][kind], '.0%') for kind in kinds)} |"
+        )
+    return "\n".join(lines)
+
+
 def predicted(rows: Rows) -> str:
     """The semi step on GPUs by a roofline, and how near it comes on a CPU; nothing of a GPU is measured."""
     lines = [
@@ -265,5 +286,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "entropy": entropy,
     "profile_overhead": profile_overhead,
     "adapt": adapt,
+    "cpu_step": two_trees,
     "predicted": predicted,
 }

@@ -244,6 +244,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile-overhead": lambda: measured("profile_overhead"),
     **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),
+    "cpu-step": lambda: measured("cpu_step"),
     "predicted": lambda: measured("predicted"),
 }
 

@@ -19,8 +19,8 @@ def use_cpu_layers(model: nn.Module) -> None:
 
     What they compute under autocast stays as it is to the bit, except gradients of depthwise convolutions,
     which are rounded once, at their end. Parameters, names and what a layer is an instance of stay as they
-    are; elsewhere than under such autocast the layers are what they were. Nothing happens where PyTorch has
-    no oneDNN with bfloat16.
+    are. Elsewhere than under such autocast, and compiled, the layers are what they were. Nothing happens
+    where PyTorch has no oneDNN with bfloat16.
     """
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return
@@ -49,8 +49,13 @@ def _is_slow(layer: Any) -> bool:
 
 
 def _in_half(x: Tensor) -> bool:
-    """Whether autocast to bfloat16 on a CPU is on, for a tensor that is there."""
-    return x.is_cpu and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == _HALF
+    """Whether autocast to bfloat16 on a CPU is on, for a tensor that is there, and no compiler looks on.
+
+    PyTorch's cannot compile oneDNN's product with a bias that it did not put there itself.
+    """
+    if torch.compiler.is_compiling() or not x.is_cpu:
+        return False
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == _HALF
 
 
 class _Linear(nn.Linear):
@@ -92,10 +97,11 @@ class _LinearFunction(torch.autograd.Function):
 class _Attention(Attention):
     """Attention that is written out, with queries, keys and values copied once, all together."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """[B, N, C] -> [B, N, C]; a mask, and PyTorch's fused attention, are left to timm."""
-        if args or kwargs or self.fused_attn or not _in_half(x):
-            return super().forward(x, *args, **kwargs)
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, **masks: Any) -> Tensor:
+        """[B, N, C] -> [B, N, C]; masks, and PyTorch's fused attention, are left to timm."""
+        masked = attn_mask is not None or any(masks.values())
+        if masked or self.fused_attn or not _in_half(x):
+            return super().forward(x, attn_mask, **masks)
         found = _AttentionFunction.apply(self.qkv(x), self.num_heads, self.scale)
         return self.proj_drop(self.proj(found))
 

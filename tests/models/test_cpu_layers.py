@@ -67,8 +67,10 @@ def test_a_vit_trains_as_before_to_the_bit(args):
     quick = faster(network)
     kinds = Counter(type(m).__name__ for m in quick.modules())
     assert (kinds["CpuLinear"], kinds["CpuAttention"]) == (9, 0 if args else 2)
-    images = torch.randn(6, 3, 16, 16)
+    images, used = torch.randn(6, 3, 16, 16), []
+    quick.blocks[0].attn.proj.register_forward_pre_hook(lambda _, tokens: used.append(tokens[0].grad_fn))
     assert alike(passes(network, images), passes(quick, images))
+    assert ("_Attention" in used[0].name()) == (not args)
     with torch.no_grad():
         assert torch.equal(network.eval()(images), quick.eval()(images))
         with torch.autocast("cpu", torch.bfloat16):
@@ -78,6 +80,16 @@ def test_a_vit_trains_as_before_to_the_bit(args):
                 assert torch.equal(
                     network.blocks[0].attn(tokens, **each), quick.blocks[0].attn(tokens, **each)
                 )
+
+
+def test_a_compiler_sees_the_layers_of_pytorch():
+    graphs = []
+    quick = torch.compile(
+        faster(nn.Linear(4, 4)), backend=lambda graph, _: graphs.append(graph.code) or graph
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        quick(torch.ones(2, 4))
+    assert len(graphs) == 1 and "mkldnn" not in graphs[0] and "linear" in graphs[0]
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])
