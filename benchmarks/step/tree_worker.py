@@ -19,10 +19,10 @@ from typing import Any
 KINDS = {
     "products": ("mm", "conv", "linear_pointwise"),
     "activations": ("gelu", "softmax", "clamp", "relu", "hardtanh", "threshold", "silu", "sigmoid"),
-    "norms": ("_norm",),
+    "norms": ("layer_norm", "batch_norm", "group_norm"),
     "pooling": ("pool", "mean"),
     "copies": ("copy_", "cat", "fill_", "zero_", "index"),
-    "update": ("adamw", "lerp", "_foreach"),
+    "update": ("adamw", "lerp", "_foreach", "vector_norm"),
 }
 OTHER = "other"
 
