@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "augment_module.h"
+#include "files_module.h"
 #include "threads/pool.h"
 
 namespace py = pybind11;
@@ -227,6 +228,7 @@ PYBIND11_MODULE(_native, m) {
         .def("times", &Operator::times)
         .def_property_readonly("kernels", &Operator::kernels);
     bind_augment(m);
+    bind_files(m);
 }
 
 }  // namespace fastsemi

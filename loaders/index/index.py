@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsemi.loaders.index import scan
+from fastsemi.loaders.index import look, scan
 from fastsemi.loaders.index.cache import (
     Arrays,
     Cached,
@@ -207,7 +207,7 @@ def _fresh(cached: Cached, root: str, threads: int) -> bool:
     except OSError:
         return False
     index = _index(cached, root)
-    now = scan.stamps(index.paths(index.broken), threads)
+    now = look.stamps(root, index.paths(index.broken), threads)
     return np.array_equal(now, cached.arrays["stamps"][index.broken])
 
 
@@ -225,11 +225,11 @@ def _measure(
     progress: Callable[[int, int], None] | None,
 ) -> Arrays:
     """The arrays of a new index; of files that the old one knows, the size is taken from there."""
-    paths = [os.path.join(root, file) for file in tree.files]
-    stamps = scan.stamps(paths, threads)
+    stamps = look.stamps(root, tree.files, threads)
     headers = _known_headers(tree.files, stamps, old)
     todo = np.flatnonzero((headers[:, 0] < 0) & (stamps[:, 1] >= 0))
-    headers[todo] = scan.headers([paths[i] for i in todo], max_pixels, threads, progress)
+    files = tree.files if len(todo) == len(tree.files) else [tree.files[i] for i in todo]
+    headers[todo] = look.headers(root, files, max_pixels, threads, progress)
     headers[headers[:, 0] < 0] = BROKEN
     sizes = np.ascontiguousarray(headers[:, :2])
     path_blob, path_offsets = pack_paths([os.fsencode(file) for file in tree.files])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastsemi.loaders.index import scan
+from fastsemi.loaders.index import look
 from fastsemi.loaders.index.index import Index, pack_paths
 
 
@@ -21,7 +21,7 @@ def index_files(paths: Sequence[str], *, max_pixels: int, threads: int = 8) -> I
         threads: Threads that read image headers.
     """
     absolute = [os.path.abspath(path) for path in paths]
-    headers = scan.headers(absolute, max_pixels, threads)  # [N, 3]
+    headers = look.headers("/", absolute, max_pixels, threads)  # [N, 3]
     blob, offsets = pack_paths([os.fsencode(path) for path in absolute])
     sizes = np.ascontiguousarray(headers[:, :2])
     return Index(

@@ -1,19 +1,15 @@
-"""Look at a tree of images on disk: which files, in torchvision's order, and how large each image is."""
+"""Lists a tree of images on disk: which files there are, in torchvision's order."""
 
 from __future__ import annotations
 
 import os
-import stat
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.formats import (
@@ -24,11 +20,8 @@ from fastsemi.loaders.index.formats import (
     is_image_name,
     say_no_images,
 )
-from fastsemi.loaders.index.header import BROKEN, Header, image_header
-from fastsemi.loaders.index.regular import open_regular
 
 _CLOCK_TICK_NS = 20_000_000  # file systems stamp a change with a clock that advances every 1 to 10 ms
-_CHUNK = 512  # files a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -87,17 +80,18 @@ def _list(root: str, relative: str) -> _Folder:
             f"cannot list folder {path}: {error.strerror}; make it readable or remove it"
         ) from error
     seen = [(name, is_folder) for name, is_folder in found if not is_hidden(name)]
-    files = [name for name, is_folder in seen if not is_folder]
-    skipped = Counter(extension(name) for name in files if not is_image_name(name))
+    images, skipped = _images([name for name, is_folder in seen if not is_folder])
     if len(seen) < len(found):
         skipped[HIDDEN] = len(found) - len(seen)
-    return _Folder(
-        relative,
-        mtime,
-        sorted(name for name, is_folder in seen if is_folder),
-        sorted(name for name in files if is_image_name(name)),
-        skipped,
-    )
+    subfolders = sorted(name for name, is_folder in seen if is_folder)
+    return _Folder(relative, mtime, subfolders, images, skipped)
+
+
+def _images(files: Sequence[str]) -> tuple[list[str], Counter[str]]:
+    """The images of a folder, sorted, and its other files by extension."""
+    images = sorted(filter(is_image_name, files))
+    others = set(files).difference(images) if len(images) < len(files) else ()
+    return images, Counter(map(extension, others))
 
 
 def _walk(root: str, relative: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[_Folder]:
@@ -173,8 +167,7 @@ def tree_of(names: Iterable[str], root: str, has_classes: bool) -> Tree:
 
 
 def _folder(path: str, files: Sequence[str]) -> _Folder:
-    skipped = Counter(extension(name) for name in files if not is_image_name(name))
-    return _Folder(path, 0, [], sorted(name for name in files if is_image_name(name)), skipped)
+    return _Folder(path, 0, [], *_images(files))
 
 
 def _require_classes(root: str, classes: Sequence[str], top: _Folder) -> None:
@@ -195,7 +188,9 @@ def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, to
     counts = []
     for label, group in enumerate(groups):
         before = len(files)
-        files += [os.path.join(folder.path, name) for folder in group for name in folder.images]
+        for folder in group:
+            inside = os.path.join(folder.path, "")
+            files += [inside + name for name in folder.images]
         counts.append(len(files) - before)
         if counts[-1] == 0 and classes:
             raise UserError(
@@ -220,58 +215,3 @@ def _gather(classes: tuple[str, ...], groups: list[list[_Folder]], root: str, to
 
 def _skipped(folders: Sequence[_Folder]) -> dict[str, int]:
     return dict(sum((folder.skipped for folder in folders), Counter()))
-
-
-def _threaded(
-    of_chunk: Callable[[Sequence[str]], Sequence[tuple[int, ...]]],
-    columns: int,
-    paths: Sequence[str],
-    threads: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.int64]:
-    result = np.zeros((len(paths), columns), np.int64)
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    done = 0
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for rows in pool.map(of_chunk, chunks):
-            result[done : done + len(rows)] = rows
-            done += len(rows)
-            if progress:
-                progress(done, len(paths))
-    return result
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (0, -1)
-    return (status.st_mtime_ns, status.st_size if stat.S_ISREG(status.st_mode) else -1)
-
-
-def stamps(paths: Sequence[str], threads: int) -> NDArray[np.int64]:
-    """Time of change (nanoseconds) and length (bytes) of each file, [N, 2]; length -1 where it is no file."""
-    return _threaded(lambda chunk: [_stamp(path) for path in chunk], 2, paths, threads)
-
-
-def _header(path: str, max_pixels: int) -> Header:
-    try:
-        with open_regular(path) as file:
-            return image_header(file, max_pixels)
-    except OSError:
-        return BROKEN
-
-
-def headers(
-    paths: Sequence[str], max_pixels: int, threads: int, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.int32]:
-    """Width, height and EXIF orientation of each image as its header says, [N, 3]; sizes are as stored.
-
-    `BROKEN` stands for a file that cannot be read, has no readable header or claims over `max_pixels` pixels.
-    """
-    Image.init()
-    with warnings.catch_warnings():  # set here, because the filter belongs to the process, not to a thread
-        warnings.simplefilter("ignore")
-        return _threaded(
-            lambda chunk: [_header(path, max_pixels) for path in chunk], 3, paths, threads, progress
-        ).astype(np.int32)

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.index import formats, scan
+from fastsemi.loaders.index import formats, look, scan
 from fastsemi.loaders.index.formats import FORMATS, FURTHER, IMAGE_EXTENSIONS, OUTSIDE, say_skipped
 from fastsemi.loaders.index.index import _FORMAT, build_index
 
@@ -44,13 +44,13 @@ def tree(tmp_path):
 def opened(monkeypatch):
     """The paths whose header has been read."""
     paths = []
-    real = scan._header
+    real = look.headers
 
-    def size(path, max_pixels):
-        paths.append(path)
-        return real(path, max_pixels)
+    def headers(root, files, *rest):
+        paths.extend(os.path.join(root, file) for file in files)
+        return real(root, files, *rest)
 
-    monkeypatch.setattr(scan, "_header", size)
+    monkeypatch.setattr(look, "headers", headers)
     return paths
 
 
@@ -149,7 +149,7 @@ def test_second_open_maps_memory_and_looks_at_no_file(build, tree, opened, monke
     first = build()
     assert len(opened) == 5
     stamped = []
-    monkeypatch.setattr(scan, "_stamp", stamped.append)
+    monkeypatch.setattr(look, "_threaded", lambda *rest: stamped.extend(rest[3]) or np.zeros((0, 2)))
     monkeypatch.setattr(scan, "scan", lambda *_: pytest.fail("listed the folders again"))
     second = build()
     assert len(opened) == 5 and stamped == []
@@ -277,7 +277,7 @@ def test_processes_that_start_together_agree(tmp_path, tree):
 
 
 def test_progress_reaches_the_end(build, tree, monkeypatch):
-    monkeypatch.setattr(scan, "_CHUNK", 2)
+    monkeypatch.setattr(look, "_CHUNK", 2)
     seen = []
     build(progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2, 5), (4, 5), (5, 5)]
