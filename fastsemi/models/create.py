@@ -88,8 +88,8 @@ def model_args(config: ModelConfig, image_size: int) -> dict[str, Any]:
 def _takes_image_size(name: str) -> bool:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(near)}" if near else "timm.list_models() prints all names"
-        raise UserError(f"model.name {name!r} is no timm model; {hint}?")
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() prints all names"
+        raise UserError(f"model.name {name!r} is no timm model; {hint}")
     try:
         defaults = timm.get_pretrained_cfg(name, allow_unregistered=True)
     except RuntimeError:

@@ -1,4 +1,7 @@
-"""Simple classifiers of scikit-learn on features: what a user has without a trainer."""
+"""Simple classifiers of scikit-learn on features: what a user has without a trainer.
+
+This room imports scikit-learn where it is used, as that takes longer than many commands.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,18 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
-from sklearn.preprocessing import normalize
-from sklearn.svm import SVC
-from threadpoolctl import threadpool_limits
 
 from fastsemi.probing.features import FeatureSet
 from fastsemi.probing.folds import folds
 from fastsemi.probing.spreading import Graph, Spread
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Array = NDArray[np.float32]
 
@@ -69,9 +69,11 @@ def logistic_regression(labelled: FeatureSet, scale: Scale) -> LogisticRegressio
         labelled: Images with their classes; at least two classes.
         scale: Of the features.
     """
+    from sklearn.linear_model import LogisticRegression
+
     grid = {"C": [10.0 ** (k / 2) for k in range(-8, 5)]}
-    x = scale(labelled.x)
-    return _tuned(LogisticRegression(max_iter=500), grid, x, labelled.y, scoring="neg_log_loss")
+    model = LogisticRegression(max_iter=500)
+    return _in_span(scale(labelled.x), lambda x: _tuned(model, grid, x, labelled.y, scoring="neg_log_loss"))
 
 
 def self_training(
@@ -88,6 +90,10 @@ def self_training(
         scale: Of the features.
         first: The logistic regression of the labelled images, where it has been fitted.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
     model = first or logistic_regression(labelled, scale)
     x, rest = scale(labelled.x), scale(unlabelled[evenly(len(unlabelled), MOST_SELF_TAUGHT)])
     before: NDArray[np.int64] | None = None
@@ -102,7 +108,29 @@ def self_training(
         weights = np.repeat([1.0, SURE_WEIGHT], [len(x), sure.sum()])
         with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=model.C, max_iter=500).fit(every, labels, sample_weight=weights)
+            next_round = LogisticRegression(C=model.C, max_iter=500)
+            model = _in_span(every, partial(next_round.fit, y=labels, sample_weight=weights))
+    return model
+
+
+def _in_span(every: Array, fit: Callable[[Array], LogisticRegression]) -> LogisticRegression:
+    """Fit a linear classifier in the space that few images span, where far less is to be computed.
+
+    With an L2 penalty its weights lie in that space (representer theorem; Kimeldorf and Wahba, 1971).
+
+    Args:
+        every: [N, D] features.
+        fit: Fits N rows of any width.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if 2 * len(every) > every.shape[1]:
+        return fit(every)
+    with threadpool_limits(1):
+        basis = np.linalg.qr(every.T).Q  # [D, N]
+        model = fit(every @ basis)
+    model.coef_ = model.coef_ @ basis.T
+    model.n_features_in_ = every.shape[1]
     return model
 
 
@@ -135,6 +163,10 @@ def predictions(
         evaluated: [N, D] features to classify.
         spread: Spreads the labels among the scaled features; by default anew.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import normalize
+    from sklearn.svm import SVC
+
     scale = Scale.of(np.concatenate([labelled.x, unlabelled]))
     x, y = scale(labelled.x), labelled.y
     rest, target = scale(unlabelled), scale(evaluated)
@@ -153,6 +185,8 @@ def predictions(
 
 
 def _prototypes(x: Array, y: NDArray[np.int64], target: Array) -> NDArray[np.int64]:
+    from sklearn.neighbors import NearestCentroid
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pixels that are the same in all images of a class
         return NearestCentroid().fit(x, y).predict(target)
@@ -167,6 +201,10 @@ def _tuned(
     model: Any, grid: dict[str, list[Any]], x: Array, y: NDArray[np.int64], scoring: str | None = None
 ) -> Any:
     """A fitted model with the best of the settings in `grid`; its own where labels are too few to choose."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import GridSearchCV
+    from threadpoolctl import threadpool_limits
+
     # The matrices are small: threads that meet after each product cost more than they bring.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)

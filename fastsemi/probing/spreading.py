@@ -9,15 +9,17 @@ labels a class this is several points better, and a baseline should be as good a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 
 from fastsemi.probing.folds import folds
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+    from sklearn.decomposition import PCA
+    from sklearn.neighbors import NearestNeighbors
 
 Array = NDArray[np.float32]
 
@@ -41,20 +43,30 @@ class Space:
     @classmethod
     def of(cls, every: Array, *, cosine: bool) -> Space:
         """Find the neighbours of all images, [N, D]."""
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import NearestNeighbors
+
         pca = PCA(min(DIMENSIONS, *every.shape), svd_solver="randomized", random_state=0).fit(every)
         if cosine:
             known = int((pca.explained_variance_ > LEAST * pca.explained_variance_[0]).sum())
             pca = PCA(max(1, known), whiten=True, svd_solver="randomized", random_state=0).fit(every)
         components = pca.transform(every)
-        components = normalize(components) if cosine else components
+        components = _directions(components) if cosine else components
         nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(every) - 1)).fit(components)
         return cls(pca, cosine, nearest, nearest.kneighbors(return_distance=False))
 
     def near(self, x: Array) -> NDArray[np.int64]:
         """The nearest [M, K] of images [M, D] that are not among them."""
         components = self.pca.transform(x)
-        components = normalize(components) if self.cosine else components
+        components = _directions(components) if self.cosine else components
         return self.nearest.kneighbors(components, return_distance=False)
+
+
+def _directions(components: Array) -> Array:
+    """Rows of length 1."""
+    from sklearn.preprocessing import normalize
+
+    return normalize(components)
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,8 @@ def _score(flow: sp.csr_matrix, codes: NDArray[np.int64], known: NDArray[np.int6
 
 def _flow(space: Space) -> sp.csr_matrix:
     """D^-1/2 W D^-1/2 of the symmetric graph of neighbours."""
+    import scipy.sparse as sp
+
     mine = space.neighbours
     rows = np.repeat(np.arange(len(mine)), mine.shape[1])
     ones = np.ones(len(rows), np.float32)

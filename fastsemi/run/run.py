@@ -15,6 +15,7 @@ from fastsemi.common.files import replacing
 from fastsemi.common.hardware import hardware
 from fastsemi.common.progress import Progress
 from fastsemi.common.version import __version__
+from fastsemi.models.create import model_args
 from fastsemi.parallel import processes
 from fastsemi.parallel.stop import Stop, StopVote, stop_signals
 from fastsemi.probing.probe import best, to_json
@@ -122,6 +123,7 @@ class Run:
 
     def _run(self, stages: Sequence[StageName], stop: Stop, lengths: Lengths | None) -> dict[str, Any]:
         read_summary(self.folder.summary)  # which the end of each stage adds to
+        model_args(self.config.model, self.config.data.image_size)  # refuses an unknown network
         with processes.one_per_node_first():  # which indexes the images
             context = self.context
             self._configure(fit_batches(self.config, context.data, stages, self._by_hand, context.say))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_moons
+from sklearn.linear_model import LogisticRegression
 
 from fastsemi.probing.classifiers import Scale, linear_head, logistic_regression, predictions, self_training
 from fastsemi.probing.features import FeatureSet
@@ -31,6 +32,16 @@ def test_a_head_gives_the_probabilities_of_the_logistic_regression(classes):
     other, _ = blobs(classes, 4, 1)
     logits = torch.from_numpy(other @ head.weight.T + head.bias)
     np.testing.assert_allclose(logits.softmax(1), model.predict_proba(scale(other)), atol=2e-4)
+
+
+def test_logistic_regression_of_few_images_with_many_numbers_is_that_of_all_numbers():
+    x, y = blobs(3, 6, 0, 200)
+    scale, (other, _) = Scale.of(x), blobs(3, 20, 1, 200)
+    model = logistic_regression(features(x, y), scale)
+    whole = LogisticRegression(C=model.C, max_iter=5000, tol=1e-8).fit(scale(x).astype(float), y)
+    assert model.coef_.shape == (3, 200)
+    found, expected = model.predict_proba(scale(other)), whole.predict_proba(scale(other))
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_a_class_without_labels_is_never_predicted():
