@@ -124,9 +124,13 @@ def _dispatch(command: str = "--help", *arguments: str) -> int:
     if command == "help" and arguments and arguments[0] not in ("-h", "--help"):
         sys.stdout.write(explain(arguments[0].lstrip("-")))
         return 0
+    if command in ("-h", "--help") and arguments:
+        return _dispatch("help", *arguments)
     if command in ("-h", "--help", "help"):
         sys.stdout.write(overview(COMMANDS))
         return 0
+    if command == "--version" and arguments:
+        raise UserError(f"--version stands alone, and {' '.join(arguments)} follows it; leave that out")
     if command == "--version":
         sys.stdout.write(f"fastsemi {__version__}\n")
         return 0

@@ -22,6 +22,7 @@ from fastsemi.models.create import use_fused_attention
 
 Format = Literal["onnx", "pt2"]
 OPSET = 18  # of ONNX 1.13 (December 2022); the exporter's own rules are written for it
+_UNFINISHED = ".unfinished."  # how the folder begins in which a copy is made
 TOLERANCE = 1e-3  # of the largest logit; sums in another order differ by about 1e-6 of it
 CHECKED_BATCHES = (1, 3)  # neither is the batch that the graph is traced with
 
@@ -131,7 +132,7 @@ def copy_model(folder: Path, to: Path) -> Iterator[Path]:
 
     Args:
         folder: `model/` of a run.
-        to: A folder to make; it may exist if it is empty.
+        to: A folder to make; it may exist if it holds nothing but what a copy that was killed has left.
 
     Yields:
         The folder; after an error in the block nothing of it is left.
@@ -141,10 +142,13 @@ def copy_model(folder: Path, to: Path) -> Iterator[Path]:
     """
     if to.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{to} lies in the model that it is to be a copy of; give another --to")
-    if to.is_file() or (to.is_dir() and any(to.iterdir())):
+    there = list(to.iterdir()) if to.is_dir() else []
+    if to.is_file() or not all(path.name.startswith(_UNFINISHED) for path in there):
         raise UserError(f"{to} already exists; remove it or give another --to")
+    for left in there:
+        shutil.rmtree(left)
     to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to, prefix=".unfinished.") as fresh:
+    with tempfile.TemporaryDirectory(dir=to, prefix=_UNFINISHED) as fresh:
         shutil.copytree(folder, fresh, dirs_exist_ok=True)
         yield Path(fresh)
         for file in Path(fresh).iterdir():

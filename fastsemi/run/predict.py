@@ -20,6 +20,7 @@ from fastsemi.loaders.sources.named import Part
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config
+from fastsemi.run.engine import read_as_trained
 from fastsemi.run.prediction_file import Row
 from fastsemi.run.trained import load_trained, temperature
 from fastsemi.stages.inputs import Views
@@ -104,6 +105,7 @@ class Predictor:
         for part in parts:
             data = Data(self._config.data, loader, device=self._device, bad=bad)
             try:
+                read_as_trained(self._config, data)
                 with processes.one_per_node_first():  # which indexes the images
                     images = _open(data, part)
                 images = replace(images, ids=images.ids[job.share(len(images.ids))])

@@ -16,6 +16,7 @@ from fastsemi.models.create import use_fused_attention
 from fastsemi.models.timm_folder import open_timm
 from fastsemi.parallel import processes
 from fastsemi.run.config import Config
+from fastsemi.run.engine import read_as_trained
 from fastsemi.run.folder import RunFolder
 from fastsemi.stages.inputs import Views
 
@@ -67,6 +68,7 @@ def trained_run(config: Config) -> Iterator[Trained]:
     model, names = load_trained(config, precision)
     data = Data(config.data, config.loader, device=device)
     try:
+        read_as_trained(config, data)
         with processes.one_per_node_first():  # which indexes the images
             images = data.val
         if names != data.classes:

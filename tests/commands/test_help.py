@@ -118,6 +118,12 @@ def test_quiet_leaves_results_and_warnings(capsys):
     assert not is_quiet() and capsys.readouterr().err == "measuring\n"
 
 
+def test_words_behind_help_and_version(capsys):
+    assert _help(capsys, "--help", "seed") == _help(capsys, "help", "seed")
+    assert main(["--version", "extra"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_command_says_a_thing_once_and_warns_each_time(capsys):
     def told(level):
         return cli._is_new(logging.LogRecord("fastsemi.loaders", level, "", 0, "of %s", ("images",), None))

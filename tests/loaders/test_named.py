@@ -26,6 +26,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_text("b.png\r\n\nmore/[e].png\n", encoding="utf-8-sig")
     (tmp_path / "list.csv").write_text('id;Image Path;label\n1;"c.png";x\n2; a.png ;\n', encoding="utf-8-sig")
     (tmp_path / "list.tsv").write_text("file_name\tlabel\nd.png\t1\n")
+    (tmp_path / "split.csv").write_text("path,split\na.png,train\nb.png,unlabeled\nc.png,test\n")
     (tmp_path / "list.jsonl").write_text('{"image": "b.png"}\n{"image": "d.png", "label": 3}\n')
     return tmp_path
 
@@ -46,6 +47,7 @@ def place(tmp_path, monkeypatch):
         (["@list.txt"], [["b.png", "more/[e].png"]]),
         (["@list.csv", "@list.tsv"], [["c.png", "a.png", "d.png"]]),
         (["@list.jsonl"], [["b.png", "d.png"]]),
+        (["@split.csv"], [["a.png", "b.png", "c.png"]]),
     ],
 )
 def test_words_mean_sources_in_their_order(words, parts, place):

@@ -132,7 +132,9 @@ def test_the_command_exports_a_run(tiny, tmp_path, capsys):
     assert main(["export", "--format", "pt2", *output]) == 0
     assert f"{config.output / 'model.pt2'}, largest difference" in capsys.readouterr().out
     folder = tmp_path / "copy"
+    (folder / ".unfinished.x" / "part").mkdir(parents=True)  # of a copy that was killed
     assert main(["export", "--format", "timm", "--to", str(folder), *output]) == 0
+    assert not list(folder.glob(".unfinished.*"))
     copied, first = (
         timm.create_model(f"local-dir:{path}", pretrained=True) for path in (folder, config.output / "model")
     )

@@ -2,9 +2,10 @@
 
 import pytest
 
+from fastsemi.loaders.data import Data
 from fastsemi.loaders.engines.choose import candidates
 from fastsemi.run.context import RunContext
-from fastsemi.run.engine import settle_engine
+from fastsemi.run.engine import read_as_trained, settle_engine
 
 
 @pytest.fixture
@@ -68,3 +69,22 @@ def test_what_was_opened_before_reads_with_the_runs_engine_too(tiny):
 def test_a_named_engine_is_the_users(settled):
     name, said, path = settled("--loader.engine", "reference")
     assert name == "reference" and not said and not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("kept", "named", "read_with"),
+    [
+        ("thread_pool", "auto", "thread_pool"),
+        ("thread_pool", "native", "native"),
+        ("dali", "auto", "auto"),
+        (None, "auto", "auto"),
+    ],
+)
+def test_a_finished_run_is_read_with_its_engine(tiny, kept, named, read_with):
+    config = tiny("--device", "cpu", "--loader.engine", named)
+    config.output.mkdir()
+    if kept:
+        (config.output / "engine.txt").write_text(f"{kept}\n")
+    data = Data(config.data, config.loader)
+    read_as_trained(config, data)
+    assert data.loader.engine == read_with

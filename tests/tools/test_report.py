@@ -106,6 +106,8 @@ def test_class_names_are_text_and_the_evaluation_agrees(tiny, odd_names, capsys)
     assert "chosen: by top-1 on the same images, which flatters it" in page.text
     picture = config.output / "views.png"
     assert main(["views", "--output", str(config.output), "--count", "2", "--png", str(picture)]) == 0
+    assert main(["views", "--output", str(config.output), "--step", "8", "--png", str(picture)]) == 2
+    assert "--step 8 is not within the 8 of semi; give 0 to 7" in capsys.readouterr().err
 
 
 def test_simple_classifiers_stand_beside_the_stages_and_a_loss_to_them_is_a_deviation(tiny):

@@ -74,12 +74,13 @@ def make_examples(config: Config, *, count: int, step: int) -> Examples:
         UserError: `step` is no number of a batch.
     """
     settings = config.semi
-    if step < 0:
-        raise UserError(f"--step is {step}; give the number of a batch, from 0")
     count = min(count, settings.batch * settings.unlabelled_ratio // settings.micro_batches)
     run = RunContext(config)
     try:
         stage, trained = _teacher(run)
+        total = stage.schedule.total_steps
+        if not 0 <= step < total:
+            raise UserError(f"--step {step} is not within the {total} of semi; give 0 to {total - 1}")
         role = stage.roles["unlabelled"]
         with run.data.load(role.images, [role.stream.plan(step, 0)]) as loader:
             loaded = next(loader)
