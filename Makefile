@@ -116,6 +116,7 @@ bench: env
 	$(BIN)/python -m benchmarks.step.profile_overhead --json $(BENCH_OUT)/profile_overhead.json
 	$(BIN)/python -m benchmarks.step.adapt --batch 2 --json $(BENCH_OUT)/adapt.json
 	$(BIN)/python -m benchmarks.loading.index $(BENCH_INDEX) --json $(BENCH_OUT)/index.json
+	$(BIN)/python -m benchmarks.loading.start --json $(BENCH_OUT)/start.json
 	$(BIN)/python -m benchmarks.harness.compare --record $(BENCH_OUT)
 	$(BIN)/python -m benchmarks.harness.tables
 

@@ -113,12 +113,12 @@ def index(rows: Rows) -> str:
     lines = [
         f"{machine(rows[0])}, {rows[0]['threads']} threads.",
         "",
-        "| | files | ms | files/s | peak memory, MiB |",
-        "|---|--:|--:|--:|--:|",
+        "| | files | ms | CPU s | files/s | peak memory, MiB |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     lines += [
         f"| {row['name'].replace('_', ' ')} | {row['files']:,} | {row['median']:,.1f} "
-        f"| {row['files_per_s']:,.0f} | {row['peak_mib']:.0f} |"
+        f"| {row['cpu_s']:.2f} | {row['files_per_s']:,.0f} | {row['peak_mib']:.0f} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -149,6 +149,17 @@ def entropy(rows: Rows) -> str:
             line += f" {row['us']['median']:,.0f} | {_spread(row['of_own'], '.2f')} |"
         lines.append(line)
     return "\n".join(lines)
+
+
+def start(rows: Rows) -> str:
+    """Commands from their start to their end."""
+    lines = [f"{machine(rows[0])}.", "", "| | s | CPU s |", "|---|--:|--:|"]
+    lines += [f"| {row['label']} | {_in_seconds(row)} | {row['cpu_s']:.2f} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _in_seconds(row: dict[str, Any]) -> str:
+    return " to ".join(f"{row[name] / 1e3:.2f}" for name in ("p20", "p80"))
 
 
 def remote(rows: Rows) -> str:
@@ -282,6 +293,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "end_to_end": end_to_end,
     "kernels": kernels,
     "index": index,
+    "start": start,
     "remote": remote,
     "entropy": entropy,
     "profile_overhead": profile_overhead,

@@ -237,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": lambda: measured("kernels"),
     "peaks": lambda: measured("peaks"),
     "index": lambda: measured("index"),
+    "start": lambda: measured("start"),
     "remote": lambda: measured("remote"),
     "entropy": lambda: measured("entropy"),
     **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},

@@ -163,6 +163,8 @@ def predictions(
         evaluated: [N, D] features to classify.
         spread: Spreads the labels among the scaled features; by default anew.
     """
+    import sklearn.linear_model
+    import sklearn.model_selection  # noqa: F401  now, so that it is not in the time of the first fit
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import normalize
     from sklearn.svm import SVC

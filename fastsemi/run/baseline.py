@@ -9,10 +9,8 @@ from torch import nn
 
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import digest
-from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.parallel import processes
 from fastsemi.probing.probe import MOST_CLASSES, MOST_LABELLED, Baseline
-from fastsemi.run.build import load_weights
 from fastsemi.run.config import Config
 from fastsemi.run.context import RunContext
 
@@ -63,6 +61,9 @@ def frozen_network(run: RunContext, classes: int | None = None) -> nn.Module:
         run: Names the network and its weights.
         classes: How many the network tells apart; by default those of the data.
     """
+    from fastsemi.models.create import create_model, use_fused_attention  # which need timm, as pixels do not
+    from fastsemi.run.build import load_weights
+
     config = run.config
     classes = len(run.data.classes) if classes is None else classes
     model = create_model(config.model, num_classes=classes, image_size=config.data.image_size)
