@@ -97,7 +97,7 @@ class _LinearFunction(torch.autograd.Function):
 class _Attention(Attention):
     """Attention that is written out, with queries, keys and values copied once, all together."""
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, **masks: Any) -> Tensor:
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, **masks: Any) -> Tensor:  # type: ignore[override]
         """[B, N, C] -> [B, N, C]; masks, and PyTorch's fused attention, are left to timm."""
         masked = attn_mask is not None or any(masks.values())
         if masked or self.fused_attn or not _in_half(x):
@@ -148,7 +148,7 @@ class _Depthwise(nn.Conv2d):
             return super().forward(images)
         images = images.to(_HALF)
         if isinstance(self, Conv2dSame):
-            images = pad_same(images, self.kernel_size, self.stride, self.dilation)
+            images = pad_same(images, list(self.kernel_size), list(self.stride), list(self.dilation))
         shape = self.stride, self.padding, self.dilation, self.groups
         return _DepthwiseFunction.apply(images, self.weight, self.bias, *shape)
 
