@@ -48,8 +48,8 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     if options.plots:
-        spreading = tables.label_spreading(options.data.name)
-        curve_plot.draw(curves.read(out), spreading, options.plots, f"{out.stem}_curves")
+        name = options.data.name
+        curve_plot.draw(curves.read(out), tables.label_spreading(name), options.plots, f"{name}_time")
     return 0
 
 
