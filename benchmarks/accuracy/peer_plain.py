@@ -1,10 +1,9 @@
 """FixMatch as it is written from its paper with PyTorch and torchvision, and nothing else.
 
 Source: Sohn et al., "FixMatch: Simplifying semi-supervised learning with consistency and confidence" (2020).
-Files are opened by Pillow in a worker of torch's DataLoader, both views are torchvision's, and the labels
-come from a pass without gradient. SGD with its momentum and decay, the threshold and the cosine are the
-paper's; the last rate falls due with the budget of CPU seconds. The network is fastsemi's, under autocast to
-bf16 as there.
+Files are opened by Pillow in a worker of torch's DataLoader, both views are torchvision's, and the labels come
+from a pass without gradient. SGD with its momentum and decay, the threshold and the cosine are the paper's; the
+last rate falls due with the budget of CPU seconds. The network is fastsemi's, under autocast to bf16 as there.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from torch import nn
 
 from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
-from fastsemi.models.patch_drop import require_patches
 from fastsemi.models.settings import ModelConfig
 
 CHANNELS_LAST_FROM = 64  # pixels, on a GPU, where smaller images were not measured
@@ -29,6 +28,7 @@ _TOKEN_FAMILIES = (
     "cait",
     "eva",
 )
+_DROPPING_FAMILIES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
 
 
 def create_model(
@@ -46,7 +46,8 @@ def create_model(
         num_classes: Number of classes, C.
         image_size: Side of the input in pixels.
         drop_path: Largest drop-path (stochastic depth) rate; it grows linearly with depth.
-        keep_tokens: Share of an image's patches that it sees in training mode, rounded down, at least one.
+        keep_tokens: Share of an image's patches that it sees in training mode, rounded down, at least one:
+            timm's `PatchDropout` (Liu et al., "PatchDropout", WACV 2023), behind the position embedding.
 
     Returns:
         A timm model, `[B, 3, S, S] -> [B, C]`.
@@ -56,7 +57,11 @@ def create_model(
             patches to leave out of a network that always sees all.
     """
     kwargs = model_args(config, image_size)
-    require_patches(config.name, keep_tokens)
+    if keep_tokens < 1 and not is_model_in_modules(config.name, _DROPPING_FAMILIES):
+        raise UserError(
+            f"keep_tokens is {keep_tokens}, and {config.name} cannot leave patches out as a ViT can; set "
+            "finetune.keep_tokens and semi.keep_tokens to 1"
+        )
     try:
         # No zero rates: some families know no drop path or no patches at all.
         model = timm.create_model(

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fastsemi.common.spans import record
 from fastsemi.loaders.data import Data
-from fastsemi.models.patch_drop import drop_patches
 from fastsemi.models.projected import Projected, classifier_of, split
 from fastsemi.stages.alignment import create_alignment
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
@@ -42,7 +41,6 @@ class Semi(Stage):
         self.roles = self.build_roles(config, data, seed)
         self.model = self.network = (Projected(model) if config.contrast else model).to(views.device)
         self._skip = not config.contrast and skips_rejected(config.skip_rejected, model)
-        self._two_passes = config.keep_tokens < 1
         self.teacher = EMATeacher(self.model, config.momentum, config.teacher_dtype)
         ids = self.roles["unlabelled"].stream.ids
         rule = create_rule(config, classes=len(data.classes), images=len(ids), highest_id=int(ids.max()))
@@ -67,13 +65,13 @@ class Semi(Stage):
         trusted = self.rule.weights(pseudo)  # [o_i >= tau], or what another rule says in [0, 1]; [Nu]
         self.rule.observe(pseudo)
         pairs = self.pair(unlabelled, pseudo, trusted)  # j, lam_i, [o*_i >= tau], eq. 4 and 5; each [Nu]
-        kept = Compaction(pairs.weight > 0, least=int(self._two_passes)) if self._skip else None
+        kept = Compaction(pairs.weight > 0) if self._skip else None
         mixed = self.mix(unlabelled, pseudo, pairs)  # eq. 3; [Nu, 3, S, S]
         labelled = mix_labelled(batch["labelled"], self._views)  # eq. 3; [Nl, 3, S, S]
         mixed = mixed.select(kept)  # [n, 3, S, S], n <= Nu
 
         with record("student"):
-            output = self._student(labelled.images, mixed.images)  # [Nl + n, C]
+            output = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
         logits, queries = (output, output) if keys is None else split(output)
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
         labelled_loss = labelled.losses(self.adjustment(labelled_logits), smoothing, kernels).mean()
@@ -98,15 +96,6 @@ class Semi(Stage):
             **pseudo_label_metrics(pseudo, trusted, pairs.weight, unlabelled.labels),
         }
         return StepOutput(loss, metrics)
-
-    def _student(self, labelled: Tensor, unlabelled: Tensor) -> Tensor:
-        """One pass; two where unlabelled images lose patches, so that the lengths of the sequences differ."""
-        if not self._two_passes:
-            return self.network(torch.cat([labelled, unlabelled]))
-        drop_patches(self.network, False)
-        seen_whole = self.network(labelled)
-        drop_patches(self.network, True)
-        return torch.cat([seen_whole, self.network(unlabelled)])
 
     def pseudo_label(self, batch: DeviceBatch) -> PseudoLabels:
         """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""

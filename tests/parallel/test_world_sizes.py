@@ -9,7 +9,7 @@ from fastsemi.commands import train
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 STAGES = ("pretrain", "finetune", "semi")
-SOME_PATCHES = ("--semi.keep_tokens", "0.5")
+SOME_PATCHES = ("--finetune.keep_tokens", "0.75", "--semi.keep_tokens", "0.5")
 
 
 @pytest.fixture(scope="module")
