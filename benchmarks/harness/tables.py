@@ -106,14 +106,9 @@ def label_spreading(name: str) -> dict[int, float]:
     }
 
 
-def over_time(name: str) -> str:
-    """fastsemi beside its peers on the data of a demo, after some CPU seconds."""
+def beside_semilearn(name: str) -> str:
+    """fastsemi beside semilearn on the data of a demo."""
     return curves.table(curves.read(RESULTS / "peers" / f"{name}.json"), label_spreading(name), (15, 30))
-
-
-def time_to_accuracy(name: str) -> str:
-    """CPU seconds of fastsemi and its peers to some accuracies on the data of a demo."""
-    return curves.times(curves.read(RESULTS / "peers" / f"{name}.json"), label_spreading(name), (80, 90, 95))
 
 
 def _top1(value: float) -> str:
@@ -231,9 +226,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
     "stamps": lambda: demo("stamps"),
-    "digits-over-time": lambda: over_time("digits"),
-    "digits-time-to-accuracy": lambda: time_to_accuracy("digits"),
-    "peer-trials": lambda: curves.trials(curves.read(RESULTS / "peers" / "digits.json")),
+    "digits-beside-semilearn": lambda: beside_semilearn("digits"),
+    "semilearn-trials": lambda: curves.trials(curves.read(RESULTS / "peers" / "digits.json")),
     "loaders": loaders,
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,
@@ -252,7 +246,6 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),
     "cpu-step": lambda: measured("cpu_step"),
-    "tokens": lambda: measured("tokens"),
     "predicted": lambda: measured("predicted"),
 }
 

@@ -28,16 +28,10 @@ _TOKEN_FAMILIES = (
     "cait",
     "eva",
 )
-_DROPPING_FAMILIES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
 
 
 def create_model(
-    config: ModelConfig,
-    *,
-    num_classes: int,
-    image_size: int,
-    drop_path: float = 0.0,
-    keep_tokens: float = 1.0,
+    config: ModelConfig, *, num_classes: int, image_size: int, drop_path: float = 0.0
 ) -> nn.Module:
     """Build a classifier with random weights.
 
@@ -46,31 +40,18 @@ def create_model(
         num_classes: Number of classes, C.
         image_size: Side of the input in pixels.
         drop_path: Largest drop-path (stochastic depth) rate; it grows linearly with depth.
-        keep_tokens: Share of an image's patches that it sees in training mode, rounded down, at least one:
-            timm's `PatchDropout` (Liu et al., "PatchDropout", WACV 2023), behind the position embedding.
 
     Returns:
         A timm model, `[B, 3, S, S] -> [B, C]`.
 
     Raises:
-        UserError: Unknown model, arguments it does not take, an image size its patches do not divide, or
-            patches to leave out of a network that always sees all.
+        UserError: Unknown model, arguments it does not take, or an image size its patches do not divide.
     """
     kwargs = model_args(config, image_size)
-    if keep_tokens < 1 and not is_model_in_modules(config.name, _DROPPING_FAMILIES):
-        raise UserError(
-            f"keep_tokens is {keep_tokens}, and {config.name} cannot leave patches out as a ViT can; set "
-            "finetune.keep_tokens and semi.keep_tokens to 1"
-        )
     try:
-        # No zero rates: some families know no drop path or no patches at all.
+        # No zero rate: some families know no drop path at all.
         model = timm.create_model(
-            config.name,
-            pretrained=False,
-            num_classes=num_classes,
-            drop_path_rate=drop_path or None,
-            patch_drop_rate=1 - keep_tokens or None,
-            **kwargs,
+            config.name, pretrained=False, num_classes=num_classes, drop_path_rate=drop_path or None, **kwargs
         )
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -92,14 +92,10 @@ class LabelledStageConfig(StageConfig):
     logit_adjustment: float = 0.0
     """Factor tau on the logarithm of the classes' shares among the labels, which is added to the logits in
     the loss of labelled images; 0 for none. With 1, predictions are as if all classes were as frequent."""
-    keep_tokens: float = 1.0
-    """Share of the patches of each image that a ViT sees in training, drawn anew each time; 1 for all. The
-    teacher and the evaluation see all."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         super().__post_init__()
-        self.require("keep_tokens", 0 < self.keep_tokens <= 1, "lie in (0, 1]")
         self.require("logit_adjustment", 0 <= self.logit_adjustment < math.inf, "be finite and not negative")
         self.require(
             "logit_adjustment",
