@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from fastsemi.common.errors import Interrupted
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.plan.types import LoadedBatch, MixPlan, PlannedBatch, ViewPlan
+from fastsemi.loaders.prefetch import Loader
 from fastsemi.run import config as configuration
 from fastsemi.run.build import build_stage, build_trainer
 from fastsemi.run.context import RunContext
@@ -211,19 +212,19 @@ def follow(recording, settings, folder):
     return [row["loss"] for row in rows], stage, trainer
 
 
-class Batches:
-    """As a loader: batches, and how long they were waited for."""
+class Batches(Loader):
+    """Batches that are there."""
 
     waited = 0.0
 
     def __init__(self, batches):
         self._batches = batches
 
-    def __iter__(self):
-        return self
-
     def __next__(self):
         return next(self._batches)
+
+    def close(self):
+        pass
 
 
 def moved_apart(ours, theirs, start):
