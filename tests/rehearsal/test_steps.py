@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 GIB = 2**30
 COUNT = {"compaction.py:select": 1}  # of kept samples: the one thing that a step waits for
 PLANS = {"packing.py:upload": 3}  # of the colours of three views
-WIDTHS = {"small": (384, 12, 16), "base": (768, 12, 16), "huge": (1280, 32, 14)}
+WIDTHS = {"small": (384, 12, 16), "base": (768, 12, 16), "large": (1024, 24, 16), "huge": (1280, 32, 14)}
 
 
 def forward_flops(size, *, attention):
@@ -43,6 +43,7 @@ def semi_flops(size, labelled):
     [
         ("small", 16, torch.bfloat16, "triton", 1197, 3.46),
         ("small", 16, torch.float32, "torch", 2693, 5.78),
+        ("large", 8, torch.bfloat16, "triton", 2227, 13.1),
     ],
 )
 def test_a_semi_step(paper, rehearse, sound, size, labelled, dtype, kernels, operations, peak):
