@@ -16,10 +16,8 @@ RandAugment and Cutout are semilearn's, in fp32: it knows mixed precision on CUD
 from __future__ import annotations
 
 import importlib.util
-import math
 import random
 import sys
-from collections.abc import Callable
 from inspect import signature
 from types import ModuleType
 from typing import Any, Literal
@@ -30,15 +28,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.accuracy.cpu_clock import CpuClock
-from benchmarks.harness.curves import Curve, Point
+from benchmarks.accuracy.evaluations import Evaluations
+from benchmarks.harness.curves import Curve
 from fastsemi.common.errors import UserError
-from fastsemi.common.precision import Precision
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import ImageSet
 from fastsemi.models.create import create_model
 from fastsemi.run.config import Config
-from fastsemi.stages.inputs import Views
-from fastsemi.training.evaluate import evaluate
 
 Method = Literal["fixmatch", "freematch"]
 METHODS: tuple[Method, ...] = ("fixmatch", "freematch")
@@ -70,7 +66,6 @@ OF_METHOD: dict[Method, dict[str, Any]] = {
     "fixmatch": {"p_cutoff": 0.95},
     "freematch": {"ema_p": 0.999, "ent_loss_ratio": 0.001, "use_quantile": False, "clip_thresh": False},
 }
-COSINE = 7 / 16 * math.pi  # where its learning rate ends: at a fifth of the first one
 LEFT_OUT = ("EvaluationHook", "CheckpointHook", "TimerHook", "LoggingHook")
 
 
@@ -122,11 +117,6 @@ class Outputs(nn.Module):
         return {"logits": self.net.get_classifier()(features), "feat": features}
 
 
-def learning_rate(seconds: float, budget: float) -> float:
-    """The factor of semilearn's cosine after `seconds` of `budget`."""
-    return math.cos(COSINE * min(1.0, seconds / budget))
-
-
 def train(
     config: Config, data_name: str, method: Method, *, budget: float, every: float, settings: dict[str, Any]
 ) -> Curve:
@@ -161,14 +151,14 @@ def train(
         def build(**_: Any) -> Outputs:
             return Outputs(create_model(config.model, num_classes=classes, image_size=size))
 
-        watch = _watch(clock, budget, every, _judge(data, config))
+        watch = Evaluations(clock, config, data, budget=budget, every=every)
         datasets = _datasets(data, config, method, chosen["crop_ratio"])
-        peer = _on_cpu(semilearn.core.utils.ALGORITHMS[method], datasets, watch, clock, budget)
+        peer = _on_cpu(semilearn.core.utils.ALGORITHMS[method], datasets, watch)
         peer(arguments, build, logger=_Silent()).train()
+        told = {"lr": chosen["lr"], "batch": chosen["batch_size"], "ema": chosen["ema_m"]}
+        return watch.curve(data_name, method, told)
     finally:
         data.close()
-    told = {"lr": chosen["lr"], "batch": chosen["batch_size"], "ema": chosen["ema_m"], "budget": budget}
-    return Curve(data_name, method, config.seed, told, watch.seconds, watch.steps, watch.points)
 
 
 class _Silent:
@@ -209,7 +199,7 @@ def _pixels(images: ImageSet) -> list[np.ndarray]:
     return [np.asarray(Image.open(path).convert("RGB")) for path in images.index.paths(images.ids)]
 
 
-def _on_cpu(base: type, datasets: dict[str, Any], watch: Any, clock: CpuClock, budget: float) -> type:
+def _on_cpu(base: type, datasets: dict[str, Any], watch: Evaluations) -> type:
     """An algorithm of semilearn on the CPU, with given images and a rate that falls over seconds."""
 
     class OnCpu(base):
@@ -219,12 +209,11 @@ def _on_cpu(base: type, datasets: dict[str, Any], watch: Any, clock: CpuClock, b
         def set_hooks(self) -> None:
             super().set_hooks()
             self._hooks = [hook for hook in self._hooks if hook.name not in LEFT_OUT]
-            self.register_hook(watch, "Watch", "LOWEST")
+            self.register_hook(_hook(watch), "Watch", "LOWEST")
 
         def set_optimizer(self) -> tuple[Any, Any]:
             optimizer, _ = super().set_optimizer()
-            factor = lambda _: learning_rate(clock.seconds, budget)  # noqa: E731
-            return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: watch.rate)
 
         def process_batch(self, input_args: Any = None, **tensors: Any) -> dict[str, Any]:
             wanted = signature(self.train_step).parameters
@@ -233,38 +222,14 @@ def _on_cpu(base: type, datasets: dict[str, Any], watch: Any, clock: CpuClock, b
     return OnCpu
 
 
-def _judge(data: Data, config: Config) -> Callable[[Any], dict[str, float]]:
-    """Top-1 of an algorithm's networks on `data.val`, in fp32, as fastsemi evaluates."""
-    device = torch.device("cpu")
-    views = Views(config.data, device)
-    precision = Precision.select("fp32", device)
-
-    def judge(algorithm: Any) -> dict[str, float]:
-        models = {"ema": algorithm.ema_model.net, "network": algorithm.model.net}
-        scores = evaluate(models, data, views, precision, batch=config.eval_batch)
-        return {name: accuracy.top1 for name, accuracy in scores.items()}
-
-    return judge
-
-
-def _watch(clock: CpuClock, budget: float, every: float, judge: Callable[[Any], dict[str, float]]) -> Any:
-    """A hook of semilearn that evaluates at intervals of the clock and ends the training with the budget."""
+def _hook(watch: Evaluations) -> Any:
+    """A hook of semilearn that evaluates and ends the training with the budget."""
     from semilearn.core.hooks import Hook
 
     class Watch(Hook):
-        def __init__(self) -> None:
-            self.points: list[Point] = []
-            self.steps, self.seconds, self._next = 0, 0.0, every
-
         def after_train_step(self, algorithm: Any) -> None:
-            self.steps += 1
-            self.seconds = clock.seconds
-            if self.seconds < min(self._next, budget):
-                return
-            with clock.paused():
-                self.points.append(Point(self.seconds, judge(algorithm)))
-            self._next = self.seconds + every
-            if self.seconds >= budget:
+            models = {"ema": algorithm.ema_model.net, "network": algorithm.model.net}
+            if watch.after_step(models):
                 algorithm.it = algorithm.num_train_iter - 1  # the loop ends where its last step is done
 
     return Watch()

@@ -70,6 +70,8 @@ FIRST_OF_TRIALS = 10  # settings are chosen on seeds from here on, results are t
 # Method, how it is called, the networks that count, the first that an evaluation has.
 SERIES = (
     ("fastsemi", "fastsemi, teacher", ("teacher", "model")),
+    ("plain", "plain FixMatch, network", ("network",)),
+    ("plain", "plain FixMatch, moving average", ("ema",)),
     ("fixmatch", "semilearn FixMatch, network", ("network",)),
     ("fixmatch", "semilearn FixMatch, moving average", ("ema",)),
     ("freematch", "semilearn FreeMatch, network", ("network",)),
@@ -164,6 +166,52 @@ def table(curves: Sequence[Curve], baselines: dict[int, float], times: Sequence[
     return "\n".join(lines)
 
 
+def times(curves: Sequence[Curve], baselines: dict[int, float], levels: Sequence[float]) -> str:
+    """CPU seconds until every series is first seen at some levels of top-1, and at that of label spreading.
+
+    Medians and ranges are over seeds; a training that never gets there counts as infinitely long.
+
+    Args:
+        curves: All that were measured.
+        baselines: Top-1 of label spreading on pixels by seed.
+        levels: Top-1 in percent.
+    """
+    found = series(curves)
+    if not found:
+        return "Not measured yet."
+    seeds = sorted(found[0].curves)
+    bars = {f"{level:g} %": [level] * len(seeds) for level in levels}
+    spreading = [baselines.get(seed, math.inf) for seed in seeds]
+    bars["label spreading"] = spreading
+    bars["1 point above it"] = [level + 1 for level in spreading]
+    lines = [
+        f"Seeds {', '.join(map(str, seeds))}; median (range) of the CPU seconds to",
+        "",
+        f"| | {' | '.join(bars)} |",
+        f"|---|{'--:|' * len(bars)}",
+    ]
+    for line in found:
+        paths = [curve.path(*line.networks) for _, curve in sorted(line.curves.items())]
+        cells = [_duration(list(map(seconds_to, paths, bar))) for bar in bars.values()]
+        lines.append(f"| {line.label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def seconds_to(path: Sequence[tuple[float, float]], level: float) -> float:
+    """When a value at or above a level is first seen; infinite where it never is."""
+    return next((when for when, value in path if value >= level), math.inf)
+
+
+def _duration(seconds: Sequence[float]) -> str:
+    arrived = [value for value in seconds if value < math.inf]
+    if not arrived:
+        return "never"
+    median, share = statistics.median(seconds), f"{len(arrived)} of {len(seconds)}"
+    if len(arrived) == len(seconds):
+        return f"{median:.0f} ({min(seconds):.0f} to {max(seconds):.0f})"
+    return f"{median:.0f}, in {share}" if median < math.inf else f"in {share}"
+
+
 def _above(ours: Series | None, theirs: Sequence[float]) -> str:
     if ours is None:
         return "-"
@@ -172,7 +220,7 @@ def _above(ours: Series | None, theirs: Sequence[float]) -> str:
 
 
 def trials(curves: Sequence[Curve]) -> str:
-    """Top-1 at the end of each trial of semilearn's settings."""
+    """Top-1 at the end of each trial of a peer's settings."""
     tried = [curve for curve in curves if curve.seed >= FIRST_OF_TRIALS and _is_peer(curve)]
     lines = [
         "| method | labels a step | rate | momentum | CPU seconds | steps | seed | network | average |",

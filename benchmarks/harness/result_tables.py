@@ -213,19 +213,28 @@ def _threads(row: dict[str, Any]) -> str:
 
 def adapt(rows: Rows) -> str:
     """The semi step by what of the network is trained."""
-    first = rows[0]
+    return _variants(rows, "adapt", "model.adapt")
+
+
+def tokens(rows: Rows) -> str:
+    """The semi step by the share of the patches that the student sees."""
+    return _variants(rows, "keep_tokens", "semi.keep_tokens")
+
+
+def _variants(rows: Rows, key: str, setting: str) -> str:
+    first, full = rows[0], next(row[key] for row in rows if row["peak_of_full"] == 1)
     lines = [
         f"{machine(first)}, {first['configuration']['precision']}, {_threads(first)}, time by "
         f"{first['configuration']['clock']}.",
         "",
-        "| network, labelled + unlabelled | `model.adapt` | trained parameters | ms a step "
-        "| times as fast as full | peak memory, MiB | of full's |",
+        f"| network, labelled + unlabelled | `{setting}` | trained parameters | ms a step "
+        f"| times as fast as {full} | peak memory, MiB | of {full}'s |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         settings, of_full = row["configuration"], row["of_full"]
         lines.append(
-            f"| {settings['model']}, {settings['labelled']} + {settings['unlabelled']} | `{row['adapt']}` "
+            f"| {settings['model']}, {settings['labelled']} + {settings['unlabelled']} | `{row[key]}` "
             f"| {row['trained']:,} | {_spread(row, ',.0f')} | {_spread(of_full, '.2f')} "
             f"| {row['peak_bytes'] / 2**20:,.0f} | {row['peak_of_full']:.2f} |"
         )
@@ -299,5 +308,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "profile_overhead": profile_overhead,
     "adapt": adapt,
     "cpu_step": two_trees,
+    "tokens": tokens,
     "predicted": predicted,
 }

@@ -13,7 +13,7 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,19 @@ def label_spreading(name: str) -> dict[int, float]:
     }
 
 
-def beside_semilearn(name: str) -> str:
-    """fastsemi beside semilearn on the data of a demo."""
-    return curves.table(curves.read(RESULTS / "peers" / f"{name}.json"), label_spreading(name), (15, 30))
+def over_time(file: str, times: Sequence[float]) -> str:
+    """fastsemi beside its peers on digits after some CPU seconds, from a file of curves."""
+    return curves.table(curves.read(RESULTS / "peers" / file), label_spreading("digits"), times)
+
+
+def time_to_accuracy(file: str) -> str:
+    """CPU seconds of fastsemi and its peers to some accuracies on digits, from a file of curves."""
+    return curves.times(curves.read(RESULTS / "peers" / file), label_spreading("digits"), (80, 90, 95))
+
+
+def peer_trials(file: str) -> str:
+    """What was tried of the peers' settings, from a file of curves."""
+    return curves.trials(curves.read(RESULTS / "peers" / file))
 
 
 def _top1(value: float) -> str:
@@ -216,6 +226,11 @@ def mixing() -> str:
     return paired({name: path for name, path in paths.items() if path.exists()}, "mixing", "none")
 
 
+def keep_tokens() -> str:
+    """Top-1 by the share of the patches that the student sees."""
+    return paired({"digits": ROOT / "docs/studies/tokens_small_vit_digits/seeds.csv"}, "keep_tokens", "1.0")
+
+
 def suggested(part: str) -> str:
     """What labels are worth by how they were chosen."""
     return label_choices.table(_load("suggest/*.json"), part)
@@ -226,8 +241,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
     "stamps": lambda: demo("stamps"),
-    "digits-beside-semilearn": lambda: beside_semilearn("digits"),
-    "semilearn-trials": lambda: curves.trials(curves.read(RESULTS / "peers" / "digits.json")),
+    "semilearn-over-time": lambda: over_time("digits.json", (15, 30)),
+    "semilearn-time-to": lambda: time_to_accuracy("digits.json"),
+    "semilearn-trials": lambda: peer_trials("digits.json"),
+    "plain-over-time": lambda: over_time("digits_plain.json", (15, 30, 60)),
+    "plain-time-to": lambda: time_to_accuracy("digits_plain.json"),
+    "plain-trials": lambda: peer_trials("digits_plain.json"),
     "loaders": loaders,
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,
@@ -242,10 +261,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "entropy": lambda: measured("entropy"),
     **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
     "mixing": mixing,
+    "keep-tokens": keep_tokens,
     "profile-overhead": lambda: measured("profile_overhead"),
     **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),
     "cpu-step": lambda: measured("cpu_step"),
+    "tokens": lambda: measured("tokens"),
     "predicted": lambda: measured("predicted"),
 }
 

@@ -13,68 +13,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from benchmarks.harness import harness, result_tables
-from benchmarks.step import step_profile
-from benchmarks.step.step_cases import RATIO, SIZES, ProductStep, Size
-from benchmarks.step.step_rows import waiting
+from benchmarks.step import variants
+from benchmarks.step.step_cases import SIZES, ProductStep, Size
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision, select_device
 from fastsemi.models.settings import Adapt
-
-
-def processor_seconds(run: Callable[[], object]) -> float:
-    """Seconds that this process's threads computed: what else runs on the machine disturbs them less."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 def measure(
     size: Size, kinds: list[Adapt], precision: Precision, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Rows of one network, `full` among them."""
-    device = precision.device
-    labelled = args.batch or (size.gpu_batch if device.type == "cuda" else size.cpu_batch)
+    labelled = variants.labelled(size, precision, args)
     steps = {kind: _step(size, kind, labelled, precision) for kind in kinds}
-    cases = [
-        harness.Case(
-            f"adapt/{size.name}/{kind}",
-            step.step,
-            timer=waiting(device) if device.type == "cuda" else processor_seconds,
-        )
-        for kind, step in steps.items()
-    ]
-    rows = harness.rows(
-        harness.measure(cases, rounds=args.rounds, progress=lambda text: print(text, file=sys.stderr)),
-        unit="ms",
-        threads=torch.get_num_threads(),
-        configuration={
-            **{"model": size.name, "network": size.model.name, "image_size": size.image_size},
-            **{"labelled": labelled, "unlabelled": RATIO * labelled, "classes": size.classes},
-            "precision": str(precision.dtype).removeprefix("torch."),
-            "clock": "the clock" if device.type == "cuda" else "processors' time",
-        },
-        device=device.type,
-    )
-    for row, (kind, step) in zip(rows, steps.items(), strict=True):
-        allocated = step_profile.inspect(step.step, device)["step_bytes"]
-        assert allocated is not None
-        trained = sum(p.numel() for p in step.stage.model.parameters() if p.requires_grad)
-        row |= {"adapt": kind, "trained": trained, "peak_bytes": step.state_bytes() + allocated}
-        step.close()
-    full = next(row for row in rows if row["adapt"] == "full")
-    for row in rows:
-        row["of_full"] = harness.ratio(row, full)
-        row["peak_of_full"] = row["peak_bytes"] / full["peak_bytes"]
-    return rows
+    return variants.measure("adapt", steps, "full", size, precision, args)
 
 
 def _step(size: Size, kind: Adapt, labelled: int, precision: Precision) -> ProductStep:
@@ -92,13 +49,8 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", default="T,S", help=f"of {', '.join(SIZES)}")
+    variants.add_options(parser, models="T,S")
     parser.add_argument("--adapt", default="full,lora,top,head", help=f"of {', '.join(get_args(Adapt))}")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
-    parser.add_argument("--batch", type=int, help="labelled images of a step; default: by network and device")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="file for the rows")
     args = parser.parse_args(argv)
     models, kinds = args.models.split(","), args.adapt.split(",")
     for option, found, known in (("models", models, SIZES), ("adapt", kinds, get_args(Adapt))):

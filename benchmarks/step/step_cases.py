@@ -44,6 +44,7 @@ class Size:
     image_size: int = 224
     classes: int = 1000
     drop_path: float = 0.1
+    keep_tokens: float = 1.0
 
 
 SIZES = {
@@ -52,6 +53,15 @@ SIZES = {
     "L": Size("ViT-L/16", ModelConfig("vit_large_patch16_224"), 16, 2),
     "H": Size("ViT-H/14", ModelConfig("vit_huge_patch14_224", pool="token"), 8, 1),
     "T": Size("ViT-Ti/16", ModelConfig("vit_tiny_patch16_224"), 64, 8),
+    "small": Size(  # that of configs/studies/small_vit_digits.yaml
+        "ViT of 4 blocks, 16 pixels",
+        ModelConfig("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3}),
+        gpu_batch=10,
+        cpu_batch=10,
+        image_size=16,
+        classes=10,
+        drop_path=0.0,
+    ),
     "tiny": Size(
         "tiny",
         ModelConfig("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 1}),
@@ -84,6 +94,7 @@ def semi_config(size: Size, labelled: int) -> SemiConfig:
         min_lr=0.0,
         threshold=0.0,
         drop_path=size.drop_path,
+        keep_tokens=size.keep_tokens,
         mix=mix_config(),
         labelled_mix=mix_config(),
     )

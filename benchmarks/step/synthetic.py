@@ -181,6 +181,7 @@ def semi_trainer(
             num_classes=len(data.classes),
             image_size=data.config.image_size,
             drop_path=config.drop_path,
+            keep_tokens=config.keep_tokens,
         )
     prepare_training(network, model, seed=0)
     stage: Stage = Semi(config, network, data, views, seed=0)

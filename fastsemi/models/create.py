@@ -14,6 +14,7 @@ from torch import nn
 
 from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
+from fastsemi.models.patch_drop import require_patches
 from fastsemi.models.settings import ModelConfig
 
 CHANNELS_LAST_FROM = 64  # pixels, on a GPU, where smaller images were not measured
@@ -31,7 +32,12 @@ _TOKEN_FAMILIES = (
 
 
 def create_model(
-    config: ModelConfig, *, num_classes: int, image_size: int, drop_path: float = 0.0
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    image_size: int,
+    drop_path: float = 0.0,
+    keep_tokens: float = 1.0,
 ) -> nn.Module:
     """Build a classifier with random weights.
 
@@ -40,18 +46,26 @@ def create_model(
         num_classes: Number of classes, C.
         image_size: Side of the input in pixels.
         drop_path: Largest drop-path (stochastic depth) rate; it grows linearly with depth.
+        keep_tokens: Share of an image's patches that it sees in training mode, rounded down, at least one.
 
     Returns:
         A timm model, `[B, 3, S, S] -> [B, C]`.
 
     Raises:
-        UserError: Unknown model, arguments it does not take, or an image size its patches do not divide.
+        UserError: Unknown model, arguments it does not take, an image size its patches do not divide, or
+            patches to leave out of a network that always sees all.
     """
     kwargs = model_args(config, image_size)
+    require_patches(config.name, keep_tokens)
     try:
-        # No zero rate: some families know no drop path at all.
+        # No zero rates: some families know no drop path or no patches at all.
         model = timm.create_model(
-            config.name, pretrained=False, num_classes=num_classes, drop_path_rate=drop_path or None, **kwargs
+            config.name,
+            pretrained=False,
+            num_classes=num_classes,
+            drop_path_rate=drop_path or None,
+            patch_drop_rate=1 - keep_tokens or None,
+            **kwargs,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

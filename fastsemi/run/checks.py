@@ -48,7 +48,8 @@ def check_stage(run: RunContext, name: StageName) -> None:
     for images in (*(role.images for role in roles.values()), *evaluated):
         run.data.require_memory(images)
     start = None if earlier(run.config, name) else start_weights(run.config.model)
-    if start or (has_classifier(name) and run.config.model.adapt != "full"):
+    special = run.config.model.adapt != "full" or getattr(config, "keep_tokens", 1.0) < 1
+    if start or (has_classifier(name) and special):
         check_network(run.config, name, len(run.data.classes), start)
 
 

@@ -26,11 +26,13 @@ def new_model(config: Config, name: StageName, classes: int) -> nn.Module:
     Raises:
         UserError: Settings that no network has.
     """
+    stage = settings(config, name)
     model = create_model(
         config.model,
         num_classes=classes,
         image_size=config.data.image_size,
-        drop_path=getattr(settings(config, name), "drop_path", 0.0),
+        drop_path=getattr(stage, "drop_path", 0.0),
+        keep_tokens=getattr(stage, "keep_tokens", 1.0),
     )
     if name == "pretrain" and config.pretrain.as_published:
         initialise(model)

@@ -17,9 +17,11 @@ class Compaction:
     Args:
         keep: [B] bool. The copy of its count to the host starts here and is awaited in `select`, so what is
             launched in between keeps the device busy.
+        least: Of the samples that enter, kept or not: some networks take no empty batch.
     """
 
-    def __init__(self, keep: Tensor):
+    def __init__(self, keep: Tensor, least: int = 0):
+        self._least = least
         self._order = torch.argsort(~keep, stable=True)  # kept ones first, in their order
         self._bucket = -(-len(keep) // 8)
         self._count = keep.sum().to("cpu", non_blocking=True)
@@ -34,7 +36,7 @@ class Compaction:
         if self._rows is None:
             if self._copied:
                 self._copied.synchronize()
-            count = -(-int(self._count) // self._bucket) * self._bucket
+            count = -(-max(self._least, int(self._count)) // self._bucket) * self._bucket
             self._rows = self._order[:count]
         return values[self._rows]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastsemi.common.spans import record
 from fastsemi.loaders.data import Data
+from fastsemi.models.patch_drop import see
 from fastsemi.models.projected import Projected, classifier_of, split
 from fastsemi.stages.alignment import create_alignment
 from fastsemi.stages.base import Ratio, Role, Stage, StepOutput
@@ -41,6 +41,7 @@ class Semi(Stage):
         self.roles = self.build_roles(config, data, seed)
         self.model = self.network = (Projected(model) if config.contrast else model).to(views.device)
         self._skip = not config.contrast and skips_rejected(config.skip_rejected, model)
+        self._drop = config.keep_tokens < 1
         self.teacher = EMATeacher(self.model, config.momentum, config.teacher_dtype)
         ids = self.roles["unlabelled"].stream.ids
         rule = create_rule(config, classes=len(data.classes), images=len(ids), highest_id=int(ids.max()))
@@ -65,23 +66,20 @@ class Semi(Stage):
         trusted = self.rule.weights(pseudo)  # [o_i >= tau], or what another rule says in [0, 1]; [Nu]
         self.rule.observe(pseudo)
         pairs = self.pair(unlabelled, pseudo, trusted)  # j, lam_i, [o*_i >= tau], eq. 4 and 5; each [Nu]
-        kept = Compaction(pairs.weight > 0) if self._skip else None
+        kept = Compaction(pairs.weight > 0, least=int(self._drop)) if self._skip else None
         mixed = self.mix(unlabelled, pseudo, pairs)  # eq. 3; [Nu, 3, S, S]
         labelled = mix_labelled(batch["labelled"], self._views)  # eq. 3; [Nl, 3, S, S]
         mixed = mixed.select(kept)  # [n, 3, S, S], n <= Nu
 
         with record("student"):
-            output = self.network(torch.cat([labelled.images, mixed.images]))  # [Nl + n, C]
+            output = see(self.network, labelled.images, mixed.images, drop=self._drop)  # [Nl + n, C]
         logits, queries = (output, output) if keys is None else split(output)
         labelled_logits, unlabelled_logits = logits.split([len(labelled.label), len(mixed.label)])
         labelled_loss = labelled.losses(self.adjustment(labelled_logits), smoothing, kernels).mean()
         losses = mixed.losses(unlabelled_logits, self.config.pseudo_label_smoothing, kernels)
         unlabelled_loss = losses.sum() / len(trusted)  # eq. 2
         loss = labelled_loss + self.config.loss_weight * unlabelled_loss
-        parts = {
-            "loss_labelled": Ratio(labelled_loss.detach(), 1),
-            "loss_unlabelled": Ratio(unlabelled_loss.detach(), 1),
-        }
+        parts = {"loss_labelled": labelled_loss, "loss_unlabelled": unlabelled_loss}
         further = self.rule.loss(unlabelled_logits, mixed.weight > 0)
         if further is not None:
             loss = loss + further
@@ -89,13 +87,10 @@ class Semi(Stage):
             heat = self.config.contrast_temperature
             contrast = contrastive_loss(queries[-len(keys) :], keys, mixed.lam, pairs, heat, kernels)
             loss = loss + self.config.contrast * contrast
-            parts["loss_contrast"] = Ratio(contrast.detach(), 1)
-        metrics = {
-            "loss": Ratio(loss.detach(), 1),
-            **parts,
-            **pseudo_label_metrics(pseudo, trusted, pairs.weight, unlabelled.labels),
-        }
-        return StepOutput(loss, metrics)
+            parts["loss_contrast"] = contrast
+        metrics = {name: Ratio(value.detach(), 1) for name, value in {"loss": loss, **parts}.items()}
+        of_labels = pseudo_label_metrics(pseudo, trusted, pairs.weight, unlabelled.labels)
+        return StepOutput(loss, metrics | of_labels)
 
     def pseudo_label(self, batch: DeviceBatch) -> PseudoLabels:
         """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""

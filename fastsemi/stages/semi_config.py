@@ -85,6 +85,9 @@ class SemiConfig(LabelledStageConfig):
     """Mixup and cutmix of labelled images."""
     drop_path: float = 0.1
     """Largest drop-path rate of the student."""
+    keep_tokens: float = 1.0
+    """Share of the patches of each unlabelled image that the student sees, of a ViT, drawn anew each time; 1
+    for all. The teacher sees all, and so does the student of labelled images."""
     skip_rejected: bool | None = None
     """Keep rejected samples out of the student; null: yes, unless it has batch norm."""
     label_smoothing: float = 0.1
@@ -110,6 +113,7 @@ class SemiConfig(LabelledStageConfig):
         self.require_fractions("drop_path", "label_smoothing", "momentum", "align_momentum")
         self.require("temperature", 0 < self.temperature < math.inf, "be positive and finite")
         self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
+        self.require("keep_tokens", 0 < self.keep_tokens <= 1, "lie in (0, 1]")
         self.require("loss_weight", 0 <= self.loss_weight < math.inf, "be finite and not negative")
         if self.mixing != "none" and not (self.mix.mixup or self.mix.cutmix):
             raise UserError(

@@ -3,14 +3,23 @@
 import importlib.util
 import json
 import math
+import multiprocessing
 import statistics
 import sys
+import time
 
 import pytest
 import timm
 import torch
 
-from benchmarks.accuracy import beside_semilearn, curve_plot, fastsemi_curve, peer_semilearn
+from benchmarks.accuracy import (
+    curve_plot,
+    evaluations,
+    fastsemi_curve,
+    peer_plain,
+    peer_semilearn,
+    time_to_accuracy,
+)
 from benchmarks.accuracy.cpu_clock import CpuClock
 from benchmarks.harness import curves
 from benchmarks.harness.curves import Curve, Point
@@ -46,6 +55,7 @@ def measured():
 def test_pauses_do_not_count(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("benchmarks.accuracy.cpu_clock.time.process_time", lambda: now[0])
+    monkeypatch.setattr("benchmarks.accuracy.cpu_clock._workers", lambda: 0.0)
     clock = CpuClock()
     now[0] += 3
     with clock.paused():
@@ -55,6 +65,25 @@ def test_pauses_do_not_count(monkeypatch):
         now[0] += 7
         raise KeyError
     assert clock.seconds == pytest.approx(4)
+
+
+def test_workers_count_while_they_live_and_after():
+    clock = CpuClock()
+    release = multiprocessing.Event()
+    worker = multiprocessing.get_context("fork").Process(target=_compute, args=(0.3, release))
+    worker.start()
+    deadline = time.monotonic() + 60
+    while (alive := clock.seconds) < 0.25 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    release.set()
+    worker.join()
+    assert 0.25 <= alive <= clock.seconds
+
+
+def _compute(seconds, release):
+    while time.process_time() < seconds:
+        pass
+    release.wait(60)
 
 
 def test_curves_are_added_and_read_back(tmp_path, measured):
@@ -100,6 +129,19 @@ def test_table_has_means_and_deviations(measured):
     ]
 
 
+def test_times_are_those_of_the_first_evaluation_there(measured):
+    path = [(5.0, 80.0), (9.0, 91.0), (14.0, 88.0)]
+    assert [curves.seconds_to(path, level) for level in (80, 90, 92)] == [5.0, 9.0, math.inf]
+    rows = {
+        row.split(" | ")[0].strip("| "): row
+        for row in curves.times(measured, {0: 94.0, 1: 97.5}, (90, 97)).splitlines()
+    }
+    assert rows[""] == "| | 90 % | 97 % | label spreading | 1 point above it |"
+    assert rows["fastsemi, teacher"].endswith("| 10 (5 to 16) | in 1 of 2 | 16 (16 to 16) | in 1 of 2 |")
+    assert rows["semilearn FixMatch, moving average"].endswith("| never | never | never | never |")
+    assert curves.times([], {}, (90,)) == "Not measured yet."
+
+
 def test_band_and_plot(tmp_path, measured):
     ours = curves.series(measured)[0]
     seconds, mean, low, high = curve_plot.band(ours, 20.0)
@@ -126,8 +168,8 @@ def test_fastsemi_curve_is_that_of_its_metrics(tiny):
 
 
 def test_recipe_has_the_labels_of_the_seed_and_one_thread(tmp_path, shapes):
-    preset = beside_semilearn.ROOT / "configs" / "demo" / "digits.yaml"
-    config = beside_semilearn.configure(preset, shapes, 3, tmp_path)
+    preset = time_to_accuracy.ROOT / "configs" / "demo" / "digits.yaml"
+    config = time_to_accuracy.configure(preset, shapes, 3, tmp_path)
     assert (config.seed, config.data.labels.seed, config.loader.threads) == (3, 3, 1)
     assert (config.train.baseline, config.train.select) == ("none", "last")
 
@@ -138,14 +180,14 @@ def test_what_has_been_measured_is_not_run_again(tmp_path, monkeypatch):
     before = out.read_bytes()
     words = f"x {tmp_path} --seeds 4 --methods fixmatch --batch 8 --ema 0.9 --seconds 20 --out {out}".split()
     monkeypatch.setattr(sys, "argv", words)
-    assert beside_semilearn.main() == 0
+    assert time_to_accuracy.main() == 0
     assert out.read_bytes() == before
 
 
-def test_rate_follows_the_cosine_of_semilearn():
-    assert peer_semilearn.learning_rate(0, 60) == 1
-    assert peer_semilearn.learning_rate(30, 60) == pytest.approx(math.cos(7 / 32 * math.pi))
-    assert peer_semilearn.learning_rate(61, 60) == pytest.approx(math.cos(7 / 16 * math.pi))
+def test_rate_follows_the_cosine_of_fixmatch():
+    assert evaluations.learning_rate(0, 60) == 1
+    assert evaluations.learning_rate(30, 60) == pytest.approx(math.cos(7 / 32 * math.pi))
+    assert evaluations.learning_rate(61, 60) == pytest.approx(math.cos(7 / 16 * math.pi))
 
 
 def test_outputs_are_those_of_the_network():
@@ -156,13 +198,49 @@ def test_outputs_are_those_of_the_network():
     assert found["feat"].shape == (2, 16)
 
 
+def test_fixmatch_is_its_equations():
+    """Images labelled surely count by their pseudo label, others not; the labels come without a gradient."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    images, weak, strong = (torch.randn(n, 3, 2, 2) for n in (2, 6, 6))
+    weak[:3] *= 40
+    labels = torch.tensor([0, 2])
+    shares = network(weak).softmax(1).detach()
+    sure = [i for i in range(6) if shares[i].max() >= 0.95]
+    assert 0 < len(sure) < 6
+    picked = network(strong).log_softmax(1)
+    expected = -network(images).log_softmax(1)[range(2), labels].mean()
+    expected = expected - sum(picked[i, shares[i].argmax()] for i in sure) / 6
+    loss = peer_plain.fixmatch(network, images, labels, weak, strong)
+    torch.testing.assert_close(loss, expected)
+    for found, wanted in zip(
+        *(torch.autograd.grad(x, network.parameters()) for x in (loss, expected)), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_plain_fixmatch_trains_on_our_labels(tiny, monkeypatch):
+    config = tiny("--model.name", "resnet18", "--model.args", '{"layers": [1, 1, 1, 1]}')
+    seen = []
+    pictures = peer_plain.Pictures
+    monkeypatch.setattr(peer_plain, "Pictures", lambda *a: seen.append(pictures(*a)) or seen[-1])
+    curve = peer_plain.train(config, "shapes", budget=0.5, every=0.2, lr=0.03, batch=4, ema=0.9)
+    assert 1 <= curve.steps and curve.points[-1].seconds == curve.seconds >= 0.5
+    assert all(set(point.top1) == {"ema", "network"} for point in curve.points)
+    assert curve.settings == {"lr": 0.03, "batch": 4, "ema": 0.9, "budget": 0.5}
+    labelled, everything = seen
+    assert len(labelled) == 12 and len(everything) == 120
+    weak, strong, _ = everything[0]
+    assert weak.shape == strong.shape == (3, 16, 16) and not torch.equal(weak, strong)
+
+
 @pytest.mark.skipif(installed, reason="semilearn is installed")
 def test_without_semilearn_one_line_says_how_to_get_it(tiny, tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="semilearn is not installed; pip install"):
         peer_semilearn.train(tiny(), "shapes", "fixmatch", budget=1, every=1, settings={})
     words = f"x {tmp_path} --methods freematch --out {tmp_path / 'out.json'}".split()
     monkeypatch.setattr(sys, "argv", words)
-    assert beside_semilearn.main() == 2
+    assert time_to_accuracy.main() == 2
     assert "semilearn is not installed" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
 
@@ -198,5 +276,5 @@ def test_semilearn_trains_on_our_labels(tiny, method, monkeypatch):
 def test_impossible_options_are_refused(words, told, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", f"x data {words}".split())
     with pytest.raises(SystemExit):
-        beside_semilearn.main()
+        time_to_accuracy.main()
     assert told in capsys.readouterr().err

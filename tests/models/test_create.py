@@ -181,3 +181,36 @@ def test_wrong_models_end_in_one_line(config, size, message):
 def test_drop_path_is_refused_where_the_family_has_none():
     with pytest.raises(UserError, match=r"dla46_c refuses .* drop_path 0\.1"):
         create_model(ModelConfig("dla46_c"), num_classes=3, image_size=32, drop_path=0.1)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_some_patches_are_left_out_in_training_mode_alone(name):
+    args = {"patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    config, images = ModelConfig(name, args), torch.randn(3, 3, 16, 16)
+    torch.manual_seed(0)
+    some = create_model(config, num_classes=3, image_size=16, keep_tokens=0.4)
+    torch.manual_seed(0)
+    every = create_model(config, num_classes=3, image_size=16)
+    assert some.state_dict().keys() == every.state_dict().keys()
+    entered = []
+    some.blocks[0].register_forward_pre_hook(lambda _, given: entered.append(given[0].detach()))
+    torch.testing.assert_close(some.eval()(images), every.eval()(images))
+    logits = some.train()(images)
+    whole, kept = entered
+    prefix = some.num_prefix_tokens
+    assert whole.shape[1] == prefix + 16 and kept.shape[1] == prefix + 6, "of 16 patches 6.4, rounded down"
+    torch.testing.assert_close(kept[:, :prefix], whole[:, :prefix])
+    same = (kept[:, prefix:, None] == whole[:, None, prefix:]).all(-1)  # [B, 6, 16]
+    assert same.sum(-1).eq(1).all() and same.sum(1).le(1).all(), "six different patches, positions included"
+    assert not torch.equal(same[0].any(0), same[1].any(0)), "each image has its own"
+    if name.startswith("vit_tiny"):
+        tokens = every.blocks(kept)
+        torch.testing.assert_close(logits, every.head(every.fc_norm(tokens[:, prefix:].mean(1))))
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "beit_base_patch16_224", "samvit_base_patch16_224"])
+def test_networks_that_always_see_all_patches_refuse_to_leave_some_out(name):
+    with pytest.raises(
+        UserError, match=rf"semi\.keep_tokens is 0\.5, and {name} cannot leave .*; set it to 1$"
+    ):
+        create_model(ModelConfig(name), num_classes=3, image_size=32, keep_tokens=0.5)

@@ -9,6 +9,7 @@ from fastsemi.commands import train
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 STAGES = ("pretrain", "finetune", "semi")
+SOME_PATCHES = ("--semi.keep_tokens", "0.5")
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +32,19 @@ def results(folder):
 def test_two_processes_equal_one_that_accumulates(
     preset, processes, tmp_path, single, strategy, pageless, monkeypatch
 ):
-    """All three stages with mixing, drop path and rejected samples: every logged value, every weight.
+    """All three stages with mixing, drop path, patches left out and rejected samples: every value and weight.
 
     The two also compute activations again, which must change nothing, and draw the same drop path.
     """
     if not single:
-        folder, words = preset("one")
+        folder, words = preset("one", *SOME_PATCHES)
         codes, said = processes.run(1, words, tmp_path / "one.log")
         assert codes == [0], said
         single["rows"] = {stage: processes.rows(folder, stage) for stage in STAGES}
         single["scores"] = processes.rows(folder, "semi", "teacher_top1")
         single["weights"] = results(folder)
     options = ("--distributed.strategy", strategy, "--model.activation_checkpointing", "true")
-    folder, words = preset(strategy, *options)
+    folder, words = preset(strategy, *options, *SOME_PATCHES)
     if strategy == "ddp":
         monkeypatch.setattr(train, "_report", pageless)
     codes, said = processes.run(2, words, tmp_path / "two.log")

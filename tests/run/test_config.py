@@ -74,6 +74,8 @@ def test_a_later_file_wins(tmp_path):
         ("semi: 3", [], "semi in .* is a section"),
         ("{}", ["--semi.threshold", "1.5"], r"semi\.threshold is 1\.5; it must lie in \[0, 1\]"),
         ("{}", ["--finetune.batch", "0"], r"finetune\.batch is 0; it must be at least 1"),
+        ("{}", ["--semi.keep_tokens", "0"], r"semi\.keep_tokens is 0\.0; it must lie in \(0, 1\]"),
+        ("{}", ["--semi.keep_tokens", "1.5"], r"semi\.keep_tokens is 1\.5; it must lie in \(0, 1\]"),
         ("{}", ["--semi.momentum", "1"], r"semi\.momentum is 1\.0; it must lie in \[0, 1\)"),
         ("{}", ["--semi.length", "10"], r"semi\.length is '10'; it must be a number and a unit, such as"),
         (

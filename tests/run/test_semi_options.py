@@ -61,3 +61,11 @@ def test_a_head_cannot_be_kept_and_replaced(tiny, tmp_path):
     config = tiny("--output", str(tmp_path / "a"), "--stages", "[semi]", "--semi.head", "probe", *options)
     with pytest.raises(UserError, match=r"semi\.head probe replaces it"):
         run(config).train(["semi"])
+
+
+def test_a_network_without_patches_is_refused_before_anything_is_trained(tiny):
+    network = ("--model.name", "resnet10t", "--semi.keep_tokens", "0.5")
+    config = tiny("--stages", "[finetune, semi]", *network)
+    with pytest.raises(UserError, match=r"semi\.keep_tokens is 0\.5, and resnet10t cannot leave patches out"):
+        run(config).train(["finetune", "semi"])
+    assert not RunFolder(config.output).result("finetune").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import log_softmax, softmax
+from torch.testing import assert_close
 
 from fastsemi.common.errors import UserError
 from fastsemi.kernels.reference.noise import erase_noise
@@ -165,6 +166,7 @@ def test_compaction_keeps_all_kept_rows_and_few_others():
         rows = Compaction(keep).select(torch.arange(40))
         assert set(torch.flatten(keep.nonzero()).tolist()) <= set(rows.tolist())
         assert len(rows) % 5 == 0 and len(rows) < count + 5
+    assert len(Compaction(torch.zeros(40, dtype=torch.bool), least=1).select(torch.arange(40))) == 5
 
 
 def test_batch_norm_refuses_to_leave_samples_out(build, tiny):
@@ -201,3 +203,23 @@ def test_pseudo_label_metrics_count_what_is_known():
     many = pseudo._replace(logits=torch.zeros(4, 101))
     few = pseudo_label_metrics(many, Fixed(0.5).weights(pseudo), torch.ones(4), truth)
     assert not any(name.endswith("by_class") for name in few), "a thousand numbers a row are not read"
+
+
+def test_only_the_student_of_unlabelled_images_leaves_patches_out(build):
+    """Its loss is that of the whole labelled images and of half of the patches of the others."""
+    stage, batch, _ = build("--semi.keep_tokens", "0.5", "--semi.threshold", "0")
+    whole, _, _ = build("--semi.threshold", "0")
+    seen = []
+    for network in (stage.model, stage.teacher.model):
+        network.blocks[0].register_forward_pre_hook(
+            lambda block, given: seen.append((block, given[0].shape[:2]))
+        )
+    found = stage.loss(batch).metrics
+    n_l, n_u = len(batch["labelled"].labels), len(batch["unlabelled"].labels)
+    teacher, student = stage.teacher.model.blocks[0], stage.model.blocks[0]
+    assert seen == [(teacher, (n_u, 17)), (student, (n_l, 17)), (student, (n_u, 9))]
+    whole.model.load_state_dict(stage.model.state_dict())
+    whole.teacher.model.load_state_dict(stage.teacher.model.state_dict())
+    expected = whole.loss(batch).metrics
+    assert_close(found["loss_labelled"].total, expected["loss_labelled"].total)
+    assert abs(found["loss_unlabelled"].total - expected["loss_unlabelled"].total) > 1e-3

@@ -62,6 +62,21 @@ def test_checkpointing_computes_the_blocks_again(tiny, step_flops):
     assert 1.2 * kept < again < 1.4 * kept
 
 
+def test_patches_left_out_save_operations_of_the_student(tiny, step_flops):
+    """Of unlabelled images it sees 8 of the 16 patches of 4 pixels, all of which are embedded."""
+    config = tiny("--semi.keep_tokens", "0.5")
+    shape = (32, 2, 4, 3)  # width, depth, patch, classes
+    pixels = 2 * 16 * 3 * 4**2 * 32
+
+    def training(tokens, left_out):
+        fused = 2 * 2 * tokens**2 * 32
+        return 3 * (vit_flops(tokens, *shape) + left_out * pixels / 16) - pixels + fused
+
+    labelled, unlabelled = config.semi.batch, config.semi.batch * config.semi.unlabelled_ratio
+    expected = labelled * training(17, 0) + unlabelled * (training(9, 8) + vit_flops(17, *shape))
+    assert step_flops(config, "semi") == pytest.approx(expected, rel=1e-6)
+
+
 def test_masking_saves_operations_of_the_encoder(step_flops):
     config = configuration.load([IMAGENET / "mae_vit_huge.yaml"], [])
     whole = 3 * vit_flops(257, 1280, 32, 14, 0) * config.pretrain.batch

@@ -1,12 +1,13 @@
-"""fastsemi beside FixMatch and FreeMatch of semilearn: the same labels, images, network and CPU seconds.
+"""Accuracy over CPU seconds: fastsemi, a plain FixMatch, and FixMatch and FreeMatch of semilearn.
 
     pip install --no-deps --target SITE semilearn==0.3.2 ruamel.yaml progress
-    OMP_NUM_THREADS=1 PYTHONPATH=SITE python -m benchmarks.accuracy.beside_semilearn data/digits \
+    OMP_NUM_THREADS=1 PYTHONPATH=SITE python -m benchmarks.time_to_accuracy data/digits \
         --seeds 0,1,2,3,4 --seconds 60 --batch 8 --ema 0.99
 
-Methods take turns on each seed, so that all see the same load of the machine; CPU seconds of the process are
-counted, not those of the clock. A training that the file of results has is not run again. `--lr`, `--batch`
-and `--ema` change settings of semilearn.
+All have the same labels, images, network and one thread. Methods take turns on each seed, so that all see the
+same load of the machine; CPU seconds of the process and of its workers are counted, not those of the clock. A
+training that the file of results has is not run again. `--methods fastsemi,plain` does without semilearn.
+`--lr`, `--batch` and `--ema` change settings of the peers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy import curve_plot, fastsemi_curve, peer_semilearn
+from benchmarks.accuracy import curve_plot, fastsemi_curve, peer_plain, peer_semilearn
 from benchmarks.harness import curves, tables
 from benchmarks.harness.curves import Curve
 from benchmarks.harness.environment import environment
@@ -29,7 +30,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.run.config import Config, load
 
 ROOT = Path(__file__).parents[2]
-ORDER = ("fastsemi", *peer_semilearn.METHODS)
+ORDER = ("fastsemi", "plain", *peer_semilearn.METHODS)
 
 
 def main() -> int:
@@ -47,8 +48,8 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     if options.plots:
-        name = options.data.name
-        curve_plot.draw(curves.read(out), tables.label_spreading(name), options.plots, f"{name}_semilearn")
+        spreading = tables.label_spreading(options.data.name)
+        curve_plot.draw(curves.read(out), spreading, options.plots, f"{out.stem}_curves")
     return 0
 
 
@@ -58,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "demo" / "digits.yaml")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2, 3, 4), help="such as 0,1,2")
     parser.add_argument("--methods", type=_methods, default=ORDER, help=f"some of {','.join(ORDER)}")
-    parser.add_argument("--seconds", type=_positive, default=60.0, help="CPU seconds of each of semilearn's")
-    parser.add_argument("--every", type=_positive, default=5.0, help="CPU seconds between its evaluations")
+    parser.add_argument("--seconds", type=_positive, default=60.0, help="CPU seconds of each peer")
+    parser.add_argument("--every", type=_positive, default=5.0, help="CPU seconds between their evaluations")
     parser.add_argument("--lr", type=_positive, default=peer_semilearn.RECOMMENDED["lr"])
     parser.add_argument("--batch", type=_count, default=peer_semilearn.RECOMMENDED["batch_size"])
     parser.add_argument("--ema", type=_share, default=peer_semilearn.RECOMMENDED["ema_m"])
@@ -107,24 +108,24 @@ def _once(options: argparse.Namespace, out: Path, method: str, seed: int) -> Non
         return
     with tempfile.TemporaryDirectory() as folder:
         config = configure(options.config, options.data, seed, Path(folder) / "run")
-        if method == "fastsemi":
-            curve = fastsemi_curve.train(config, options.data.name)
-        else:
-            changed = {"lr": options.lr, "batch_size": options.batch, "ema_m": options.ema}
-            curve = peer_semilearn.train(
-                config,
-                options.data.name,
-                method,
-                budget=options.seconds,
-                every=options.every,
-                settings=changed,
-            )
+        curve = _train(options, method, config)
     curves.add(out, curve, environment())
     shown = ", ".join(f"{name} {top1:.1f}" for name, top1 in curve.points[-1].top1.items())
     print(
         f"{method} {settings or ''} seed {seed}: {curve.steps} steps, {curve.seconds:.0f} s, {shown}",
         flush=True,
     )
+
+
+def _train(options: argparse.Namespace, method: str, config: Config) -> Curve:
+    name, lr, batch, ema = options.data.name, options.lr, options.batch, options.ema
+    span = {"budget": options.seconds, "every": options.every}
+    if method == "fastsemi":
+        return fastsemi_curve.train(config, name)
+    if method == "plain":
+        return peer_plain.train(config, name, **span, lr=lr, batch=batch, ema=ema)
+    changed = {"lr": lr, "batch_size": batch, "ema_m": ema}
+    return peer_semilearn.train(config, name, method, **span, settings=changed)
 
 
 def _is(curve: Curve, method: str, seed: int, settings: dict[str, Any]) -> bool:

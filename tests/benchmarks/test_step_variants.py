@@ -1,0 +1,50 @@
+"""The cost of what is trained and of what is seen: the benchmarks on the smallest network there is."""
+
+import json
+
+import pytest
+
+from benchmarks.harness import result_tables
+from benchmarks.step import adapt, tokens
+from fastsemi.common.errors import UserError
+
+
+def test_less_that_is_trained_needs_less_memory(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    options = ["--models", "tiny", "--adapt", "full,lora,head", "--precision", "fp32", "--rounds", "5"]
+    rows = adapt.run([*options, "--json", str(out)])
+    assert json.loads(out.read_text()) == json.loads(json.dumps(rows))
+    found = {row["adapt"]: row for row in rows}
+    width, rank = 16, 8
+    factors = rank * ((width + 3 * width) + 2 * width + 2 * (width + 4 * width))
+    assert found["head"]["trained"] == 10 * (width + 1)
+    assert found["lora"]["trained"] == found["head"]["trained"] + factors
+    assert found["full"]["trained"] > found["lora"]["trained"]
+    assert found["head"]["peak_bytes"] < found["lora"]["peak_bytes"]
+    assert found["full"]["of_full"] == {"median": 1.0, "p20": 1.0, "p80": 1.0}
+    assert result_tables.adapt(rows) in capsys.readouterr().out
+
+
+def test_less_that_is_seen_needs_less_memory(capsys):
+    rows = tokens.run(["--models", "tiny", "--keep_tokens", "1,0.5", "--precision", "fp32", "--rounds", "5"])
+    every, half = rows
+    assert (every["keep_tokens"], half["keep_tokens"]) == ("1", "0.5")
+    assert half["trained"] == every["trained"] and half["peak_bytes"] < every["peak_bytes"]
+    assert half["peak_of_full"] == half["peak_bytes"] / every["peak_bytes"]
+    assert result_tables.tokens(rows) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        (adapt.run, ["--models", "Q"], "'Q' is unknown; use"),
+        (adapt.run, ["--adapt", "full,half"], "'half' is unknown; use full, head"),
+        (adapt.run, ["--adapt", "head"], "lacks full"),
+        (tokens.run, ["--keep_tokens", "1,none"], "'none' is no share in"),
+        (tokens.run, ["--keep_tokens", "1,2"], "'2' is no share in"),
+        (tokens.run, ["--keep_tokens", "0.5"], "lacks 1,"),
+    ],
+)
+def test_wrong_options(run, options, message):
+    with pytest.raises(UserError, match=message):
+        run(options)
