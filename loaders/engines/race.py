@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -36,7 +39,8 @@ def fastest(makers: Makers, source: Source, image_size: int, of: Sequence[str]) 
     """The engine with the highest rate, and why, in words.
 
     The trial is held once for the same `of` and remembered in the cache; processes that start together wait
-    for the one that holds it. An engine that fails or does not answer has lost.
+    for the one that holds it. An engine that fails or does not answer has lost, and one in whose turn a
+    process ended is tried no more: a decoder may end it by a segmentation fault.
 
     Args:
         makers: The engines by name; the first one is taken where all fail.
@@ -48,11 +52,12 @@ def fastest(makers: Makers, source: Source, image_size: int, of: Sequence[str]) 
     path = folder / "rates.json"
 
     def build() -> dict[EngineName, float]:
-        rates = race(makers, source, image_size)
-        if all(rates.values()):  # a failure may be over the next time
+        alive = {name: make for name, make in makers.items() if not _turn(folder, name).exists()}
+        rates = race(alive, source, image_size, partial(_in_turn, folder))
+        if all(rates.values()) and alive == makers:  # a failure may be over the next time
             with replacing(path) as file:
                 json.dump({"of": list(of), "rates": rates}, file)
-        return rates
+        return rates | {name: 0.0 for name in makers if name not in alive}
 
     try:
         known = _known(path, makers)
@@ -60,9 +65,29 @@ def fastest(makers: Makers, source: Source, image_size: int, of: Sequence[str]) 
     except UserError:  # the cache cannot be written
         known, rates = None, race(makers, source, image_size)
     best = max(rates, key=lambda name: rates[name])
-    text = ", ".join(f"{name} {rate:,.0f}" if rate else f"{name} failed" for name, rate in rates.items())
+    text = ", ".join(f"{name} {rate:,.0f}" if rate else _failed(folder, name) for name, rate in rates.items())
     when = f"as tried before ({path})" if known else "in a short trial"
     return best, f"images/s {when}: {text}"
+
+
+def _turn(folder: Path, name: EngineName) -> Path:
+    return folder / f"turn_of_{name}"
+
+
+@contextlib.contextmanager
+def _in_turn(folder: Path, name: EngineName) -> Iterator[None]:
+    """A file is there in an engine's turn, and stays where that ends the process."""
+    _turn(folder, name).touch()
+    try:
+        yield
+    finally:
+        _turn(folder, name).unlink()
+
+
+def _failed(folder: Path, name: EngineName) -> str:
+    if not (turn := _turn(folder, name)).exists():
+        return f"{name} failed"
+    return f"{name} not tried, since a process ended in its turn before (delete {turn} to try it again)"
 
 
 def _known(path: Path, makers: Makers) -> dict[EngineName, float] | None:
@@ -73,10 +98,16 @@ def _known(path: Path, makers: Makers) -> dict[EngineName, float] | None:
         return None
 
 
-def race(makers: Makers, source: Source, image_size: int) -> dict[EngineName, float]:
+def race(
+    makers: Makers,
+    source: Source,
+    image_size: int,
+    in_turn: Callable[[EngineName], AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
+) -> dict[EngineName, float]:
     """Images/s of each engine: the median of rounds that they take in turn, 0 for one that fails.
 
-    All read the same images again and again, so the rates are those of decoding and not of the disk.
+    All read the same images again and again, so the rates are those of decoding and not of the disk. What
+    `in_turn` gives for an engine is entered while it works.
     """
     if not source.sizes.any():  # all images are broken
         return dict.fromkeys(makers, 0.0)
@@ -89,9 +120,10 @@ def race(makers: Makers, source: Source, image_size: int) -> dict[EngineName, fl
                 if r >= 0 and name not in engines:
                     continue
                 try:
-                    if r < 0:
-                        engines[name] = make()
-                    rate = _rate(engines[name], plan, image_size, ROUND_S if r >= 0 else 0)
+                    with in_turn(name):
+                        if r < 0:
+                            engines[name] = make()
+                        rate = _rate(engines[name], plan, image_size, ROUND_S if r >= 0 else 0)
                 except Exception as error:  # of any library: a trial is no reason to fail
                     _log.debug("the engine %s failed in a trial: %s", name, error)
                     _let_go(engines.pop(name, None), stuck=isinstance(error, TimeoutError))

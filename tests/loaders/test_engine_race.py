@@ -1,5 +1,7 @@
 """The trial of engines: the faster one is taken and remembered, and nothing that fails stops a run."""
 
+import os
+import signal
 from functools import partial
 from types import SimpleNamespace
 
@@ -92,6 +94,24 @@ def test_what_fails_or_hangs_has_lost_and_is_tried_again(source, clock):
         "dali",
         "images/s in a short trial: dali failed",
     )
+
+
+def test_an_engine_in_whose_turn_a_process_ended_is_tried_no_more(source, clock):
+    """A process of its own ends as by a fault in a decoder; the next one is warned by what it left."""
+    makers = {
+        "native": lambda: Slow(source, 0.01, clock),
+        "dali": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    }
+    if (child := os.fork()) == 0:
+        race.fastest(makers, source, 8, [])
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    name, reason = race.fastest(makers, source, 8, [])
+    assert name == "native" and "native 400, dali not tried, since a process ended in its turn" in reason
+    turn = reason.split("(delete ")[1].split(" to try")[0]
+    os.remove(turn)
+    makers["dali"] = lambda: Slow(source, 0.001, clock)
+    assert race.fastest(makers, source, 8, [])[0] == "dali"
 
 
 def test_a_cache_that_cannot_be_written_costs_only_the_memory(source, clock, tmp_path, monkeypatch):
