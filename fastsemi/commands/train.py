@@ -116,6 +116,9 @@ def _time(text: str) -> str:
 
 def _report(config: Config, console: Console) -> None:
     """Write the page about the run, whose weights and figures are safe by now."""
+    from fastsemi.run.folder import RunFolder
+    from fastsemi.run.mirror import copy
+
     logging.getLogger("fastsemi.loaders").setLevel(logging.WARNING)  # which engine runs has been said
     try:
         from fastsemi.tools.report.page import write_report
@@ -125,6 +128,8 @@ def _report(config: Config, console: Console) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         text = f"report: not written ({reason}); `fastsemi report --output {config.output}` tries again"
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if url := config.train.mirror:
+        copy(url, RunFolder(config.output))
 
 
 def _dry_run(config: Config, stages: Any, options: Namespace) -> int:

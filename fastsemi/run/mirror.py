@@ -34,6 +34,13 @@ _SMALL = 2**20  # bytes that are read at once
 _log = logging.getLogger(__name__)
 
 
+def copy(url: str, folder: RunFolder) -> None:
+    """Copy a run directory as it is now to a bucket, and wait for it; a failure is a warning."""
+    mirror = Mirror(url, folder)
+    mirror.update()
+    mirror.close()
+
+
 class Mirror:
     """Copies a run directory to a bucket, in a thread that never stops the run; close it at the end.
 

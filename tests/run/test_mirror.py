@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.loading.object_server import Faults, ObjectServer
+from fastsemi.commands import train
 from fastsemi.common import object_store
 from fastsemi.common.checksums import write_checksums
 from fastsemi.common.errors import Interrupted, UserError
+from fastsemi.common.progress import QuietConsole
 from fastsemi.run import mirror
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.mirror import Mirror
@@ -52,9 +54,7 @@ def files(folder):
 
 
 def copy(folder):
-    mirror = Mirror("s3://b/run", RunFolder(folder))
-    mirror.update()
-    mirror.close()
+    mirror.copy("s3://b/run", RunFolder(folder))
 
 
 def test_an_empty_directory_gets_the_newest_whole_state(server, tmp_path):
@@ -194,8 +194,11 @@ def test_a_run_goes_on_from_its_copy_to_the_same_weights(server, tiny, trained, 
     second = replace(first, output=tmp_path / "elsewhere")
     shutil.rmtree(first.output)
     runs.train(second)
+    train._report(second, QuietConsole(quiet=True))
     runs.assert_equal(runs.weights(whole), runs.weights(second))
     rows = runs.rows(second)
     assert [r["step"] for r in rows if r["stage"] == "semi" and "loss" in r] == [2, 4, 6, 8]
     manifest = json.loads((server.folder / "b" / "run" / "manifest.json").read_text())
-    assert {"config.yaml", "summary.json", "model/model.safetensors"} <= manifest["files"].keys()
+    assert {"config.yaml", "summary.json", "model/model.safetensors", "report.html"} <= manifest[
+        "files"
+    ].keys()
