@@ -11,7 +11,7 @@ from benchmarks.harness.curves import Curve, Point
 from fastsemi.common.progress import Progress, QuietConsole
 from fastsemi.run.config import Config
 from fastsemi.run.run import Run
-from fastsemi.training import trainer
+from fastsemi.training import judge
 
 IMPORTED_LATE = (
     "tensorboard",
@@ -37,7 +37,7 @@ def train(config: Config, data: str) -> Curve:
     for name in IMPORTED_LATE:
         importlib.import_module(name)
     run = Run(config, Progress(QuietConsole(quiet=True)))
-    clock, points, evaluate = CpuClock(), [], trainer.evaluate
+    clock, points, evaluate = CpuClock(), [], judge.evaluate
 
     def judged(*arguments: Any, **options: Any) -> dict[str, Any]:
         with clock.paused():
@@ -45,7 +45,7 @@ def train(config: Config, data: str) -> Curve:
         points.append(Point(clock.seconds, {name: score.top1 for name, score in scores.items()}))
         return scores
 
-    with mock.patch.object(trainer, "evaluate", judged):
+    with mock.patch.object(judge, "evaluate", judged):
         summary = run.train(config.stages)
     steps = sum(stage["steps"] for stage in summary["stages"].values())
     precision = summary["precision"]

@@ -1,13 +1,9 @@
-"""The trainer's own update, one at a time: the one place of the benchmarks that reaches into the trainer."""
+"""The trainer's own update, one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
-from fastsemi.loaders.image_set import ImageSet
-from fastsemi.loaders.plan.types import PlannedBatch
-from fastsemi.loaders.prefetch import Loader
 from fastsemi.stages.inputs import DeviceBatch
 from fastsemi.training.trainer import Trainer
 
@@ -21,19 +17,11 @@ class Stepping:
 
     def __init__(self, trainer: Trainer):
         self._trainer, self._stack = trainer, ExitStack()
-        self._loaders: list[Loader] = []
-        self._batches: Iterator[dict[str, DeviceBatch]]
-        self._batches = self._stack.enter_context(trainer._batches(self._load))
-
-    @contextmanager
-    def _load(self, images: ImageSet, plans: Iterable[PlannedBatch]) -> Iterator[Loader]:
-        with self._trainer.data.load(images, plans) as loader:
-            self._loaders.append(loader)
-            yield loader
+        self._batches = self._stack.enter_context(trainer.batches(trainer.data.load))
 
     def step(self) -> None:
         """One update."""
-        self._trainer._update(self._batches)
+        self._trainer.update(self._batches)
         self._trainer.step += 1
 
     def load(self) -> None:
@@ -49,7 +37,7 @@ class Stepping:
     @property
     def waited(self) -> float:
         """Seconds that the steps so far have waited for their loaders."""
-        return sum(loader.waited for loader in self._loaders)
+        return self._batches.waited
 
     def close(self) -> None:
         """Close the loaders."""

@@ -68,11 +68,11 @@ def rehearse_step(
     """
     with _stage(config, name, data, dtype, kernels) as (cuda, fake):
         trainer = _trainer(config, fake, data)
-        with trainer._batches(_load(cuda, fake)) as batches:
+        with trainer.batches(_load(cuda, fake)) as batches:
             _make_optimizer_state(trainer)
             held = {t.untyped_storage()._cdata: t for t in _state(fake, trainer)}
             with _watching(cuda) as watch:
-                trainer._update(batches)
+                trainer.update(batches)
                 trainer.step += 1
         return _rehearsed(watch, list(held.values()))
 

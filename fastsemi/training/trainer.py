@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastsemi.common.errors import Interrupted, UserError
 from fastsemi.common.precision import Precision
 from fastsemi.common.schedule import Duration
 from fastsemi.common.spans import record
-from fastsemi.loaders.data import Data, ImageSet
-from fastsemi.loaders.plan.types import PlannedBatch
-from fastsemi.loaders.prefetch import Loader
+from fastsemi.loaders.data import Data
 from fastsemi.models.cpu_layers import use_cpu_layers
 from fastsemi.models.create import use_fused_attention
 from fastsemi.parallel import processes
@@ -25,28 +23,26 @@ from fastsemi.parallel.settings import Strategy
 from fastsemi.parallel.stop import Stop, StopVote
 from fastsemi.stages.advice import AcceptanceAlarm
 from fastsemi.stages.base import Stage
-from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.inputs import Views
 from fastsemi.training.batch_norm import RunningStatistics
 from fastsemi.training.broken import share_broken
 from fastsemi.training.checkpoint.folder import Checkpoints, read_info, read_tensors, shapes
 from fastsemi.training.checkpoint.state import TrainingState
 from fastsemi.training.compiled import compile_networks, mark_step
-from fastsemi.training.deal import micro_batches, plans, seed_device
-from fastsemi.training.evaluate import Accuracy, evaluate
+from fastsemi.training.deal import micro_batches, seed_device
+from fastsemi.training.judge import Judge
 from fastsemi.training.meter import Meter, Speed
 from fastsemi.training.metrics import Accumulator, MetricLog, Ratio
 from fastsemi.training.optim import create_optimizer, set_lr
-from fastsemi.training.plain_state import plain_state
 from fastsemi.training.selection import EVALUATED, Selection
 from fastsemi.training.settings import CompileConfig, OptimizerBackend
+from fastsemi.training.stage_batches import Load, StageBatches, stage_batches
 from fastsemi.training.strategy import Parallel
 from fastsemi.training.update import Updater
 from fastsemi.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from fastsemi.common.progress import Progress
-
-Load = Callable[[ImageSet, Iterable[PlannedBatch]], AbstractContextManager[Loader]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,8 @@ class Trainer:
         self.statistics = RunningStatistics(stage.model)
         compile_networks(self.parallel.units(networks), config.compile, views.device)
         self.checkpoints = Checkpoints(folder, stage.name, config.keep, saved)
-        self.selection = Selection(folder, stage.name) if config.select_best else None
+        selection = Selection(folder, stage.name) if config.select_best else None
+        self._judge = Judge(stage, data, views, precision, config.eval_batch, selection, self._after_pass)
         settings = stage.config
         self.schedule = stage.schedule
         self.total = self.schedule.total_steps
@@ -135,9 +132,8 @@ class Trainer:
         self.metrics = Accumulator(views.device)
         self.step = 0
         self.seconds = 0.0
-        self.scores: dict[str, float] = {}
         self._signals, self._stop = stop, StopVote(stop)
-        self._watchdog, self._owes_evaluation = watchdog, False
+        self._watchdog = watchdog
         self.before_step = before_step
         self._alarm = AcceptanceAlarm()
 
@@ -156,21 +152,21 @@ class Trainer:
         self._resume()
         self.stage.model.train()
         self.log.rewind(self.stage.name, self.step)
-        with self._watchdog, self._batches(load or self.data.load) as batches:
+        with self._watchdog, self.batches(load or self.data.load) as batches:
             self.progress.start(self.stage.name, self.step, self.total)
             try:
-                if self.step == 0 and self.config.judge_start and self.selection:
+                if self.step == 0 and self.config.judge_start and self.config.select_best:
                     self._evaluate(log=False)
-                if self._owes_evaluation:
+                if self._judge.owes:
                     self._evaluate()
                 self._loop(batches)
             finally:
                 self.progress.stop()
                 self.checkpoints.finish()
         images = self.total * self.stage.main_stream.batch
-        chosen = self.selection.choice if self.selection else None
+        chosen = self._judge.choice
         return {
-            **self.scores,
+            **self._judge.scores,
             **({"chosen": asdict(chosen)} if chosen else {}),
             "images_per_s": images / max(self.seconds, 1e-9),
             "seconds": self.seconds,
@@ -179,64 +175,14 @@ class Trainer:
 
     def result(self) -> dict[str, Tensor]:
         """The state dict of the network that the stage leaves; all processes must ask for it."""
-        chosen = self.selection.choice if self.selection else None
-        models = self.stage.eval_models()
-        if self.selection is None or chosen is None:
-            return plain_state(self.stage.result())
-        if chosen.step == self.step:  # it is at hand
-            return plain_state(models[chosen.network])
-        return self.selection.tensors()
+        return self._judge.result(self.step)
 
-    def _loop(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
-        meter, before = Meter(self.step), self.seconds
-        while self.step < self.total:
-            lr = self.schedule.lr(self.step)
-            set_lr(self.optimizer, lr)
-            if self.before_step:
-                self.before_step(self.step)
-            try:
-                with record("step"):
-                    self._update(batches)
-            except Interrupted as stopped:  # before the step has changed anything
-                with meter.paused():
-                    self.seconds = before + meter.total
-                    if self.step:
-                        self._save()
-                raise self._stopped(stopped.number) from None
-            self.step += 1
-            self._watchdog.beat()
-            last = self.step == self.total
-            if last or self.step % self.config.log_every == 0:
-                self.updater.check()
-                share_broken(self.data.bad)
-                waited = processes.largest(sum(loader.waited for loader in self._loaders))
-                speed = meter.read(self.step, waited)
-                self.seconds = before + meter.total
-                self._report(self._row(lr, speed))
-            stop = 0
-            if self._due(self.stage.config.eval_every):
-                with meter.paused():
-                    try:
-                        self._evaluate()
-                    except Interrupted as stopped:
-                        stop, self._owes_evaluation = stopped.number, True
-            stop = stop or self._stop.after_step()
-            if stop or self._due(self.stage.config.checkpoint_every):
-                with meter.paused():
-                    self.seconds = before + meter.total
-                    self._save()
-            if stop and (self._owes_evaluation or not last):
-                raise self._stopped(stop)
+    def batches(self, load: Load) -> AbstractContextManager[StageBatches]:
+        """What the steps that are left see."""
+        return stage_batches(self.stage, self.views, load, range(self.step, self.total))
 
-    def _stopped(self, number: int) -> Interrupted:
-        return Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}", number)
-
-    def _after_pass(self) -> None:
-        self._watchdog.beat()
-        if number := self._stop.after_step():
-            raise Interrupted("stopped while evaluating", number)
-
-    def _update(self, batches: Iterator[dict[str, DeviceBatch]]) -> None:
+    def update(self, batches: StageBatches) -> None:
+        """One update of the stage's networks, from its next micro batches."""
         mine = micro_batches(self.stage.config.micro_batches)
         for micro in mine:
             first = micro == mine[0]
@@ -261,6 +207,55 @@ class Trainer:
         with record("ema"):
             self.stage.after_update(skipped)
 
+    def _loop(self, batches: StageBatches) -> None:
+        meter, before = Meter(self.step), self.seconds
+        while self.step < self.total:
+            lr = self.schedule.lr(self.step)
+            set_lr(self.optimizer, lr)
+            if self.before_step:
+                self.before_step(self.step)
+            try:
+                with record("step"):
+                    self.update(batches)
+            except Interrupted as stopped:  # before the step has changed anything
+                with meter.paused():
+                    self.seconds = before + meter.total
+                    if self.step:
+                        self._save()
+                raise self._stopped(stopped.number) from None
+            self.step += 1
+            self._watchdog.beat()
+            last = self.step == self.total
+            if last or self.step % self.config.log_every == 0:
+                self.updater.check()
+                share_broken(self.data.bad)
+                waited = processes.largest(batches.waited)
+                speed = meter.read(self.step, waited)
+                self.seconds = before + meter.total
+                self._report(self._row(lr, speed))
+            stop = 0
+            if self._due(self.stage.config.eval_every):
+                with meter.paused():
+                    try:
+                        self._evaluate()
+                    except Interrupted as stopped:
+                        stop = stopped.number
+            stop = stop or self._stop.after_step()
+            if stop or self._due(self.stage.config.checkpoint_every):
+                with meter.paused():
+                    self.seconds = before + meter.total
+                    self._save()
+            if stop and (self._judge.owes or not last):
+                raise self._stopped(stop)
+
+    def _stopped(self, number: int) -> Interrupted:
+        return Interrupted(f"stopped at step {self.step} of {self.total} of {self.stage.name}", number)
+
+    def _after_pass(self) -> None:
+        self._watchdog.beat()
+        if number := self._stop.after_step():
+            raise Interrupted("stopped while evaluating", number)
+
     def _due(self, interval: Duration) -> bool:
         every = max(1, interval.steps(self.stage.steps_per_epoch))
         return self.step == self.total or self.step % every == 0
@@ -282,56 +277,12 @@ class Trainer:
             self.progress.note(alarm)
 
     def _evaluate(self, *, log: bool = True) -> None:
-        models = self.stage.eval_models()
-        if not models:
-            return
         with self._signals.waiting():
-            scores = self._accuracies(models, self.data.val)
-            deciding, held_out = scores, {}
-            if self.selection and self.data.selection is not self.data.val:
-                deciding = self._accuracies(models, self.data.selection)
-                held_out = {_key(name, "validation"): deciding[name].top1 for name in deciding}
-        self._owes_evaluation = False
-        self.scores = {}
-        for name, accuracy in scores.items():
-            for kind in ("top1", "top5", "balanced"):
-                self.scores[_key(name, kind)] = getattr(accuracy, kind)
-        if self.selection:
-            self.selection.offer(self.step, scores, models, self.stage.result(), deciding)
-        if log:
-            self.log.write(self.stage.name, self.step, {**self.scores, **held_out})
-        self.progress.scores(self.step, {**self.scores, **held_out})
-
-    def _accuracies(self, models: Mapping[str, nn.Module], images: ImageSet) -> dict[str, Accuracy]:
-        batch = self.config.eval_batch
-        return evaluate(
-            models,
-            self.data,
-            self.views,
-            self.precision,
-            batch=batch,
-            images=images,
-            after_pass=self._after_pass,
-        )
-
-    @contextmanager
-    def _batches(self, load: Load) -> Iterator[Iterator[dict[str, DeviceBatch]]]:
-        steps, count = range(self.step, self.total), self.stage.config.micro_batches
-        with ExitStack() as stack:
-            loaders = {
-                name: stack.enter_context(load(role.images, plans(role.stream, steps, count)))
-                for name, role in self.stage.roles.items()
-            }
-            self._loaders: list[Loader] = list(loaders.values())
-            try:
-                yield (
-                    {name: self.views.to_device(batch) for name, batch in zip(loaders, loaded, strict=True)}
-                    for loaded in zip(*loaders.values(), strict=True)
-                )
-            finally:
-                if any(loader.gave_up for loader in self._loaders):  # the others may read the same place
-                    for loader in self._loaders:
-                        loader.give_up()
+            scores = self._judge.judge(self.step)
+        if scores and log:
+            self.log.write(self.stage.name, self.step, scores)
+        if scores:
+            self.progress.scores(self.step, scores)
 
     def _state(self) -> TrainingState:
         return TrainingState(self.stage.model, self.stage.extra_state(), self.optimizer)
@@ -345,12 +296,10 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
-            "scores": self.scores,
-            "owes_evaluation": self._owes_evaluation,
             "bad": sorted(self.data.bad.paths),
             "scaler": self.updater.scaler.state_dict(),
             "metrics": self.metrics.state(),
-            "best": self.selection.state() if self.selection else None,
+            **self._judge.state(),
             **state.values(),
         }
         self.checkpoints.save(self.step, info, state.tensors())
@@ -369,14 +318,12 @@ class Trainer:
             state.prepare(shapes(folder))
             read_tensors(folder, state.tensors())
             self.stage.load_extra_state(state.restore(info))
-            self.step, self.seconds, self.scores = info["step"], info["seconds"], info["scores"]
-            self._owes_evaluation = info.get("owes_evaluation", False)
+            self.step, self.seconds = info["step"], info["seconds"]
             self.data.bad.paths.update(info["bad"])
             if info.get("metrics"):  # since the last row
                 self.metrics.restore(info["metrics"])
-            seen = info["fingerprint"].get(EVALUATED, self.fingerprint.get(EVALUATED))
-            if self.selection and seen == self.fingerprint.get(EVALUATED):
-                self.selection.restore(info["best"])
+            here = self.fingerprint.get(EVALUATED)
+            self._judge.restore(info, same_images=info["fingerprint"].get(EVALUATED, here) == here)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"checkpoint {folder} does not fit this configuration ({str(error).splitlines()[0]}); "
@@ -384,11 +331,6 @@ class Trainer:
             ) from error
         if self.updater.scaler.is_enabled() and info["scaler"]:
             self.updater.scaler.load_state_dict(info["scaler"])
-
-
-def _key(network: str, what: str) -> str:
-    """What a figure of a network is called; that of a stage's only one has no prefix."""
-    return what if network == "model" else f"{network}_{what}"
 
 
 def _update_metrics(norm: Tensor, skipped: Tensor | None) -> dict[str, Ratio]:

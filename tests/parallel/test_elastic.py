@@ -26,7 +26,7 @@ def spy(log, kill_at=None, wait_for_save=True):
     from fastsemi.training.deal import micro_batches
     from fastsemi.training.trainer import Trainer
 
-    to_device, update, seen = Views.to_device, Trainer._update, []
+    to_device, update, seen = Views.to_device, Trainer.update, []
 
     def watched(self, batch):
         seen.append(batch.plan.ids.tolist())
@@ -44,7 +44,7 @@ def spy(log, kill_at=None, wait_for_save=True):
                 row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2]}
                 file.write(json.dumps(row) + "\n")
 
-    Views.to_device, Trainer._update = watched, step
+    Views.to_device, Trainer.update = watched, step
 
 
 def sequence(*logs):
@@ -128,7 +128,7 @@ def lose_processes(lose, ids):
     from fastsemi.training.deal import micro_batches
     from fastsemi.training.trainer import Trainer
 
-    to_device, update, seen = Views.to_device, Trainer._update, []
+    to_device, update, seen = Views.to_device, Trainer.update, []
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
     def watched(self, batch):
@@ -154,7 +154,7 @@ def lose_processes(lose, ids):
                 row = {"step": self.step, "micro": micro, "ids": seen[2 * i : 2 * i + 2], "world": world}
                 file.write(json.dumps(row) + "\n")
 
-    Views.to_device, Trainer._update = watched, step
+    Views.to_device, Trainer.update = watched, step
 
 
 def torchrun(words, lose, ids, **options):
@@ -231,14 +231,14 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(preset, processes
     def prepare(rank):
         from fastsemi.training.trainer import Trainer
 
-        update = Trainer._update
+        update = Trainer.update
 
         def step(self, batches):
             if rank == 1 and self.step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
             update(self, batches)
 
-        Trainer._update = step
+        Trainer.update = step
 
     codes, said = processes.run(2, words, tmp_path / "stopped.log", prepare)
     assert codes == [143, 143], said

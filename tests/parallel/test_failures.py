@@ -56,14 +56,14 @@ def test_an_error_in_one_process_ends_all(preset, processes, tmp_path, at):
     def prepare(rank):
         from fastsemi.training.trainer import Trainer
 
-        update = Trainer._update
+        update = Trainer.update
 
         def step(self, batches):
             if rank == at and self.step == 2:
                 raise UserError("the disk is gone; plug it in")
             update(self, batches)
 
-        Trainer._update = step
+        Trainer.update = step
 
     line = one_line(*processes.run(2, words, tmp_path / "failing.log", prepare))
     assert line == "fastsemi: error: the disk is gone; plug it in"

@@ -79,9 +79,9 @@ def test_a_stage_breaks_no_graph(tiny, stage):
     stage_built = build_stage(run, stage, fresh=True)
     trainer = build_trainer(run, stage_built, stage, log, Progress(Console(quiet=True)))
     try:
-        with trainer._batches(trainer.data.load) as batches:
+        with trainer.batches(trainer.data.load) as batches:
             for _ in range(3):
-                trainer._update(batches)
+                trainer.update(batches)
                 trainer.step += 1
     finally:
         run.close()

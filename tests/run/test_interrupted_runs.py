@@ -98,18 +98,18 @@ def test_a_torn_line_of_metrics_does_not_stop_a_resumed_run(tiny, runs):
 
 def test_a_signal_while_evaluating_saves_and_the_evaluation_is_made_up_for(tiny, trained, monkeypatch, runs):
     """The best network is chosen among the same ones as in a run that was never stopped."""
-    from fastsemi.training import trainer
+    from fastsemi.training import judge
 
     options = ("--stages", "[finetune]", "--finetune.eval_every", "2 steps")
     _, whole = trained(*options)
-    config, evaluate, at = tiny(*options), trainer.evaluate, iter([False, True, False, False, True])
+    config, evaluate, at = tiny(*options), judge.evaluate, iter([False, True, False, False, True])
 
     def interrupted(*args, after_pass, **kwargs):
         if next(at, False):
             os.kill(os.getpid(), signal.SIGUSR1)
         return evaluate(*args, after_pass=after_pass, **kwargs)
 
-    monkeypatch.setattr(trainer, "evaluate", interrupted)
+    monkeypatch.setattr(judge, "evaluate", interrupted)
     for step in (4, 8):  # 8: the last one, whose stage has not finished then
         with pytest.raises(Interrupted, match=f"step {step} of 8 of finetune") as caught:
             runs.train(config)

@@ -56,10 +56,10 @@ def steps(run, stage_name, count):
     )
 
     def go(mode):
-        with trainer._batches(trainer.data.load) as batches:
+        with trainer.batches(trainer.data.load) as batches:
             with mode:
                 for _ in range(count):
-                    trainer._update(batches)
+                    trainer.update(batches)
                     trainer.step += 1
 
     return go

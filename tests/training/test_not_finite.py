@@ -41,17 +41,17 @@ def weights(trainer):
 
 def stopped(trainer):
     """The error of a run of four steps, which leaves the weights of before the bad step."""
-    with trainer._batches(trainer.data.load) as batches:
+    with trainer.batches(trainer.data.load) as batches:
         for _ in range(BAD_STEP):
-            trainer._update(batches)
+            trainer.update(batches)
             trainer.step += 1
         before = weights(trainer)
         with pytest.raises(UserError) as error:
-            trainer._update(batches)
+            trainer.update(batches)
             after = weights(trainer)
             assert all(torch.equal(before[name], after[name]) for name in before)
             trainer.step += 1
-            trainer._update(batches)  # finite again: the first bad step is the one to name
+            trainer.update(batches)  # finite again: the first bad step is the one to name
             trainer.updater.check()
         if trainer.updater._host_checks:
             after = weights(trainer)

@@ -50,12 +50,12 @@ def state(trainer):
 
 def test_a_step_that_overflows_changes_neither_weights_nor_teacher_nor_schedule(trainer):
     rates = []
-    with trainer._batches(trainer.data.load) as batches:
+    with trainer.batches(trainer.data.load) as batches:
         for step in range(4):
             rates.append(trainer.schedule.lr(step))
             set_lr(trainer.optimizer, rates[-1])
             before, scale = state(trainer), trainer.updater.scaler.get_scale()
-            trainer._update(batches)
+            trainer.update(batches)
             trainer.step += 1
             after = state(trainer)
             same = {name: torch.equal(before[name], after[name]) for name in before}

@@ -27,7 +27,7 @@ from fastsemi.run.trial import TrialFolder, endless
 from fastsemi.stages.base import Role
 from fastsemi.stages.names import StageName
 from fastsemi.training.metrics import MetricLog
-from fastsemi.training.trainer import Load
+from fastsemi.training.stage_batches import Load
 
 _CACHED_STEPS = 2  # batches that the step alone goes through in turn
 
