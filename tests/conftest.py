@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+gc.disable()  # until all tests are imported, of which nothing goes
 ROOT = Path(__file__).parent
 
 # The files that take longest start first, so that none is left for the end, when other processes have nothing
@@ -64,10 +65,21 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
+def pytest_runtest_setup(item):
+    """Skip what needs an engine that is not installed; not before, since to import FFCV takes seconds."""
+    from fastsemi.loaders.engines import dali, ffcv
+
+    asked = {"dali": dali.available, "ffcv": ffcv.available}
+    engine = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
+    if engine in asked and (reason := asked[engine]()):
+        pytest.skip(reason)
+
+
 def pytest_collection_finish(session):
     """Spare each later collection of garbage what all tests share: a fifth of a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

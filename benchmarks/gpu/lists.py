@@ -142,18 +142,19 @@ def quick() -> Call:
 
 def tiny() -> Call:
     """Every part, on a CPU, in seconds."""
-    few: Sequence[str] = ("--batch", "2", "--size", "8", "--classes", "10", "--rounds", "5", "--no-compile")
-    loading = ("--count", "8", "--batch", "4", "--rounds", "5")
+    once = ("--seconds", "0.1")  # no round after the first
+    few: Sequence[str] = ("--batch", "2", "--size", "8", "--classes", "10", "--no-compile", *once)
+    loading = ("--count", "8", "--batch", "4", *once)
     parts = (
         _part("environment", 300, True),
         _part("peaks", 300, True),
         _part("warm", 300, True),
-        _steps("tiny", 300, "--no-compile", "--rounds", "5"),
+        _steps("tiny", 300, "--no-compile", *once),
         _kernels(300, *few),
         _part("waits", 300, True),
         _part("native", 300, True),
         _loaders("loaders", "native", 300, *loading, file="loaders"),
-        _whole(300, "--model", "tiny", "--batch", "2", "--count", "48", "--steps", "1"),
+        _whole(300, "--model", "tiny", "--batch", "2", "--count", "48", "--steps", "1", *once),
         replace(_part("tests", 300, True), gpu=True),
         _longest(300, "tiny", "no"),
         _profile(300, "--model", "tiny", "--batch", "2", "--count", "48", "--pairs", "5", "--steps", "1"),

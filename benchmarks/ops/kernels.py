@@ -176,7 +176,7 @@ def main() -> None:
     )
     for i, make in enumerate(groups):
         left = max((end - time.monotonic()) / (len(groups) - i), 1e-3)
-        measured = measure(make(), rounds=args.rounds, warmup=3, seconds=left)
+        measured = measure(make(), rounds=args.rounds, warmup=3 if on_gpu else 1, seconds=left)
         threads = torch.get_num_threads()
         group = rows(measured, unit="ms", threads=threads, configuration=settings, device=name)
         for row in group:

@@ -39,7 +39,8 @@ from fastsemi.loaders.index.cache import default_cache_dir
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
 from fastsemi.training.trainer import Trainer
 
-LOADED = 1024  # unlabelled images of one measurement of the loader, at the least
+LOADED = 1024  # unlabelled images of one measurement of the loader, but at most
+PASSES = 4  # over all images
 LABELS = {
     "end to end": "JPEG files to steps",
     "loader": "loader alone",
@@ -128,7 +129,7 @@ def measure(args: argparse.Namespace, folder: Path, what: str, count: int) -> li
         warmup = loader.prefetch + ON_DEVICE + 2
         # Nobody trains beside the loader alone, so that a few steps would measure what had been loaded ahead.
         steps = dict.fromkeys(opened, args.steps)
-        steps["loader"] = max(args.steps, math.ceil(LOADED / (RATIO * labelled)))
+        steps["loader"] = max(args.steps, math.ceil(min(LOADED, PASSES * count) / (RATIO * labelled)))
         timers = {name: Timed(*what, warmup, steps[name], device) for name, what in opened.items()}
         cases = [
             harness.Case(f"end_to_end/{name}", _nothing, steps[name] * RATIO * labelled, timer)

@@ -49,4 +49,8 @@ def seed_device(seed: int, step: int, micro: int) -> None:
         micro: Which micro-batch of its global batch.
     """
     word = words(seed, step, [micro], DEVICE_STREAM, 2)[0]
-    torch.manual_seed(int(word[0]) << 31 | int(word[1]) >> 1)
+    number = int(word[0]) << 31 | int(word[1]) >> 1
+    # Not torch.manual_seed, which also asks for devices that nothing runs on: most of a millisecond.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)

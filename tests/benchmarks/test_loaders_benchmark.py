@@ -40,18 +40,8 @@ def run(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(loaders, "MIN_SECONDS", 0.02)
 
     def run(*options):
-        common = [
-            "--images",
-            str(pictures),
-            "--count",
-            "16",
-            "--batch",
-            "8",
-            "--rounds",
-            "5",
-            "--threads",
-            "1",
-        ]
+        common = ["--images", str(pictures), "--count", "16", "--batch", "8", "--threads", "1"]
+        common += ["--seconds", "0.1"]  # no round after the first
         return loaders.run([*common, "--json", str(tmp_path / "out.json"), *options])
 
     return run

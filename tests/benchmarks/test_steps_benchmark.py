@@ -21,6 +21,7 @@ from fastsemi.models.create import create_model
 
 CPU = torch.device("cpu")
 TINY = SIZES["tiny"]
+ONCE = ("--seconds", "0.1")  # no round after the first
 
 
 def _peer(**settings):
@@ -108,7 +109,7 @@ def test_reads_of_the_host_are_counted_but_not_those_of_an_optimizer():
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
-    options = ["--models", "tiny", "--no-compile", "--peer-fused", "--rounds", "5"]
+    options = ["--models", "tiny", "--no-compile", "--peer-fused", *ONCE]
     found = steps.run([*options, "--json", str(folder / "steps.json")])
     assert harness.read(folder / "steps.json") == found
     return found
@@ -137,11 +138,11 @@ def test_an_absent_case_is_named(rows):
     assert "Not measured: tiny kept, compiled (RuntimeError: no compiler)." in text
 
 
-def test_end_to_end_waits_less_than_it_takes(tmp_path, photo, monkeypatch):
-    monkeypatch.setattr(end_to_end, "LOADED", 30)
+def test_end_to_end_waits_less_than_it_takes(tmp_path, photo):
     for i in range(48):
         photo(40 + i, 50, i).save(tmp_path / f"{i}.jpg")
     options = ["--model", "tiny", "--batch", "2", "--count", "48", "--steps", "1", "--images", str(tmp_path)]
+    options += ONCE
     found = end_to_end.run([*options, "--json", str(tmp_path / "out.json"), "--plots", str(tmp_path)])
     assert [row["name"].split("/")[1] for row in found] == ["end to end", "loader", "step"]
     for row in found:
@@ -191,12 +192,12 @@ def test_a_machine_with_torch_and_timm_alone_is_enough(tmp_path, photo):
     for i in range(36):
         photo(50, 40 + i, i).save(tmp_path / f"{i}.jpg")
     out = str(tmp_path)
-    end = ["--model", "tiny", "--batch", "2", "--steps", "1", "--count", "36", "--images", out]
-    few = ["--count", "4", "--batch", "4", "--parts", "views", "--rounds", "5", "--seconds", "1"]
+    end = ["--model", "tiny", "--batch", "2", "--steps", "1", "--count", "36", "--images", out, *ONCE]
+    few = ["--count", "4", "--batch", "4", "--parts", "views", *ONCE]
     small = ["--batch", "2", "--size", "8", "--classes", "10"]
     commands = [
-        ["benchmarks.step.steps", "--models", "tiny", "--no-compile", "--rounds", "5"],
-        ["benchmarks.ops.kernels", "--rounds", "5", "--no-compile", *small],
+        ["benchmarks.step.steps", "--models", "tiny", "--no-compile", *ONCE],
+        ["benchmarks.ops.kernels", "--no-compile", *ONCE, *small],
         ["benchmarks.step.end_to_end", *end],
         ["benchmarks.gpu.parts", "waits", "--tiny", "--out", out],
         ["benchmarks.loading.loaders", "--only", "native,full", "--images", out, *few],

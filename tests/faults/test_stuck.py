@@ -12,16 +12,12 @@ import pytest
 
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.data import Data
-from fastsemi.loaders.engines.choose import unavailable
 from fastsemi.loaders.settings import DataConfig, LabelsConfig, LoaderConfig
 from fastsemi.loaders.sources.folder import FolderSource
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.training.watchdog import Watchdog
 
-ENGINES = [
-    pytest.param(name, marks=[pytest.mark.skip(reason=unavailable()[name])] if name in unavailable() else [])
-    for name in ("reference", "thread_pool", "native", "dali")
-]
+ENGINES = ("reference", "thread_pool", "native", "dali")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastsemi.loaders.engines.choose import create_engine, unavailable
+from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.plan.draws import AugmentConfig, View
 from fastsemi.loaders.sources.open import open_source
 from fastsemi.loaders.stream import Stream, evaluation_batches
@@ -35,14 +35,8 @@ def pytest_generate_tests(metafunc):
     if {"engine", "kind"} <= set(metafunc.fixturenames):
         marker = metafunc.definition.get_closest_marker("sources")
         kinds = marker.args if marker else SOURCES
-        cases = [_case(e, k) for e in ENGINES for k in kinds if e != "ffcv" or k.startswith("beton")]
+        cases = [(e, k) for e in ENGINES for k in kinds if e != "ffcv" or k.startswith("beton")]
         metafunc.parametrize(("engine", "kind"), cases)
-
-
-def _case(engine, kind):
-    reason = unavailable().get(engine)
-    marks = [pytest.mark.skip(reason=reason)] if reason else []
-    return pytest.param(engine, kind, marks=marks, id=f"{engine}-{kind}")
 
 
 def save(folder, name, image, **options):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastsemi.common.errors import UserError
-from fastsemi.loaders.engines import choose, native_operator
+from fastsemi.loaders.engines import choose, dali, native_operator
 from fastsemi.loaders.engines.base import Reading
 from fastsemi.loaders.engines.choose import create_engine, fast_engines, resolve, unavailable
 
@@ -92,7 +92,7 @@ def test_other_threads_read_for_themselves(jpegs, contract, tmp_path, kind):
     assert _reading("reference", source, 8, 3) == Reading(1)
 
 
-@pytest.mark.skipif("dali" in unavailable(), reason=str(unavailable().get("dali")))
+@pytest.mark.skipif(dali.available() is not None, reason=str(dali.available()))
 def test_dali_reads_files_itself_and_is_given_the_bytes_of_the_rest(jpegs, contract, tmp_path):
     assert _reading("dali", jpegs, 2, 9) == Reading(2)
     assert _reading("dali", contract.pack("tar", jpegs, tmp_path), 2, 9) == Reading(4, apart=True)

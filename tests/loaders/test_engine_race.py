@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastsemi.loaders.engines import choose, race
+from fastsemi.loaders.engines import choose, dali, race
 from fastsemi.loaders.engines.choose import create_engine
 from fastsemi.loaders.engines.reference import ReferenceEngine
 
@@ -121,7 +121,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_memory(source, clock, tmp
     assert race.fastest(makers, source, 8, [])[0] == "dali"
 
 
-@pytest.mark.skipif("dali" in choose.unavailable(), reason=str(choose.unavailable().get("dali")))
+@pytest.mark.skipif(dali.available() is not None, reason=str(dali.available()))
 def test_auto_tries_both_and_says_so(source, monkeypatch, caplog):
     """Both on the CPU here: only whether the trial is held depends on a GPU."""
     choose._say.cache_clear()

@@ -16,9 +16,14 @@ from fastsemi.loaders.sources.open import open_source
 from fastsemi.loaders.stream import Stream
 from fastsemi.loaders.write_beton import Encoding, write_beton
 
-reason = ffcv.available()
-needs_ffcv = pytest.mark.skipif(reason is not None, reason=str(reason))
+needs_ffcv = pytest.mark.usefixtures("installed")
 SIZE = 40
+
+
+@pytest.fixture(scope="module")
+def installed():
+    if reason := ffcv.available():  # which imports it, in seconds: not before a test wants it
+        pytest.skip(reason)
 
 
 @pytest.fixture
