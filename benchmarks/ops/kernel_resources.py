@@ -186,7 +186,7 @@ def _widths(ptx: str) -> dict[str, int]:
 def compile_all(capabilities: tuple[int, ...] = CAPABILITIES, processes: int = 2) -> list[dict[str, Any]]:
     """One row a case and capability, in order."""
     work = [(index, capability) for index in range(len(CASES)) for capability in capabilities]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
         return list(pool.map(compile_case, *zip(*work, strict=True)))
 
 

@@ -70,21 +70,27 @@ print(sum("triton_kernel_wrapper" in name for name in names), sum("fastsemi" in 
 """
 
 
-def run(*command):
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+# Both in one process, since each would import PyTorch again.
+COMPILE = "from benchmarks.ops.kernel_resources import main; main()"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Rows of every kernel for every GPU, and what the trace printed."""
+    table = tmp_path_factory.mktemp("compiled") / "resources.json"
     done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580
+        [sys.executable, "-c", COMPILE + TRACE, "--json", str(table)],
+        **{"cwd": ROOT, "env": {**os.environ, "TRITON_INTERPRET": "0"}},
+        **{"capture_output": True, "text": True, "timeout": 580},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return json.loads(table.read_text()), done.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_kernels_compile_for_every_gpu_without_spills_and_with_wide_loads(tmp_path):
-    table = tmp_path / "resources.json"
-    run("-m", "benchmarks.ops.kernel_resources", "--json", str(table))
-    rows = json.loads(table.read_text())
+def test_kernels_compile_for_every_gpu_without_spills_and_with_wide_loads(compiled):
+    rows, _ = compiled
     kernels = {row["kernel"] for row in rows}
     assert {(row["kernel"], row["capability"]) for row in rows} == {
         (k, c) for k in kernels for c in CAPABILITIES
@@ -100,6 +106,7 @@ def test_kernels_compile_for_every_gpu_without_spills_and_with_wide_loads(tmp_pa
         assert row["registers"] <= (128 if OLD and row["capability"] >= 100 else 96), row
 
 
-def test_a_compiled_graph_sees_the_kernels_inside_the_operators():
-    kernels, opaque = map(int, run("-c", TRACE).split())
+@pytest.mark.slow
+def test_a_compiled_graph_sees_the_kernels_inside_the_operators(compiled):
+    kernels, opaque = map(int, compiled[1].split())
     assert kernels == 5 + 4 and opaque == 0

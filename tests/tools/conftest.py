@@ -18,10 +18,11 @@ from fastsemi.stages.names import STAGES
 from fastsemi.tools.estimate import dry_run, stages
 
 # Settings that no tensor of a step depends on.
-RUN = ("output", "train", "stages", "log_every", "seed", "data")
+RUN = ("output", "train", "stages", "log_every", "seed", "data", "distributed")
 STAGE = ("length", "warmup", "base_lr", "min_lr", "betas", "threshold", "eval_every", "checkpoint_every")
 # Those of which only zero or not matters, or whether they are given.
 SOME = ("drop_path", "momentum", "ema", "weight_decay", "weights")
+ONE = ("layer_decay",)  # or one
 MEASURE = {"dtype": "torch.bfloat16", "fused_attention": "True"}  # its defaults
 
 
@@ -41,7 +42,9 @@ def _key(config, name, options):
 def _shape(tree):
     if not isinstance(tree, dict):
         return tree
-    return {key: bool(value) if key in SOME else _shape(value) for key, value in tree.items()}
+    small = {key: bool(value) for key, value in tree.items() if key in SOME}
+    small |= {key: value == 1 for key, value in tree.items() if key in ONE}
+    return {key: _shape(value) for key, value in tree.items()} | small
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,19 @@ ABSENT = Namespace(train_images=None, classes=None, unlabelled_images=None)
 IMAGES = {"food101": (75_750, 101), "inaturalist": (265_213, 1010), "google_landmark": (200_000, 256)}
 
 
+# A few blocks do for presets whose network another preset has, or a larger one, with no fewer images at once.
+SMALLER = {
+    **{f"vit_{size}_1p": f"vit_{size}_10p" for size in ("small", "base", "large", "huge")},
+    **{f"{name}_1p": "vit_base_10p" for name in ("food101", "google_landmark", "inaturalist")},
+    "vit_small_scratch_10p": "vit_base_scratch_10p",
+    "convnext_tiny_scratch_10p": "convnext_small_scratch_10p",
+}
+FEW = {
+    "vit": ("--model.args.depth", "4"),
+    "convnext": ("--model.args.depths", "[1, 1, 1, 1]"),
+}
+
+
 def load(preset, *options):
     return configuration.load([preset], options)
 
@@ -36,6 +49,12 @@ def load(preset, *options):
 def test_every_preset_runs_dry(preset, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where there is no data
     config = load(preset)
+    if preset.stem in SMALLER:
+        larger = load(ROOT / "imagenet" / f"{SMALLER[preset.stem]}.yaml")
+        for name in config.stages:
+            own, other = getattr(config, name), getattr(larger, name)
+            assert own.batch / own.micro_batches <= other.batch / other.micro_batches
+        config = load(preset, *FEW[config.model.name.partition("_")[0]])
     stages, sizes = dry_run(config, config.stages, ABSENT)
     images, classes = IMAGES.get(config.data.root.name, (1_281_167, 1000))
     assert [stage.plan.name for stage in stages] == list(config.stages) and "not counted" in sizes
