@@ -111,8 +111,9 @@ def _normalised(
         if erases(boxes, sample, rows[0], rows[1]):
             left, top, right, bottom = erased_box(boxes, sample)
             hit = (column >= left) & (column < right) & (row >= top) & (row < bottom)
-            keys += 2 * sample
-            noise = erase_noise(tl.load(keys), tl.load(keys + 1), pixel)
+            # The low words of int64: in 64 bits every instruction of the noise would be two.
+            words = keys.to(tl.pointer_type(tl.uint32), bitcast=True) + 4 * sample
+            noise = erase_noise(tl.load(words), tl.load(words + 2), pixel)
             red, green = tl.where(hit, noise[0], red), tl.where(hit, noise[1], green)
             blue = tl.where(hit, noise[2], blue)
     return red, green, blue

@@ -16,9 +16,9 @@ MOST_INSTRUCTIONS = {
     "pseudo_label, C = 1000": 460,
     "soft_ce forward, C = 1000": 410,
     "soft_ce backward, C = 1000": 460,
-    "mix, erase": 1720,  # a mask for each pixel in place of each group of 16 took 2,480
-    "mix, erase, fp32": 1850,
-    "mix, erase, side 98": 900,
+    "mix, erase": 1560,  # a mask for each pixel in place of each group of 16 took 2,480
+    "mix, erase, fp32": 1690,
+    "mix, erase, side 98": 710,
     "mix, nothing erased": 880,
     "mix, normalise only": 285,
     "augment, statistics": 4400 if OLD else 1830,

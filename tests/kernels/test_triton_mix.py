@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
+from fastsemi.kernels.mix import noise
 from fastsemi.kernels.mix import operator as triton_mix
 from fastsemi.kernels.mix.kernel import weigh
 from fastsemi.kernels.reference import mix as eager_mix
@@ -98,8 +99,8 @@ def assert_no_worse(got, eager, exact, atol):
     assert error <= 2 * rounding + atol, f"{error:.3g} > 2 * {rounding:.3g} + {atol}"
 
 
-# Sides that 16 divides take the wide path, where an erased box sends some tiles back to the narrow one; of
-# several tiles, at 48, the interpreter takes its time.
+# Sides that 16 divides take the wide path, which leaves the groups that erased boxes touch to the narrow one;
+# of several tiles, at 48, the interpreter takes its time.
 @pytest.mark.parametrize(
     ("batch", "size", "kind"),
     [(*shape, kind) for kind in KINDS for shape in ((1, 3), (3, 14), (2, 16))]
@@ -112,6 +113,27 @@ def test_one_launch_gives_the_weights_and_images_of_the_reference(kind, batch, s
     eager, expected = mixed_by(eager_mix, images, plan, **pixels)
     assert plan is None or torch.equal(lam, expected)
     assert got.shape == eager.shape and got.stride() == eager.stride()
+    assert_no_worse(got, eager, exact_images(images, plan, **pixels), 2e-7)
+
+
+def boxes(size, seed):
+    """Three erased boxes: the whole image or a line of it, an empty or tiny one, any."""
+    g = torch.Generator().manual_seed(seed)
+    low = (torch.rand(2, generator=g) * size).long()
+    extent = ((size - low) * torch.rand(2, generator=g)).long().clamp(min=1)
+    whole = [[0, 0, size, size], [0, size - 1, size, 1], [size - 1, 0, 1, size]][seed]
+    small = [[0, 0, 0, 0], [3, 5, 0, 7], [0, 0, 1, 1]][seed]
+    return torch.tensor([whole, small, [*low, *extent]], device=DEVICE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_erased_boxes_that_meet_one_another_and_the_cutmix_box(seed):
+    size = 32
+    plan, (images, pixels) = example(3, seed), picture(3, size, seed)
+    plan["partner"] = torch.tensor([1, 2, 0], device=DEVICE).roll(seed)  # of seed 1: alone
+    pixels["erase_box"] = boxes(size, seed)
+    got, _ = mixed_by(triton_mix, images, plan, **pixels)
+    eager, _ = mixed_by(eager_mix, images, plan, **pixels)
     assert_no_worse(got, eager, exact_images(images, plan, **pixels), 2e-7)
 
 
@@ -203,6 +225,27 @@ def test_noise_of_the_kernel_is_that_of_the_reference():
     expected = erase_noise(key, size, DEVICE).permute(0, 3, 1, 2)
     assert (got - expected).abs().max() < 2e-6
     assert_no_worse(got, expected, exact_noise(key, size).permute(0, 3, 1, 2), 2e-7)
+
+
+@triton.jit
+def normal_kernel(words, out, N: tl.constexpr):
+    """Radius and cosine of words of the generator."""
+    place = tl.arange(0, N)
+    uniform = noise._uniform(tl.load(words + place).to(tl.uint32))
+    tl.store(out + place, noise._radius(uniform))
+    tl.store(out + N + place, noise._cosine(uniform))
+
+
+def test_radius_and_cosine_at_the_ends_of_their_ranges():
+    ends = torch.tensor([0, 2**32 - 1, 2**31, 2**31 - 1, 2**30, 3 * 2**30, 0xB504F333, 0xB504F000])
+    words = torch.cat([ends + k * 512 for k in (-2, -1, 0, 1)]).clamp(0, 2**32 - 1)
+    words = torch.cat([words, torch.randint(2**32, (4064,), generator=torch.Generator().manual_seed(0))])
+    out = torch.empty(2, 4096, device=DEVICE)
+    normal_kernel[(1,)](words.to(DEVICE), out, N=4096)
+    u = ((words >> 9).double() + 0.5) / 2**23
+    radius, cosine = out.cpu().double()
+    torch.testing.assert_close(radius, torch.sqrt(-2 * u.log()), rtol=4e-7, atol=0)
+    torch.testing.assert_close(cosine, torch.cos(2 * torch.pi * u), rtol=0, atol=3e-7)
 
 
 def test_a_view_that_starts_at_an_odd_byte_is_read_right():
