@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install the packages of optional engines, sources and exports with the pip given: DALI, FFCV, pyarrow, obstore, ONNX.
+# Install the packages of optional engines, sources and exports, and of a peer in benchmarks, with the pip given: DALI, FFCV,
+# pyarrow, obstore, ONNX, SPDL.
 # Each that cannot be installed is named, and its tests are skipped.
 set -u
 pip=$1
@@ -28,5 +29,6 @@ install "the parquet source" pyarrow
 install "images at URLs" obstore
 install "a server of S3 for the tests" 'moto[s3]' flask flask-cors
 install "the loggers wandb and mlflow" wandb mlflow-skinny
+install "SPDL's threads in the benchmark" spdl-core 'torchcodec>=0.16'
 install "the ONNX export" onnx onnxscript onnxruntime
 exit 0

@@ -18,7 +18,7 @@ import torch
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "triton", "ffcv", "spdl-io"),
-    *("nvidia-dali-cuda120", "nvidia-dali-cuda130", "semilearn"),
+    *("spdl-core", "torchcodec", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "semilearn"),
 )
 
 

@@ -127,7 +127,11 @@ def _top1(value: float) -> str:
 
 def loaders() -> str:
     """Images/s of every loader on each hardware, with the ratio of the native engine to it."""
-    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/loaders.json"))]
+    return _loaders_in("loaders")
+
+
+def _loaders_in(name: str) -> str:
+    results = [(path, harness.read(path)) for path in sorted(RESULTS.glob(f"*/{name}.json"))]
     return "\n\n".join(_loaders(path, rows) for path, rows in results) or "Not measured yet: `make bench`."
 
 
@@ -248,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "plain-time-to": lambda: time_to_accuracy("digits_plain.json"),
     "plain-trials": lambda: peer_trials("digits_plain.json"),
     "loaders": loaders,
+    "loaders-spdl": partial(_loaders_in, "loaders_spdl"),
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,
     "steps": lambda: measured("steps"),

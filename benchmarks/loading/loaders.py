@@ -35,7 +35,7 @@ from benchmarks.loading.engine_loaders import ENGINES
 from benchmarks.loading.peer_dali import dali
 from benchmarks.loading.peer_ffcv import ffcv
 from benchmarks.loading.peer_nvjpeg import nvjpeg
-from benchmarks.loading.peer_spdl import spdl
+from benchmarks.loading.peer_spdl import spdl, torchcodec
 from benchmarks.loading.peers import paper, torchvision_v2
 from fastsemi.common.errors import UserError
 from fastsemi.loaders.index.cache import default_cache_dir
@@ -50,6 +50,7 @@ PEERS: dict[str, Callable[[Setup], MeasuredLoader]] = {
     "DALI stock, GPU, two decodes": partial(dali, gpu=True, two_decodes=True),
     "FFCV stock, two fields": ffcv,
     "SPDL": spdl,
+    "SPDL, TorchCodec": torchcodec,
 }
 LOADERS: dict[str, Callable[[Setup], MeasuredLoader]] = {**ENGINES, **PEERS}
 NATIVE = "fastsemi native"

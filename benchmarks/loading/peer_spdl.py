@@ -1,8 +1,9 @@
-"""SPDL's threads as a peer: one decode of each image by libjpeg-turbo, both views by torchvision."""
+"""SPDL's threads as peers: one decode of each image by simplejpeg or TorchCodec, views by torchvision."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ from benchmarks.loading.comparison import AREA, RATIO, AbsentError, MeasuredLoad
 from fastsemi.loaders.plan.windows import TRIES, random_resized_crop
 
 AHEAD = 2  # batches that wait for the consumer
+NEW_ENOUGH = "'torchcodec>=0.16'"
 
 
 class SpdlPeer:
-    """Stages in threads, which need no process of their own as both libraries let go of Python's lock."""
+    """Stages in threads, which need no process of their own as all these libraries let go of Python's lock.
 
-    def __init__(self, setup: Setup):
-        self._setup, self._rng = setup, np.random.default_rng(0)
+    `decode` makes an image of the bytes of a file: uint8 [3, H, W].
+    """
+
+    def __init__(self, setup: Setup, decode: Callable[[bytes], torch.Tensor]):
+        self._setup, self._decode, self._rng = setup, decode, np.random.default_rng(0)
 
     def run_pass(self, times: int = 1) -> int:
         """One pipeline from the list of files to batches."""
@@ -45,11 +50,9 @@ class SpdlPeer:
             torch.set_num_threads(before)
 
     def _views(self, item: tuple[str, list[int], list[int], bool, bool]) -> tuple[torch.Tensor, ...]:
-        import simplejpeg
-
         path, weak, strong, flip_weak, flip_strong = item
         with open(path, "rb") as file:
-            image = torch.from_numpy(simplejpeg.decode_jpeg(file.read(), colorspace="RGB")).permute(2, 0, 1)
+            image = self._decode(file.read())
         return self._view(image, weak, flip_weak), self._view(image, strong, flip_strong)
 
     def _view(self, image: torch.Tensor, window: list[int], flip: bool) -> torch.Tensor:
@@ -72,12 +75,31 @@ def _collate(views: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
 
 def spdl(setup: Setup) -> MeasuredLoader:
     """SPDL's pipeline over simplejpeg and torchvision's antialiased bicubic filter."""
+    simplejpeg = _modules(setup, "simplejpeg", "simplejpeg")
+
+    def decode(data: bytes) -> torch.Tensor:
+        return torch.from_numpy(simplejpeg.decode_jpeg(data, colorspace="RGB")).permute(2, 0, 1)
+
+    return SpdlPeer(setup, decode)
+
+
+def torchcodec(setup: Setup) -> MeasuredLoader:
+    """The same over PyTorch's own decoder of images, TorchCodec's."""
+    decoders = _modules(setup, "torchcodec.decoders", NEW_ENOUGH)
+    if not hasattr(decoders, "decode_jpeg"):
+        raise AbsentError(f"this TorchCodec decodes no images; pip install {NEW_ENOUGH}")
+    return SpdlPeer(setup, decoders.decode_jpeg)
+
+
+def _modules(setup: Setup, decoder: str, package: str) -> Any:
+    """The module of a decoder, where all that the pipeline needs is there, too."""
     try:
-        import simplejpeg  # noqa: F401
-        import spdl.pipeline  # noqa: F401
-        import torchvision.transforms.v2  # noqa: F401
-    except ImportError as error:
-        raise AbsentError(f"{error}; pip install spdl-core simplejpeg torchvision") from None
+        for name in ("spdl.pipeline", "torchvision.transforms.v2"):
+            importlib.import_module(name)
+        module = importlib.import_module(decoder)
+    except (ImportError, RuntimeError) as error:  # TorchCodec raises the latter without a library of FFmpeg
+        said = str(error).splitlines()[0]
+        raise AbsentError(f"{said}; pip install spdl-core torchvision {package}") from None
     if setup.augment:
         raise AbsentError("SPDL has no RandAugment")
-    return SpdlPeer(setup)
+    return module

@@ -108,6 +108,33 @@ def test_peers_deliver_every_image_each_pass(name, augment, pictures, tmp_path, 
         loader.close()
 
 
+def test_peers_that_cannot_run_say_what_to_install(monkeypatch):
+    for name in ("spdl.pipeline", "torchcodec.decoders", "simplejpeg"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    setup = Setup((), np.zeros((0, 2), np.int32), None, 1)
+    with pytest.raises(AbsentError, match=r"decodes no images; pip install 'torchcodec>=0\.16'"):
+        PEERS["SPDL, TorchCodec"](setup)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(AbsentError, match=r"pip install spdl-core torchvision 'torchcodec>=0\.16'"):
+        PEERS["SPDL, TorchCodec"](setup)
+    PEERS["SPDL"](setup)  # which does without
+
+
+def test_both_decoders_of_the_threads_give_the_same_views(pictures):
+    files = tuple(map(str, sorted(pictures.glob("[0-9]*.jpg"))[:8]))
+    sizes = np.array([Image.open(path).size for path in files], dtype=np.int32)
+    found = []
+    for name in ("SPDL", "SPDL, TorchCodec"):
+        try:
+            loader = PEERS[name](Setup(files, sizes, pictures, 1, batch=8, image_size=32))
+        except AbsentError as error:
+            pytest.skip(str(error))
+        found.append(loader._views((files[0], [3, 5, 40, 30], [0, 0, 20, 20], True, False)))
+    for one, other in zip(*found, strict=True):
+        assert one.shape == other.shape == (3, 32, 32) and one.dtype == other.dtype
+        assert (one.int() - other.int()).abs().float().mean() < 1
+
+
 def test_a_loader_that_loses_images_stops_the_run(run, monkeypatch):
     class Lossy:
         def run_pass(self, times):
