@@ -165,9 +165,15 @@ void Views::resize_view(int index) {
     for (int i = 0; i < used_components_; ++i) {
         Component& c = components_[i];
         const ComponentView& view = views_of(c)[index];
-        if (c.like == i) build_row_filter(view.x, c.planes[view.level].col0 * (8 >> view.level), kernels_, c.filter);
-        const size_t ring = static_cast<size_t>(line_stride_) * view.y.taps;
+        if (c.like == i) {
+            build_row_filter(view.x, c.planes[view.level].col0 * (8 >> view.level), kernels_, c.row_filter);
+            build_column_filter(view.y, c.column_filter);
+        }
+        const int pairs = components_[c.like].column_filter.pairs;
+        const size_t ring = 2 * static_cast<size_t>(line_stride_) * pairs;
         if (c.ring.size() < ring) c.ring.resize(ring);
+        c.around.resize(2 * static_cast<size_t>(pairs));
+        for (int t = 0; t < 2 * pairs; ++t) c.around[t] = c.ring.data() + t % pairs * 2 * line_stride_;
         if (c.line.size() < static_cast<size_t>(line_stride_)) c.line.resize(line_stride_);
         c.next = 0;
     }
@@ -180,26 +186,21 @@ void Views::resize_view(int index) {
     }
 }
 
-// Row y of a view: the rows it needs are filtered horizontally once and kept in a ring of `taps` lines.
+// Row y of a view: the pairs of rows it needs are filtered horizontally once and kept in a ring of lines. Pairs do not
+// reach over the plane, which begins with an even row and has an even number of them.
 void Views::resize_line(Component& c, int index, int y) {
-    const ComponentView& view = views_of(c)[index];
-    Plane& plane = c.planes[view.level];
-    const int taps = view.y.taps, start = view.y.start[y], origin = plane.row0 * (8 >> view.level);
-    const int end = std::min(start + taps, view.y.last);
+    const int level = views_of(c)[index].level;
+    Plane& plane = c.planes[level];
+    const Component& like = components_[c.like];
+    const ColumnFilter& filter = like.column_filter;
+    const int pairs = filter.pairs, start = filter.start[y], origin = plane.row0 * (8 >> level);
+    const int end = std::min(start + pairs, filter.end);
+    int16_t* const* lines = &c.around[start % pairs];
     for (c.next = std::max(c.next, start); c.next < end; ++c.next) {
-        kernels_.horizontal(plane.at(0, c.next - origin), components_[c.like].filter,
-                            c.ring.data() + c.next % taps * line_stride_);
+        kernels_.horizontal(plane.at(0, 2 * c.next - origin), plane.stride, like.row_filter, lines[c.next - start]);
     }
-    taps_.resize(taps);
-    weights_.resize(taps);
-    for (int t = 0, at = start % taps; t < taps; ++t) {
-        taps_[t] = c.ring.data() + at * line_stride_;
-        if (start + t + 1 < end && ++at == taps) at = 0;
-    }
-    for (int t = 0; t < taps; t += 2) {
-        std::memcpy(&weights_[t], &view.y.pairs[static_cast<size_t>(t) * side_ + 2 * y], 2 * sizeof(int16_t));
-    }
-    kernels_.vertical(taps_.data(), weights_.data(), taps, side_, c.line.data());
+    const int16_t* weight = &filter.weight[2 * static_cast<size_t>(y) * pairs];
+    kernels_.vertical(lines, weight, pairs, side_, c.line.data());
 }
 
 }  // namespace fastsemi

@@ -97,9 +97,12 @@ private:
         int queued = 0;        // slots that wait for the full inverse DCT
         uint8_t* dst[kQueue];  // where it goes
         // State of the resize of one view.
-        RowFilter filter;                 // of `like`
-        std::vector<uint8_t> ring, line;  // rows filtered horizontally; the finished row
-        int next = 0;
+        RowFilter row_filter;                // of `like`
+        ColumnFilter column_filter;          // of `like`
+        LineVector<int16_t> ring;            // pairs of rows, filtered horizontally
+        std::vector<int16_t*> around;        // its lines, twice
+        LineVector<uint8_t> line;            // the finished row
+        int next = 0;                        // pair of rows
     };
 
     const std::vector<ComponentView>& views_of(const Component& c) const { return components_[c.like].views; }
@@ -112,8 +115,6 @@ private:
 
     const Kernels& kernels_;
     std::vector<Component> components_;
-    std::vector<const uint8_t*> taps_;
-    std::vector<int16_t> weights_;
     FilterScratch scratch_;
     const Window* windows_ = nullptr;
     int count_ = 0, side_ = 0, used_components_ = 0;

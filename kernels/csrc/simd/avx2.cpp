@@ -40,84 +40,75 @@ FS_TARGET inline void store_rows(__m256i rows, uint8_t* const* dst, const int* a
 
 #include "simd/idct_x86.inc"
 
-FS_TARGET void dot_products(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    for (int o = 0; o < filter.count; ++o) {
-        const uint8_t* in = row + filter.base[o];
-        const int16_t* w = &filter.weight[static_cast<size_t>(o) * filter.taps];
-        __m256i sums = _mm256_setzero_si256();
-        for (int t = 0; t < filter.taps; t += 16) {
-            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepu8_epi16(load128(in + t)), load(w + t)));
-        }
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-        const int value = (_mm_cvtsi128_si32(sum) + (1 << (kWeightBits - 1))) >> kWeightBits;
-        out[o] = static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
+FS_TARGET inline int dot_product(const uint8_t* in, const int16_t* w, int taps) {
+    __m256i sums = _mm256_setzero_si256();
+    for (int t = 0; t < taps; t += 16) {
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepu8_epi16(load128(in + t)), load(w + t)));
     }
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
 }
 
-FS_TARGET inline __m256i pack(const __m256i* sum) {
-    return _mm256_packus_epi16(
-        _mm256_packs_epi32(_mm256_srai_epi32(sum[0], kWeightBits), _mm256_srai_epi32(sum[1], kWeightBits)),
-        _mm256_packs_epi32(_mm256_srai_epi32(sum[2], kWeightBits), _mm256_srai_epi32(sum[3], kWeightBits)));
+// The sums of two rows to clipped values, in turn: those of the second row become the upper halves.
+FS_TARGET inline __m256i join_rows(__m256i a, __m256i b) {
+    const __m256i value =
+        _mm256_blend_epi16(_mm256_srai_epi32(a, kWeightBits), _mm256_slli_epi32(b, 16 - kWeightBits), 0xaa);
+    return _mm256_min_epi16(_mm256_max_epi16(value, _mm256_setzero_si256()), _mm256_set1_epi16(255));
 }
 
-// Pairs is the number of tap pairs where it is one of the usual, else 0.
-template <int Pairs>
-FS_TARGET void shuffle_products(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
+// Pairs is the number of tap pairs where it is one of the usual, else 0. With Once, filter.loaded_once holds.
+template <int Pairs, bool Once>
+FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
     const int pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
     const int16_t* w = filter.weight.data();
     const uint8_t* masks = filter.mask.data();
     const int32_t* base = filter.base.data();
-    for (int g = 0; g < groups; g += 8, base += 8, out += 32) {
-        __m256i sum[4];
-        for (int k = 0; k < 4; ++k, masks += 32) {
-            const uint8_t *low = row + base[2 * k], *high = row + base[2 * k + 1];
-            const __m256i mask = load(masks);
-            __m256i s = _mm256_set1_epi32(1 << (kWeightBits - 1));
-            for (int t = 0; t < pairs; ++t, w += 16) {
-                const __m256i x = _mm256_shuffle_epi8(join(low + 2 * t, high + 2 * t), mask);
-                s = _mm256_add_epi32(s, _mm256_madd_epi16(x, load(w)));
+    const __m256i half = _mm256_set1_epi32(1 << (kWeightBits - 1)), next = _mm256_set1_epi8(Once ? 2 : 0);
+    for (int g = 0; g < groups; g += 2, base += 2, masks += 32, out += 16) {
+        const uint8_t *low = row + base[0], *high = row + base[1];
+        __m256i mask = load(masks), a = join(low, high), b = join(low + stride, high + stride);
+        __m256i first = half, second = half;
+        for (int t = 0; t < pairs; ++t, w += 16) {
+            if (!Once) {
+                a = join(low + 2 * t, high + 2 * t);
+                b = join(low + 2 * t + stride, high + 2 * t + stride);
             }
-            sum[k] = s;
+            const __m256i weight = load(w);
+            first = _mm256_add_epi32(first, _mm256_madd_epi16(_mm256_shuffle_epi8(a, mask), weight));
+            second = _mm256_add_epi32(second, _mm256_madd_epi16(_mm256_shuffle_epi8(b, mask), weight));
+            mask = _mm256_add_epi8(mask, next);
         }
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), pack(sum));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), join_rows(first, second));
     }
 }
 
-FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    if (!filter.shuffled) return dot_products(row, filter, out);
-    switch (filter.taps) {
-        case 4: return shuffle_products<2>(row, filter, out);
-        case 6: return shuffle_products<3>(row, filter, out);
-        case 8: return shuffle_products<4>(row, filter, out);
-        case 10: return shuffle_products<5>(row, filter, out);
-        default: return shuffle_products<0>(row, filter, out);
-    }
-}
+#include "simd/horizontal_x86.inc"
 
-FS_TARGET void vertical(const uint8_t* const* rows, const int16_t* weight, int taps, int n, uint8_t* out) {
-    const __m256i zero = _mm256_setzero_si256();
+FS_TARGET void vertical(int16_t* const* lines, const int16_t* weight, int pairs, int n, uint8_t* out) {
+    // Packing works on halves of registers.
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int x = 0; x < n; x += 32) {
         __m256i sum[4];
         for (__m256i& s : sum) s = _mm256_set1_epi32(1 << (kWeightBits - 1));
-        for (int t = 0; t < taps; t += 2) {
+        for (int t = 0; t < pairs; ++t) {
             int pair;
-            std::memcpy(&pair, weight + t, sizeof pair);
-            const __m256i w = _mm256_set1_epi32(pair), a = load(rows[t] + x), b = load(rows[t + 1] + x);
-            const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
-            sum[0] = _mm256_add_epi32(sum[0], _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), w));
-            sum[1] = _mm256_add_epi32(sum[1], _mm256_madd_epi16(_mm256_unpackhi_epi8(low, zero), w));
-            sum[2] = _mm256_add_epi32(sum[2], _mm256_madd_epi16(_mm256_unpacklo_epi8(high, zero), w));
-            sum[3] = _mm256_add_epi32(sum[3], _mm256_madd_epi16(_mm256_unpackhi_epi8(high, zero), w));
+            std::memcpy(&pair, weight + 2 * t, sizeof pair);
+            const __m256i w = _mm256_set1_epi32(pair);
+            for (int k = 0; k < 4; ++k) {
+                sum[k] = _mm256_add_epi32(sum[k], _mm256_madd_epi16(load(lines[t] + 2 * x + 16 * k), w));
+            }
         }
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + x), pack(sum));
+        for (__m256i& s : sum) s = _mm256_srai_epi32(s, kWeightBits);
+        const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(sum[0], sum[1]),
+                                                  _mm256_packs_epi32(sum[2], sum[3]));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + x), _mm256_permutevar8x32_epi32(bytes, order));
     }
 }
 
 }  // namespace
 
-const Kernels kAvx2Kernels = {"avx2",   4,    2, 8, 16, 16, horizontal, vertical, ycc_to_rgb_sse41,
+const Kernels kAvx2Kernels = {"avx2",   4,    2, 16, 16, horizontal, vertical, ycc_to_rgb_sse41,
                               planes_to_rgb_sse41, rgb_to_planes_sse41, idct};
 
 }  // namespace fastsemi

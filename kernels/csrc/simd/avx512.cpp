@@ -39,75 +39,70 @@ FS_TARGET inline void store_rows(__m512i rows, uint8_t* const* dst, const int* a
 
 #include "simd/idct_x86.inc"
 
-// 16 sums to 16 clipped bytes.
-FS_TARGET inline __m128i clip(__m512i sum) {
-    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_srai_epi32(sum, kWeightBits), _mm512_setzero_si512()));
+// The sums of two rows to clipped values, in turn: those of the second row become the upper halves.
+FS_TARGET inline __m512i join(__m512i a, __m512i b) {
+    const __m512i value = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srai_epi32(a, kWeightBits),
+                                                  _mm512_slli_epi32(b, 16 - kWeightBits));
+    return _mm512_min_epi16(_mm512_max_epi16(value, _mm512_setzero_si512()), _mm512_set1_epi16(255));
 }
 
-FS_TARGET void dot_products(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    for (int o = 0; o < filter.count; ++o) {
-        const uint8_t* in = row + filter.base[o];
-        const int16_t* w = &filter.weight[static_cast<size_t>(o) * filter.taps];
-        __m512i sums = _mm512_setzero_si512();
-        for (int t = 0; t < filter.taps; t += 32) {
-            const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + t));
-            sums = _mm512_dpwssd_epi32(sums, _mm512_cvtepu8_epi16(x), load(w + t));
-        }
-        const int value = (_mm512_reduce_add_epi32(sums) + (1 << (kWeightBits - 1))) >> kWeightBits;
-        out[o] = static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
+FS_TARGET inline int dot_product(const uint8_t* in, const int16_t* w, int taps) {
+    __m512i sums = _mm512_setzero_si512();
+    for (int t = 0; t < taps; t += 32) {
+        const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + t));
+        sums = _mm512_dpwssd_epi32(sums, _mm512_cvtepu8_epi16(x), load(w + t));
     }
+    return _mm512_reduce_add_epi32(sums);
 }
 
-// Pairs is the number of tap pairs where it is one of the usual, else 0.
-template <int Pairs>
-FS_TARGET void shuffle_products(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
+FS_TARGET inline __m512i pick(__m512i bytes, __m512i index) {
+    return _mm512_maskz_permutexvar_epi8(0x5555555555555555, index, bytes);
+}
+
+// Pairs is the number of tap pairs where it is one of the usual, else 0. With Once, filter.loaded_once holds.
+template <int Pairs, bool Once>
+FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
     const int pairs = Pairs ? Pairs : filter.taps / 2;
     const int16_t* w = filter.weight.data();
     const uint8_t* mask = filter.mask.data();
     const int32_t* base = filter.base.data();
     const int groups = filter.groups;
-    for (int g = 0; g < groups; ++g, mask += 64, out += 16) {
+    const __m512i half = _mm512_set1_epi32(1 << (kWeightBits - 1)), next = _mm512_set1_epi8(Once ? 2 : 0);
+    for (int g = 0; g < groups; ++g, mask += 64, out += 32) {
         const uint8_t* in = row + base[g];
-        const __m512i index = load(mask);
-        __m512i sum = _mm512_set1_epi32(1 << (kWeightBits - 1));
+        __m512i index = load(mask), a = load(in), b = load(in + stride), first = half, second = half;
         for (int t = 0; t < pairs; ++t, w += 32) {
-            const __m512i x = _mm512_maskz_permutexvar_epi8(0x5555555555555555, index, load(in + 2 * t));
-            sum = _mm512_dpwssd_epi32(sum, x, load(w));
+            if (!Once) {
+                a = load(in + 2 * t);
+                b = load(in + 2 * t + stride);
+            }
+            const __m512i weight = load(w);
+            first = _mm512_dpwssd_epi32(first, pick(a, index), weight);
+            second = _mm512_dpwssd_epi32(second, pick(b, index), weight);
+            index = _mm512_add_epi8(index, next);
         }
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), clip(sum));
+        _mm512_storeu_si512(out, join(first, second));
     }
 }
 
-FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    if (!filter.shuffled) return dot_products(row, filter, out);
-    switch (filter.taps) {
-        case 4: return shuffle_products<2>(row, filter, out);
-        case 6: return shuffle_products<3>(row, filter, out);
-        case 8: return shuffle_products<4>(row, filter, out);
-        case 10: return shuffle_products<5>(row, filter, out);
-        default: return shuffle_products<0>(row, filter, out);
-    }
-}
+#include "simd/horizontal_x86.inc"
 
-FS_TARGET void vertical(const uint8_t* const* rows, const int16_t* weight, int taps, int n, uint8_t* out) {
-    const __m512i zero = _mm512_setzero_si512();
+FS_TARGET void vertical(int16_t* const* lines, const int16_t* weight, int pairs, int n, uint8_t* out) {
+    // Packing works on quarters of registers.
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for (int x = 0; x < n; x += 64) {
         __m512i sum[4];
         for (__m512i& s : sum) s = _mm512_set1_epi32(1 << (kWeightBits - 1));
-        for (int t = 0; t < taps; t += 2) {
+        for (int t = 0; t < pairs; ++t) {
             int pair;
-            std::memcpy(&pair, weight + t, sizeof pair);
-            const __m512i w = _mm512_set1_epi32(pair), a = load(rows[t] + x), b = load(rows[t + 1] + x);
-            const __m512i low = _mm512_unpacklo_epi8(a, b), high = _mm512_unpackhi_epi8(a, b);
-            sum[0] = _mm512_dpwssd_epi32(sum[0], _mm512_unpacklo_epi8(low, zero), w);
-            sum[1] = _mm512_dpwssd_epi32(sum[1], _mm512_unpackhi_epi8(low, zero), w);
-            sum[2] = _mm512_dpwssd_epi32(sum[2], _mm512_unpacklo_epi8(high, zero), w);
-            sum[3] = _mm512_dpwssd_epi32(sum[3], _mm512_unpackhi_epi8(high, zero), w);
+            std::memcpy(&pair, weight + 2 * t, sizeof pair);
+            const __m512i w = _mm512_set1_epi32(pair);
+            for (int k = 0; k < 4; ++k) sum[k] = _mm512_dpwssd_epi32(sum[k], load(lines[t] + 2 * x + 32 * k), w);
         }
         for (__m512i& s : sum) s = _mm512_srai_epi32(s, kWeightBits);
         const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(sum[0], sum[1]),
                                                   _mm512_packs_epi32(sum[2], sum[3]));
-        _mm512_storeu_si512(out + x, bytes);
+        _mm512_storeu_si512(out + x, _mm512_permutexvar_epi32(order, bytes));
     }
 }
 
@@ -174,10 +169,41 @@ FS_TARGET void planes_to_rgb(const uint8_t* r, const uint8_t* g, const uint8_t* 
     for (int i = 0; i < n; i += 64) store_interleaved(load(r + i), load(g + i), load(b + i), n - i, out + 3 * i);
 }
 
+// Byte i of a plane is byte 3 i + c of 64 pixels.
+struct Deinterleave {
+    alignas(64) uint8_t index[3][64];
+    uint64_t last[3] = {0, 0, 0};  // which of them lie in the last 64 bytes
+    Deinterleave() {
+        for (int c = 0; c < 3; ++c) {
+            for (int i = 0; i < 64; ++i) {
+                index[c][i] = static_cast<uint8_t>((3 * i + c) % 128);
+                if (3 * i + c >= 128) last[c] |= 1ull << i;
+            }
+        }
+    }
+};
+
+FS_TARGET inline uint64_t first_bytes(int n) { return n >= 64 ? ~0ull : n <= 0 ? 0 : (1ull << n) - 1; }
+
+FS_TARGET void rgb_to_planes(const uint8_t* rgb, int n, uint8_t* const* planes) {
+    static const Deinterleave table;
+    for (int x = 0; x < n; x += 64, rgb += 192) {
+        const int left = n - x;
+        __m512i part[3];
+        for (int p = 0; p < 3; ++p) part[p] = _mm512_maskz_loadu_epi8(first_bytes(3 * left - 64 * p), rgb + 64 * p);
+        for (int c = 0; c < 3; ++c) {
+            const __m512i index = load(table.index[c]);
+            const __m512i bytes = _mm512_permutex2var_epi8(part[0], index, part[1]);
+            _mm512_mask_storeu_epi8(planes[c] + x, first_bytes(left),
+                                    _mm512_mask_permutexvar_epi8(bytes, table.last[c], index, part[2]));
+        }
+    }
+}
+
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512", 16,       1,          1,             64,                  32,
-                                horizontal, vertical, ycc_to_rgb, planes_to_rgb, rgb_to_planes_sse41, idct};
+const Kernels kAvx512Kernels = {"avx512", 16,         1,             64,                  32,  horizontal,
+                                vertical, ycc_to_rgb, planes_to_rgb, rgb_to_planes,       idct};
 
 }  // namespace fastsemi
 #endif

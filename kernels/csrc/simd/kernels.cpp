@@ -11,23 +11,25 @@ inline uint8_t clip(int value) { return static_cast<uint8_t>(std::clamp(value, 0
 
 constexpr int kHalf = 1 << (kWeightBits - 1);
 
-void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
+void horizontal(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
     for (int o = 0; o < filter.count; ++o) {
         const uint8_t* in = row + filter.base[o];
         const int16_t* w = &filter.weight[static_cast<size_t>(o) * filter.taps];
-        int sum = kHalf;
-        for (int t = 0; t < filter.taps; ++t) sum += w[t] * in[t];
-        out[o] = clip(sum >> kWeightBits);
+        for (int i = 0; i < 2; ++i, in += stride) {
+            int sum = kHalf;
+            for (int t = 0; t < filter.taps; ++t) sum += w[t] * in[t];
+            out[2 * o + i] = clip(sum >> kWeightBits);
+        }
     }
 }
 
-void vertical(const uint8_t* const* rows, const int16_t* weight, int taps, int n, uint8_t* out) {
+void vertical(int16_t* const* lines, const int16_t* weight, int pairs, int n, uint8_t* out) {
     for (int x = 0; x < n; x += 64) {
         int sum[64];
         for (int& s : sum) s = kHalf;
-        for (int t = 0; t < taps; ++t) {
-            const uint8_t* in = rows[t] + x;
-            for (int i = 0; i < 64; ++i) sum[i] += weight[t] * in[i];
+        for (int t = 0; t < pairs; ++t) {
+            const int16_t *in = lines[t] + 2 * x, *w = weight + 2 * t;
+            for (int i = 0; i < 64; ++i) sum[i] += w[0] * in[2 * i] + w[1] * in[2 * i + 1];
         }
         for (int i = 0; i < 64; ++i) out[x + i] = clip(sum[i] >> kWeightBits);
     }
@@ -133,8 +135,8 @@ void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst
     }
 }
 
-const Kernels kPortableKernels = {"portable", 0,          1,          1,             0,             1,
-                                  horizontal, vertical,   ycc_to_rgb, planes_to_rgb, rgb_to_planes, idct};
+const Kernels kPortableKernels = {"portable", 0,          1,             0,             1,   horizontal,
+                                  vertical,   ycc_to_rgb, planes_to_rgb, rgb_to_planes, idct};
 
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> found;
@@ -153,12 +155,6 @@ std::vector<const Kernels*> available_kernels() {
 }
 
 namespace {
-
-// Where group g lies: with two lanes, groups g and g + batch / 2 share a register so that packing keeps order.
-int slot_of(int g, const Kernels& k) {
-    const int within = g % k.batch, half = k.batch / k.lanes;
-    return g - within + within % half * k.lanes + within / half;
-}
 
 void build_dot_products(const Axis& axis, int origin, int multiple, RowFilter& filter) {
     filter.groups = axis.count;
@@ -179,34 +175,55 @@ void build_dot_products(const Axis& axis, int origin, int multiple, RowFilter& f
 void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowFilter& filter) {
     const int count = axis.count, taps = axis.taps, group = kernels.group;
     filter.count = count;
-    filter.shuffled = group > 0;
-    for (int o = 0; o < count && filter.shuffled; o += group) {
-        const int a = axis.start[o], b = axis.start[std::min(count, o + group) - 1];
-        filter.shuffled = std::abs(a - b) + 2 <= kernels.window;
+    int widest = 0;
+    for (int o = 0; o < count && group > 0; o += group) {
+        widest = std::max(widest, std::abs(axis.start[o] - axis.start[std::min(count, o + group) - 1]));
     }
+    filter.shuffled = widest + 2 <= kernels.window;
+    filter.loaded_once = widest + taps <= kernels.window;
     if (!filter.shuffled) return build_dot_products(axis, origin, kernels.dot_multiple, filter);
     const int used = (count + group - 1) / group;
     filter.taps = taps;
-    filter.groups = (used + kernels.batch - 1) / kernels.batch * kernels.batch;
+    filter.groups = (used + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
     filter.base.assign(filter.groups, 0);
     filter.mask.assign(static_cast<size_t>(filter.groups) * group * 4, 0x80);
     filter.weight.assign(static_cast<size_t>(filter.groups) * group * taps, 0);
     for (int g = 0; g < used; ++g) {
-        const int slot = slot_of(g, kernels), begin = g * group, end = std::min(count, begin + group);
+        const int begin = g * group, end = std::min(count, begin + group);
         const int base = std::min(axis.start[begin], axis.start[end - 1]);
-        filter.base[slot] = base - origin;
-        uint8_t* mask = &filter.mask[static_cast<size_t>(slot) * group * 4];
+        filter.base[g] = base - origin;
+        uint8_t* mask = &filter.mask[static_cast<size_t>(g) * group * 4];
         for (int o = begin; o < end; ++o, mask += 4) {
             mask[0] = static_cast<uint8_t>(axis.start[o] - base);
             mask[2] = static_cast<uint8_t>(mask[0] + 1);
         }
         const size_t step = 2 * static_cast<size_t>(group) * kernels.lanes;
-        int16_t* weight = &filter.weight[slot / kernels.lanes * step * (taps / 2) +
-                                         slot % kernels.lanes * 2 * static_cast<size_t>(group)];
+        int16_t* weight = &filter.weight[g / kernels.lanes * step * (taps / 2) +
+                                         g % kernels.lanes * 2 * static_cast<size_t>(group)];
         for (int p = 0; p < taps / 2; ++p, weight += step) {
             std::memcpy(weight, &axis.pairs[2 * (static_cast<size_t>(p) * count + begin)],
                         2 * sizeof(int16_t) * static_cast<size_t>(end - begin));
         }
+    }
+}
+
+void build_column_filter(const Axis& axis, ColumnFilter& filter) {
+    const int count = axis.count;
+    const auto weight = [&](int t, int o) { return axis.pairs[2 * (t / 2 * static_cast<size_t>(count) + o) + t % 2]; };
+    filter.end = (axis.last + 1) / 2;
+    filter.start.resize(count);
+    filter.pairs = 0;
+    for (int o = 0; o < count; ++o) {
+        int taps = axis.taps;
+        while (taps > 1 && weight(taps - 1, o) == 0) --taps;
+        filter.start[o] = axis.start[o] / 2;
+        filter.pairs = std::max(filter.pairs, (axis.start[o] % 2 + taps + 1) / 2);
+    }
+    filter.weight.assign(2 * static_cast<size_t>(count) * filter.pairs, 0);
+    for (int o = 0; o < count; ++o) {
+        int16_t* to = &filter.weight[2 * static_cast<size_t>(o) * filter.pairs] + axis.start[o] % 2;
+        const int taps = std::min(axis.taps, 2 * filter.pairs - axis.start[o] % 2);
+        for (int t = 0; t < taps; ++t) to[t] = weight(t, o);
     }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "simd/filter.h"
@@ -14,27 +15,52 @@ constexpr int kPadding = 128;
 // Distance of blocks of coefficients in memory: room for 64 and for some that are not used.
 constexpr int kBlockStep = 72;
 
+// A vector whose registers do not straddle lines of the cache: such loads and stores take twice as long.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    static constexpr std::align_val_t line{64};
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+    void deallocate(T* p, size_t) { ::operator delete(p, line); }
+    bool operator==(const LineAllocator&) const { return true; }
+    bool operator!=(const LineAllocator&) const { return false; }
+};
+template <class T>
+using LineVector = std::vector<T, LineAllocator<T>>;
+
 // The horizontal filter in the order that the shuffle kernels read it. Outputs come in groups; a group reads
 // bytes base[g] + 2 t onwards for tap pair t, `mask` picks the two bytes of each of its outputs.
 struct RowFilter {
     int count = 0, taps = 0, groups = 0;
     bool shuffled = false;         // else: start and weight hold one dot product per output
+    bool loaded_once = false;      // all taps of a group lie among the bytes that a shuffle can choose from
     std::vector<int32_t> base;    // [groups], or the start of each output
-    std::vector<uint8_t> mask;    // [groups][group][4]
-    std::vector<int16_t> weight;  // [groups / lanes][taps / 2][lanes][group][2], or [count][taps]
+    LineVector<uint8_t> mask;     // [groups][group][4]
+    LineVector<int16_t> weight;   // [groups / lanes][taps / 2][lanes][group][2], or [count][taps]
+};
+
+// The vertical filter on pairs of rows: output o is a sum over the pairs start[o] to start[o] + pairs - 1, of which
+// pair p is made of the rows 2 p and 2 p + 1.
+struct ColumnFilter {
+    int pairs = 0, end = 0;       // `end` is one past the last pair with a weight
+    std::vector<int32_t> start;   // [count]
+    std::vector<int16_t> weight;  // [count][pairs][2]
 };
 
 struct Kernels {
     const char* name;
     int group;         // outputs that one shuffle gathers for; 0: dot products only
-    int lanes;         // groups in one register
-    int batch;         // groups are padded to a multiple of this
+    int lanes;         // groups in one register; groups are padded to a multiple of it
     int window;        // bytes a shuffle can choose from
     int dot_multiple;  // taps of dot products are padded to this
-    // out[o] = clip((sum of weight * row[..] + half) >> kWeightBits) for all outputs, rounded up to groups.
-    void (*horizontal)(const uint8_t* row, const RowFilter& filter, uint8_t* out);
-    // The same over `taps` rows, one weight per row, in pairs; writes n bytes rounded up to 64.
-    void (*vertical)(const uint8_t* const* rows, const int16_t* weight, int taps, int n, uint8_t* out);
+    // Filters two rows that lie `stride` apart: out[2 o] = clip((sum of weight * row[..] + half) >> kWeightBits), and
+    // out[2 o + 1] of the second row, for all outputs, rounded up to registers.
+    void (*horizontal)(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out);
+    // The same over `pairs` lines of `horizontal`, two weights for each; writes n bytes rounded up to 64.
+    void (*vertical)(int16_t* const* lines, const int16_t* weight, int pairs, int n, uint8_t* out);
     // Planar YCbCr (JFIF) or RGB to interleaved RGB; exactly 3 n bytes are written.
     void (*ycc_to_rgb)(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int n, uint8_t* out);
     void (*planes_to_rgb)(const uint8_t* r, const uint8_t* g, const uint8_t* b, int n, uint8_t* out);
@@ -50,6 +76,7 @@ std::vector<const Kernels*> available_kernels();
 
 // Lays `axis` out for `kernels`, for a row that begins with sample `origin`.
 void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowFilter& filter);
+void build_column_filter(const Axis& axis, ColumnFilter& filter);
 
 // Inverse DCT to n x n samples, n = 4 or 2, from the n x n lowest coefficients. Layouts as in Kernels::idct.
 void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst, ptrdiff_t stride);

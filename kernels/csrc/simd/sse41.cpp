@@ -32,56 +32,60 @@ FS_TARGET inline void store_rows(__m128i rows, uint8_t* const* dst, const int* a
 
 #include "simd/idct_x86.inc"
 
-FS_TARGET void dot_products(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    for (int o = 0; o < filter.count; ++o) {
-        const uint8_t* in = row + filter.base[o];
-        const int16_t* w = &filter.weight[static_cast<size_t>(o) * filter.taps];
-        __m128i sum = _mm_setzero_si128();
-        for (int t = 0; t < filter.taps; t += 8) {
-            const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + t)));
-            sum = _mm_add_epi32(sum, _mm_madd_epi16(x, load(w + t)));
-        }
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-        const int value = (_mm_cvtsi128_si32(sum) + (1 << (kWeightBits - 1))) >> kWeightBits;
-        out[o] = static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
+FS_TARGET inline int dot_product(const uint8_t* in, const int16_t* w, int taps) {
+    __m128i sum = _mm_setzero_si128();
+    for (int t = 0; t < taps; t += 8) {
+        const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + t)));
+        sum = _mm_add_epi32(sum, _mm_madd_epi16(x, load(w + t)));
     }
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
 }
 
-FS_TARGET void horizontal(const uint8_t* row, const RowFilter& filter, uint8_t* out) {
-    if (!filter.shuffled) return dot_products(row, filter, out);
-    const int pairs = filter.taps / 2;
+// The sums of two rows to clipped values, in turn: those of the second row become the upper halves.
+FS_TARGET inline __m128i join_rows(__m128i a, __m128i b) {
+    const __m128i value =
+        _mm_blend_epi16(_mm_srai_epi32(a, kWeightBits), _mm_slli_epi32(b, 16 - kWeightBits), 0xaa);
+    return _mm_min_epi16(_mm_max_epi16(value, _mm_setzero_si128()), _mm_set1_epi16(255));
+}
+
+// Pairs is the number of tap pairs where it is one of the usual, else 0. With Once, filter.loaded_once holds.
+template <int Pairs, bool Once>
+FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
+    const int pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
     const int16_t* w = filter.weight.data();
-    for (int g = 0; g < filter.groups; g += 4) {
-        __m128i sum[4];
-        for (int k = 0; k < 4; ++k) {
-            const uint8_t* in = row + filter.base[g + k];
-            const __m128i mask = load(&filter.mask[static_cast<size_t>(g + k) * 16]);
-            __m128i s = _mm_set1_epi32(1 << (kWeightBits - 1));
-            for (int t = 0; t < pairs; ++t, w += 8) {
-                s = _mm_add_epi32(s, _mm_madd_epi16(_mm_shuffle_epi8(load(in + 2 * t), mask), load(w)));
+    const __m128i half = _mm_set1_epi32(1 << (kWeightBits - 1)), next = _mm_set1_epi8(Once ? 2 : 0);
+    for (int g = 0; g < groups; ++g, out += 8) {
+        const uint8_t* in = row + filter.base[g];
+        __m128i mask = load(&filter.mask[static_cast<size_t>(g) * 16]), a = load(in), b = load(in + stride);
+        __m128i first = half, second = half;
+        for (int t = 0; t < pairs; ++t, w += 8) {
+            if (!Once) {
+                a = load(in + 2 * t);
+                b = load(in + 2 * t + stride);
             }
-            sum[k] = _mm_srai_epi32(s, kWeightBits);
+            const __m128i weight = load(w);
+            first = _mm_add_epi32(first, _mm_madd_epi16(_mm_shuffle_epi8(a, mask), weight));
+            second = _mm_add_epi32(second, _mm_madd_epi16(_mm_shuffle_epi8(b, mask), weight));
+            mask = _mm_add_epi8(mask, next);
         }
-        const __m128i bytes = _mm_packus_epi16(_mm_packs_epi32(sum[0], sum[1]), _mm_packs_epi32(sum[2], sum[3]));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 4 * g), bytes);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), join_rows(first, second));
     }
 }
 
-FS_TARGET void vertical(const uint8_t* const* rows, const int16_t* weight, int taps, int n, uint8_t* out) {
-    const __m128i zero = _mm_setzero_si128();
+#include "simd/horizontal_x86.inc"
+
+FS_TARGET void vertical(int16_t* const* lines, const int16_t* weight, int pairs, int n, uint8_t* out) {
     for (int x = 0; x < n; x += 16) {
         __m128i sum[4];
         for (__m128i& s : sum) s = _mm_set1_epi32(1 << (kWeightBits - 1));
-        for (int t = 0; t < taps; t += 2) {
+        for (int t = 0; t < pairs; ++t) {
             int pair;
-            std::memcpy(&pair, weight + t, sizeof pair);
-            const __m128i w = _mm_set1_epi32(pair), a = load(rows[t] + x), b = load(rows[t + 1] + x);
-            const __m128i low = _mm_unpacklo_epi8(a, b), high = _mm_unpackhi_epi8(a, b);
-            sum[0] = _mm_add_epi32(sum[0], _mm_madd_epi16(_mm_unpacklo_epi8(low, zero), w));
-            sum[1] = _mm_add_epi32(sum[1], _mm_madd_epi16(_mm_unpackhi_epi8(low, zero), w));
-            sum[2] = _mm_add_epi32(sum[2], _mm_madd_epi16(_mm_unpacklo_epi8(high, zero), w));
-            sum[3] = _mm_add_epi32(sum[3], _mm_madd_epi16(_mm_unpackhi_epi8(high, zero), w));
+            std::memcpy(&pair, weight + 2 * t, sizeof pair);
+            const __m128i w = _mm_set1_epi32(pair);
+            for (int k = 0; k < 4; ++k) {
+                sum[k] = _mm_add_epi32(sum[k], _mm_madd_epi16(load(lines[t] + 2 * x + 8 * k), w));
+            }
         }
         for (__m128i& s : sum) s = _mm_srai_epi32(s, kWeightBits);
         const __m128i bytes = _mm_packus_epi16(_mm_packs_epi32(sum[0], sum[1]), _mm_packs_epi32(sum[2], sum[3]));
@@ -91,7 +95,7 @@ FS_TARGET void vertical(const uint8_t* const* rows, const int16_t* weight, int t
 
 }  // namespace
 
-const Kernels kSse41Kernels = {"sse4.1",   4,    1, 4, 16, 8, horizontal, vertical, ycc_to_rgb_sse41,
+const Kernels kSse41Kernels = {"sse4.1",   4,    1, 16, 8, horizontal, vertical, ycc_to_rgb_sse41,
                                planes_to_rgb_sse41, rgb_to_planes_sse41, idct};
 
 }  // namespace fastsemi
