@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,11 +40,19 @@ class EngineLoader:
         engine: Name of the engine.
         source: `folder`, or the form in which a .beton holds the images.
         max_side: Longer images are made smaller when the .beton is written; 0 keeps all sizes.
+        jpeg_index_gb: As `loader.jpeg_index_gb`; what the warm-up has learnt of the files is known in all rounds.
         options: Of the `dali` engine.
     """
 
     def __init__(
-        self, setup: Setup, engine: str, source: str, *, max_side: int = 0, options: DaliOptions | None = None
+        self,
+        setup: Setup,
+        engine: str,
+        source: str,
+        *,
+        max_side: int = 0,
+        jpeg_index_gb: float = 0.0,
+        options: DaliOptions | None = None,
     ):
         if engine == "native" and (reason := available()) is not None:
             raise AbsentError(reason)
@@ -65,6 +73,7 @@ class EngineLoader:
                 threads=setup.threads,
                 max_pixels=MAX_PIXELS,
                 options=options,
+                jpeg_index_gb=jpeg_index_gb,
             )
         except UserError as error:
             raise AbsentError(str(error)) from None
@@ -142,12 +151,12 @@ def _decode(files: tuple[str, ...]) -> int:
 
 
 def _engine(
-    engine: str, source: str = "folder", *, augments: bool = True, max_side: int = 0
+    engine: str, source: str = "folder", *, augments: bool = True, **options: Any
 ) -> Callable[[Setup], MeasuredLoader]:
     def create(setup: Setup) -> MeasuredLoader:
         if setup.augment and not augments:
-            raise AbsentError("augmentation does not depend on the source")
-        return EngineLoader(setup, engine, source, max_side=max_side)
+            raise AbsentError("augmentation does not depend on how images are read")
+        return EngineLoader(setup, engine, source, **options)
 
     return create
 
@@ -165,6 +174,7 @@ def _dali(decode: Decode, hw_load: float = DaliOptions.hw_load) -> Callable[[Set
 
 ENGINES: dict[str, Callable[[Setup], MeasuredLoader]] = {
     "fastsemi native": _engine("native"),
+    "fastsemi native, JPEG index": _engine("native", augments=False, jpeg_index_gb=1.0),
     "fastsemi native, raw .beton": _engine("native", "raw", augments=False),
     "fastsemi native, raw .beton, 400 px": _engine("native", "raw", augments=False, max_side=400),
     "fastsemi native, JPEG .beton": _engine("native", "jpeg", augments=False),
