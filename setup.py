@@ -20,7 +20,15 @@ except ImportError:
 APT = "Debian, Ubuntu: apt install g++ libjpeg-dev; Fedora: dnf install gcc-c++ libjpeg-turbo-devel"
 # Without contraction to fused multiply-adds, every CPU computes the same resize coefficients. GCC vectorises their
 # loops, which choose by comparing, only where a comparison may not trap.
-FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fno-trapping-math", "-fvisibility=hidden", "-pthread"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-ffp-contract=off",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-pthread",
+]
 JPEG_PROGRAM = """#include <cstdio>
 #include <jpeglib.h>
 int main() { jpeg_error_mgr e; jpeg_std_error(&e); }

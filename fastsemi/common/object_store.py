@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,14 +95,40 @@ def below(url: str) -> list[Entry]:
     Raises:
         UserError: The store cannot be reached, or it lists nothing, as web servers do.
     """
-    store, key = _at(url)
-    if url.startswith("http"):
-        raise UserError(f"{url}: a web server lists no folders; name files, as NAME-{{000..127}}.tar")
+    store, key = _listing(url)
     import obstore
 
     with _told(url):
-        found = [each for page in obstore.list(store, f"{key}/" if key else None) for each in page]
-    top = url[: len(url) - len(key)].rstrip("/")
+        found = [each for page in obstore.list(store, key or None) for each in page]
+    return _entries(url, key, found)
+
+
+def level(url: str) -> tuple[list[Entry], bool]:
+    """The objects directly below `url` and a slash, sorted by URL, and whether there are folders as well.
+
+    Of a folder of class folders this is one request, where `below` is one for each thousand images.
+
+    Raises:
+        UserError: As `below`.
+    """
+    store, key = _listing(url)
+    import obstore
+
+    with _told(url):
+        found = obstore.list_with_delimiter(store, key or None)
+    return _entries(url, key, found["objects"]), bool(found["common_prefixes"])
+
+
+def _listing(url: str) -> tuple[Any, str]:
+    """The store, and what the keys of a folder's objects begin with."""
+    store, key = _at(url)
+    if url.startswith("http"):
+        raise UserError(f"{url}: a web server lists no folders; name files, as NAME-{{000..127}}.tar")
+    return store, f"{key}/" if key else ""
+
+
+def _entries(url: str, key: str, found: Sequence[Any]) -> list[Entry]:
+    top = url[: len(url) - len(key.rstrip("/"))].rstrip("/")
     # a folder that a console made is an object of no bytes that ends in a slash
     entries = [_entry(f"{top}/{each['path']}", each) for each in found if not each["path"].endswith("/")]
     return sorted(entries, key=lambda entry: entry.url)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsemi.common.errors import UserError
-from fastsemi.common.object_store import Entry, below, fetch
+from fastsemi.common.object_store import Entry, below, fetch, level
 from fastsemi.loaders.sources.cache import Cache
 
 Range = tuple[int, int, int]  # number of the object, where it begins, how many bytes
@@ -117,11 +117,11 @@ def remote_files(url: str, expand: Callable[[str], Iterable[str]], endings: Coll
         return [file for pattern in expand(url) for file in _matching(pattern)]
     if url.lower().endswith(tuple(endings)):
         return [url]
-    found = remote_folder(url)
-    inside = [entry.url for entry in found if "/" not in entry.url[len(url) + 1 :]]
-    if len(inside) < len(found):  # class folders, beside forgotten archives too
+    found, folders = level(url)
+    if folders:  # of classes, beside forgotten archives too
         return []
-    return [file for file in inside if file.lower().endswith(tuple(endings))]
+    _require_some(url, found)
+    return [entry.url for entry in found if entry.url.lower().endswith(tuple(endings))]
 
 
 def remote_folder(url: str) -> list[Entry]:
@@ -130,7 +130,11 @@ def remote_folder(url: str) -> list[Entry]:
     Raises:
         UserError: There are none, or the store cannot be reached.
     """
-    if not (found := below(url)):
+    return _require_some(url, below(url))
+
+
+def _require_some(url: str, found: list[Entry]) -> list[Entry]:
+    if not found:
         raise UserError(f"{url} holds no objects; correct the URL, or upload the images first")
     return found
 

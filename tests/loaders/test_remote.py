@@ -84,6 +84,19 @@ def test_an_index_is_made_once(server):
     assert server.seen.body == before, "no image is looked at again"
 
 
+def test_a_folder_is_listed_whole_once(server):
+    """Before that a request for its first level says that it is a folder of classes."""
+    server.faults.page = 2
+    folder = server.folder / "b" / "folder"
+    pages = -(-sum(path.is_file() for path in folder.rglob("*")) // 2)
+    levels = -(-len(list(folder.iterdir())) // 2)
+    open_far("folder")
+    before = server.seen.requests["GET"]
+    require_images(Path("s3://b"), "folder")
+    open_far("folder")
+    assert server.seen.requests["GET"] - before == pages + 2 * levels
+
+
 @pytest.mark.parametrize("engine", ("native", "thread_pool"))
 def test_pixels_through_a_slow_and_failing_store(server, contract, sources, engine, tmp_path):
     """Batches of the plan, fetched ahead: many requests at the same time, and each image once."""
