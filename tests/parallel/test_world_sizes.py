@@ -9,7 +9,7 @@ from fastsemi.commands import train
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 STAGES = ("pretrain", "finetune", "semi")
-SOME_PATCHES = ("--semi.keep_tokens", "0.5")
+OPTIONS = ("--semi.keep_tokens", "0.5", "--semi.length", "6 steps", "--semi.eval_every", "3 steps")
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +36,20 @@ def test_two_processes_equal_one_that_accumulates(
 
     The two also compute activations again, which must change nothing, and draw the same drop path.
     """
-    if not single:
-        folder, words = preset("one", *SOME_PATCHES)
+    if "rows" not in single:
+        folder, words = preset("one", *OPTIONS)
         codes, said = processes.run(1, words, tmp_path / "one.log")
         assert codes == [0], said
         single["rows"] = {stage: processes.rows(folder, stage) for stage in STAGES}
         single["scores"] = processes.rows(folder, "semi", "teacher_top1")
         single["weights"] = results(folder)
     options = ("--distributed.strategy", strategy, "--model.activation_checkpointing", "true")
-    folder, words = preset(strategy, *options, *SOME_PATCHES)
+    folder, words = preset(strategy, *OPTIONS, *options)
     if strategy == "ddp":
         monkeypatch.setattr(train, "_report", pageless)
     codes, said = processes.run(2, words, tmp_path / "two.log")
     assert codes == [0, 0], said
-    assert "semi: step 10/10" in said[0] and not said[1]
+    assert "semi: step 6/6" in said[0] and not said[1]
     assert (folder / "report.html").exists() == (strategy == "ddp")
 
     for stage in STAGES:
@@ -63,15 +63,14 @@ def test_two_processes_equal_one_that_accumulates(
         assert weights.keys() == single["weights"][stage].keys()
         for name, tensor in single["weights"][stage].items():
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5, msg=f"{stage} {name}")
-    assert len(single["rows"]["semi"]) == 10
+    assert len(single["rows"]["semi"]) == 6
     assert processes.rows(folder, "semi", "teacher_top1") == single["scores"]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_batch_norm_of_two_processes_is_that_of_one(preset, processes, tmp_path, strategy):
+def test_batch_norm_of_two_processes_is_that_of_one(preset, processes, tmp_path, single, strategy):
     """Weights, and the running statistics of student and teacher, which evaluation goes by."""
-    found = {}
-    for world in (1, 2):
+    for world in (1, 2) if "norm" not in single else (2,):
         folder, words = preset(
             f"norm{world}",
             *("--stages", "[semi]", "--semi.length", "4 steps", "--distributed.strategy", strategy),
@@ -82,22 +81,25 @@ def test_batch_norm_of_two_processes_is_that_of_one(preset, processes, tmp_path,
         assert codes == [0] * world, said
         teacher = checkpoint_file.load(folder / "checkpoints" / "semi_result.pt")["model"]
         (student,) = processes.rows(folder, "semi", "student_top1")
-        found[world] = teacher, student
-    one, two = found[1][0], found[2][0]
+        if world == 1:
+            single["norm"] = teacher, student
+    one, score = single["norm"]
     assert any("running_var" in name for name in one) and one["bn1.num_batches_tracked"] == 4
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-4, msg=name)
-    assert found[1][1] == found[2][1]
+        torch.testing.assert_close(teacher[name], one[name], rtol=1e-4, atol=1e-4, msg=name)
+    assert student == score
 
 
-CONTRAST = ("--semi.contrast", "1", "--semi.spread_weight", "0.5", "--semi.spread_every", "3 steps")
+CONTRAST = ("--semi.contrast", "1", "--semi.spread_weight", "0.5", "--semi.spread_every", "2 steps")
 
 
 def test_contrast_and_spreading_of_two_processes_are_those_of_one(preset, processes, tmp_path):
     found = {}
     for world in (1, 2):
         folder, words = preset(
-            f"contrast-{world}", "--distributed.strategy", "ddp", "--stages", "[semi]", *CONTRAST
+            f"contrast-{world}",
+            *("--distributed.strategy", "ddp", "--stages", "[semi]", "--semi.length", "5 steps"),
+            *CONTRAST,
         )
         codes, said = processes.run(world, words, tmp_path / f"{world}.log")
         assert codes == [0] * world, said
