@@ -57,7 +57,7 @@ soak: env optional ## runs that are killed twenty times with each engine, then l
 corpus: env optional ## every engine on the images that Pillow is tested with, which pip fetches once
 	$(BIN)/python tests/loaders/pillow_images.py
 
-coverage: env optional ## the lines that the whole suite runs, those of its subprocesses left out
+coverage: env optional ## the lines that the whole suite runs, also in forks and subprocesses
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(DIST) --cov --cov-report=term
 
 lint: env
