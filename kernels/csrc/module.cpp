@@ -134,12 +134,10 @@ public:
         const uint8_t* data = pixels.data();
         const py::gil_scoped_release release;
         Views planes(kernels_);
-        planes.plan({3, full_component(width, height)}, Color::rgb, list.data(), static_cast<int>(views), side, false);
-        std::vector<uint8_t> row(3 * static_cast<size_t>(width) + kRowPadding);
-        for (int y = planes.first_row(0) * 8; y < std::min(height, planes.end_row(0) * 8); ++y) {
-            std::copy_n(data + static_cast<size_t>(y) * width * 3, static_cast<size_t>(width) * 3, row.data());
-            planes.fill_row(y, row.data());
-        }
+        planes.plan({pixel_layout(width, height)}, Color::pixels, list.data(), static_cast<int>(views), side, false);
+        const Views::Rows rows = planes.rows(height);
+        const size_t stride = 3 * static_cast<size_t>(width);
+        std::copy_n(data + stride * rows.first, stride * (rows.end - rows.first), rows.at);
         planes.finish();
     }
 

@@ -2,7 +2,10 @@
 //
 // Besides what the sanitizers find, it stops where the two entropy decoders accept an image and disagree, where
 // the same image gives different bytes on another instruction set, or where what was learnt of an image changes its
-// bytes or whether it is accepted. Forged entry points may give any bytes.
+// bytes or whether it is accepted. Forged entry points may give any bytes. The input is cut as stored pixels too.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +14,7 @@
 #include <vector>
 
 #include "jpeg/jpeg.h"
+#include "jpeg/pixels.h"
 
 namespace {
 
@@ -76,6 +80,35 @@ Result decode(JpegDecoder& decoder, const uint8_t* choice, const uint8_t* data, 
     return result;
 }
 
+// The input as the pixels of an image in a file.
+std::vector<uint8_t> cut_pixels(const Kernels& kernels, int file, const uint8_t* choice, int width, int height) {
+    std::vector<uint8_t> out(kViews * kSide * kSide * 3);
+    Window windows[kViews];
+    for (int v = 0; v < kViews; ++v) {
+        Window& w = windows[v];
+        place(choice[4 * v], choice[4 * v + 1], width, &w.left, &w.width);
+        place(choice[4 * v + 2], choice[4 * v + 3], height, &w.top, &w.height);
+        w.flip = choice[4 * v] & 1;
+        w.out = &out[static_cast<size_t>(v) * kSide * kSide * 3];
+    }
+    Views views(kernels);
+    if (!read_pixels(file, 0, {width, height, kMaxPixels}, windows, kViews, kSide, views).empty()) std::abort();
+    views.finish();
+    return out;
+}
+
+void check_pixels(const Kernels& kernels, const uint8_t* choice, const uint8_t* data, size_t size) {
+    static const int file = ::memfd_create("pixels", 0);
+    const int pixels = static_cast<int>(size / 3);
+    if (pixels == 0) return;
+    const int width = 1 + (choice[1] << 8 | choice[2]) % pixels, height = pixels / width;
+    if (::pwrite(file, data, size, 0) != static_cast<ssize_t>(size)) std::abort();
+    if (cut_pixels(kernels, file, choice, width, height) != cut_pixels(kPortableKernels, file, choice, width, height)) {
+        std::fprintf(stderr, "instruction sets disagree on pixels\n");
+        std::abort();
+    }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -90,6 +123,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // The last 8 bytes choose the windows, so that seeds are JPEGs as they are.
     if (size < 8) return 0;
     const uint8_t* choice = data + size - 8;
+    check_pixels(*kernels[choice[7] % kernels.size()], choice, data, size - 8);
     JpegDecoder& decoder = decoders[choice[7] % decoders.size()];
     const Result first = decode(decoder, choice, data, size - 8);
     // Learns while it cuts other windows, then these ones.

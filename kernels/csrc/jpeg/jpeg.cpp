@@ -108,14 +108,16 @@ struct JpegDecoder::Step {
         d.info_.out_color_space = JCS_CMYK;
         jpeg_start_decompress(&d.info_);
         const size_t width = d.info_.output_width;
-        uint8_t *in = d.row_.data(), *out = in + 4 * width;
+        uint8_t* in = d.row_.data();
+        const Views::Rows rows = d.views_.rows(static_cast<int>(d.info_.output_height));
         while (d.info_.output_scanline < d.info_.output_height) {
             const int y = static_cast<int>(d.info_.output_scanline);
             jpeg_read_scanlines(&d.info_, &in, 1);
+            if (y < rows.first || y >= rows.end) continue;
+            uint8_t* out = rows.at + 3 * width * static_cast<size_t>(y - rows.first);
             for (size_t x = 0; x < width; ++x) {
                 for (int c = 0; c < 3; ++c) out[3 * x + c] = cmyk_channel(in[4 * x + c], in[4 * x + 3]);
             }
-            d.views_.fill_row(y, out);
         }
         jpeg_finish_decompress(&d.info_);
     }
@@ -213,9 +215,8 @@ bool JpegDecoder::decode_blocks(const Window* windows, int count, int side) {
 
 bool JpegDecoder::decode_cmyk(const Window* windows, int count, int side) {
     const int width = static_cast<int>(info_.image_width), height = static_cast<int>(info_.image_height);
-    layout_.assign(3, full_component(width, height));
-    views_.plan(layout_, Color::rgb, windows, count, side, false);
-    row_.resize(static_cast<size_t>(width) * 7 + kRowPadding);
+    views_.plan({pixel_layout(width, height)}, Color::pixels, windows, count, side, false);
+    row_.resize(4 * static_cast<size_t>(width));
     return Step::run(*this, Step::read_cmyk);
 }
 

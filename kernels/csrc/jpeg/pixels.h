@@ -4,16 +4,14 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "jpeg/jpeg.h"
 
 namespace fastsemi {
 
 // Reads the rows that the windows need of an image of limits.width x limits.height pixels, 3 bytes each, which
-// begins at `offset`, and plans the views with them; Views::finish is left to do. `buffer` never shrinks. Returns
-// why it failed, or nothing.
+// begins at `offset`, and plans the views with them; Views::finish is left to do. Returns why it failed, or nothing.
 std::string read_pixels(int file, off_t offset, const Limits& limits, const Window* windows, int count, int side,
-                        Views& views, std::vector<uint8_t>& buffer);
+                        Views& views);
 
 }  // namespace fastsemi

@@ -26,7 +26,7 @@ void fill_block(int16_t coef, uint16_t quant, uint8_t* dst, ptrdiff_t stride) {
 
 }  // namespace
 
-ComponentLayout full_component(int width, int height) {
+ComponentLayout pixel_layout(int width, int height) {
     const Grid x{width, 1, Upsampling::replicate, 1}, y{height, 1, Upsampling::replicate, 1};
     return {x, y, (width + 7) / 8, (height + 7) / 8, nullptr};
 }
@@ -37,6 +37,7 @@ void Views::plan(const std::vector<ComponentLayout>& layout, Color color, const 
     count_ = count;
     side_ = side;
     color_ = color;
+    step_ = color == Color::pixels ? 3 : 1;
     used_components_ = static_cast<int>(layout.size());
     if (components_.size() < layout.size()) components_.resize(layout.size());
     for (int c = 0; c < used_components_; ++c) {
@@ -81,12 +82,18 @@ void Views::plan_planes(const ComponentLayout& layout, Component& c) {
         c.first_row = std::min(c.first_row, view.row0);
         c.end_row = std::max(c.end_row, view.row1);
     }
+    size_t taps = 0;  // the last row is read on for so many, with weights of zero
+    for (const ComponentView& view : views_of(c)) taps = std::max(taps, static_cast<size_t>(view.x.taps));
     for (int level = 0; level < 3; ++level) {
         Plane& p = c.planes[level];
         if (!p.used) continue;
         const int n = 8 >> level;
         p.stride = ((p.col1 - p.col0) * n + 63) & ~63;
-        const size_t bytes = static_cast<size_t>(p.stride) * (p.row1 - p.row0) * n + kPadding;
+        if (color_ == Color::pixels) {
+            p.col0 = 0;
+            p.stride = step_ * static_cast<ptrdiff_t>(layout.x.size);
+        }
+        const size_t bytes = static_cast<size_t>(p.stride) * (p.row1 - p.row0) * n + step_ * taps + kPadding;
         if (p.memory.size() < bytes) p.memory.resize(bytes);
     }
     // The kernels want coefficients and quantisers column by column.
@@ -139,14 +146,6 @@ void Views::flush(Component& c) {
     c.queued = 0;
 }
 
-void Views::fill_row(int y, const uint8_t* rgb) {
-    Plane& first = components_[0].planes[0];  // the three are alike
-    if (y < 8 * first.row0 || y >= 8 * first.row1) return;
-    uint8_t* planes[3];
-    for (int i = 0; i < 3; ++i) planes[i] = components_[i].planes[0].at(0, y - 8 * first.row0);
-    kernels_.rgb_to_planes(rgb + 3 * 8 * static_cast<size_t>(first.col0), 8 * (first.col1 - first.col0), planes);
-}
-
 void Views::finish() {
     for (int c = 0; c < used_components_; ++c) flush(components_[c]);
     for (int i = 0; i < count_; ++i) resize_view(i);
@@ -161,12 +160,14 @@ void Views::finish() {
 
 void Views::resize_view(int index) {
     const Window& window = windows_[index];
-    line_stride_ = ((side_ + 63) & ~63) + kPadding;
+    line_stride_ = ((step_ * side_ + 63) & ~63) + kPadding;
     for (int i = 0; i < used_components_; ++i) {
         Component& c = components_[i];
         const ComponentView& view = views_of(c)[index];
         if (c.like == i) {
-            build_row_filter(view.x, c.planes[view.level].col0 * (8 >> view.level), kernels_, c.row_filter);
+            if (step_ > 1) interleave(view.x, step_, bytes_);
+            build_row_filter(step_ > 1 ? bytes_ : view.x, c.planes[view.level].col0 * (8 >> view.level), step_, kernels_,
+                             c.row_filter);
             build_column_filter(view.y, c.column_filter);
         }
         const int pairs = components_[c.like].column_filter.pairs;
@@ -179,16 +180,25 @@ void Views::resize_view(int index) {
     }
     const bool three = used_components_ == 3;
     const auto to_rgb = color_ == Color::ycc ? kernels_.ycc_to_rgb : kernels_.planes_to_rgb;
+    const size_t row = 3 * static_cast<size_t>(side_);
+    const auto line = [&](int i) { return components_[three ? i : 0].line.data(); };
     for (int y = 0; y < side_; ++y) {
-        for (int i = 0; i < used_components_; ++i) resize_line(components_[i], index, y);
-        const auto line = [&](int i) { return components_[three ? i : 0].line.data(); };
-        to_rgb(line(0), line(1), line(2), side_, window.out + static_cast<size_t>(y) * side_ * 3);
+        uint8_t* out = window.out + y * row;
+        if (color_ != Color::pixels) {
+            for (int i = 0; i < used_components_; ++i) resize_line(components_[i], index, y, line(i));
+            to_rgb(line(0), line(1), line(2), side_, out);
+        } else if ((side_ - y) * row >= row + 63) {  // what is written too much is written again
+            resize_line(components_[0], index, y, out);
+        } else {
+            resize_line(components_[0], index, y, line(0));
+            std::memcpy(out, line(0), row);
+        }
     }
 }
 
 // Row y of a view: the pairs of rows it needs are filtered horizontally once and kept in a ring of lines. Pairs do not
 // reach over the plane, which begins with an even row and has an even number of them.
-void Views::resize_line(Component& c, int index, int y) {
+void Views::resize_line(Component& c, int index, int y, uint8_t* out) {
     const int level = views_of(c)[index].level;
     Plane& plane = c.planes[level];
     const Component& like = components_[c.like];
@@ -200,7 +210,7 @@ void Views::resize_line(Component& c, int index, int y) {
         kernels_.horizontal(plane.at(0, 2 * c.next - origin), plane.stride, like.row_filter, lines[c.next - start]);
     }
     const int16_t* weight = &filter.weight[2 * static_cast<size_t>(y) * pairs];
-    kernels_.vertical(lines, weight, pairs, side_, c.line.data());
+    kernels_.vertical(lines, weight, pairs, step_ * side_, out);
 }
 
 }  // namespace fastsemi

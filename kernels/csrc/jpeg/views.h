@@ -1,5 +1,6 @@
 // The views of one image: which blocks of it they need, the planes those decode to, and their resize.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -19,15 +20,13 @@ struct Window {
 struct ComponentLayout {
     Grid x, y;                   // shrink is chosen by Views
     int block_cols, block_rows;  // blocks of 8 x 8 samples
-    const uint16_t* quant;       // 64 values in row order, or null where samples are filled in directly
+    const uint16_t* quant;       // 64 values in row order, or null for pixels
 };
 
-// A component of width x height pixels whose samples are given with Views::fill_row.
-ComponentLayout full_component(int width, int height);
+// What the components are. `pixels`: one, made of width x height pixels of 3 bytes that are written to Views::rows.
+enum class Color { gray, rgb, ycc, pixels };
 
-enum class Color { gray, rgb, ycc };
-
-constexpr int kRowPadding = 3 * 16;
+ComponentLayout pixel_layout(int width, int height);
 
 // Which blocks of a row of blocks lie in a window: one byte for each, 0 for none, followed by 3 more zeros. All that do
 // are among columns `from` to `to` - 1.
@@ -64,9 +63,16 @@ public:
         if (++c.queued == kQueue) flush(c);
     }
 
-    // Instead of blocks: the pixels of one row, 3 bytes each and kRowPadding more readable after them, for a layout of
-    // three full components planned without `shrink`.
-    void fill_row(int y, const uint8_t* rgb);
+    // Instead of blocks: the rows that the views need of an image of `height` rows, and where their pixels go, whole
+    // rows one behind the other. Planned as Color::pixels without `shrink`.
+    struct Rows {
+        int first, end;
+        uint8_t* at;
+    };
+    Rows rows(int height) {
+        Plane& p = components_[0].planes[0];
+        return {8 * p.row0, std::min(height, 8 * p.row1), p.memory.data()};
+    }
 
     // Decodes what is queued and writes all views.
     void finish();
@@ -111,13 +117,15 @@ private:
     void commit_rare(Component& c, int block_col, int block_row, int need, bool only_dc);
     void flush(Component& c);
     void resize_view(int view);
-    void resize_line(Component& c, int view, int y);
+    void resize_line(Component& c, int view, int y, uint8_t* out);
 
     const Kernels& kernels_;
     std::vector<Component> components_;
     FilterScratch scratch_;
+    Axis bytes_;  // the axis x of pixels
     const Window* windows_ = nullptr;
     int count_ = 0, side_ = 0, used_components_ = 0;
+    int step_ = 1;  // bytes from a sample to the next
     ptrdiff_t line_stride_ = 0;
     Color color_ = Color::gray;
 };

@@ -60,19 +60,19 @@ FS_TARGET inline __m256i join_rows(__m256i a, __m256i b) {
 // Pairs is the number of tap pairs where it is one of the usual, else 0. With Once, filter.loaded_once holds.
 template <int Pairs, bool Once>
 FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
-    const int pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
+    const int jump = 2 * filter.step, pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
     const int16_t* w = filter.weight.data();
     const uint8_t* masks = filter.mask.data();
     const int32_t* base = filter.base.data();
-    const __m256i half = _mm256_set1_epi32(1 << (kWeightBits - 1)), next = _mm256_set1_epi8(Once ? 2 : 0);
+    const __m256i half = _mm256_set1_epi32(1 << (kWeightBits - 1)), next = _mm256_set1_epi8(Once ? static_cast<char>(jump) : 0);
     for (int g = 0; g < groups; g += 2, base += 2, masks += 32, out += 16) {
         const uint8_t *low = row + base[0], *high = row + base[1];
         __m256i mask = load(masks), a = join(low, high), b = join(low + stride, high + stride);
         __m256i first = half, second = half;
         for (int t = 0; t < pairs; ++t, w += 16) {
             if (!Once) {
-                a = join(low + 2 * t, high + 2 * t);
-                b = join(low + 2 * t + stride, high + 2 * t + stride);
+                a = join(low + jump * t, high + jump * t);
+                b = join(low + jump * t + stride, high + jump * t + stride);
             }
             const __m256i weight = load(w);
             first = _mm256_add_epi32(first, _mm256_madd_epi16(_mm256_shuffle_epi8(a, mask), weight));
@@ -109,7 +109,7 @@ FS_TARGET void vertical(int16_t* const* lines, const int16_t* weight, int pairs,
 }  // namespace
 
 const Kernels kAvx2Kernels = {"avx2",   4,    2, 16, 16, horizontal, vertical, ycc_to_rgb_sse41,
-                              planes_to_rgb_sse41, rgb_to_planes_sse41, idct};
+                              planes_to_rgb_sse41, idct};
 
 }  // namespace fastsemi
 #endif

@@ -62,19 +62,19 @@ FS_TARGET inline __m512i pick(__m512i bytes, __m512i index) {
 // Pairs is the number of tap pairs where it is one of the usual, else 0. With Once, filter.loaded_once holds.
 template <int Pairs, bool Once>
 FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
-    const int pairs = Pairs ? Pairs : filter.taps / 2;
+    const int jump = 2 * filter.step, pairs = Pairs ? Pairs : filter.taps / 2;
     const int16_t* w = filter.weight.data();
     const uint8_t* mask = filter.mask.data();
     const int32_t* base = filter.base.data();
     const int groups = filter.groups;
-    const __m512i half = _mm512_set1_epi32(1 << (kWeightBits - 1)), next = _mm512_set1_epi8(Once ? 2 : 0);
+    const __m512i half = _mm512_set1_epi32(1 << (kWeightBits - 1)), next = _mm512_set1_epi8(Once ? static_cast<char>(jump) : 0);
     for (int g = 0; g < groups; ++g, mask += 64, out += 32) {
         const uint8_t* in = row + base[g];
         __m512i index = load(mask), a = load(in), b = load(in + stride), first = half, second = half;
         for (int t = 0; t < pairs; ++t, w += 32) {
             if (!Once) {
-                a = load(in + 2 * t);
-                b = load(in + 2 * t + stride);
+                a = load(in + jump * t);
+                b = load(in + jump * t + stride);
             }
             const __m512i weight = load(w);
             first = _mm512_dpwssd_epi32(first, pick(a, index), weight);
@@ -169,41 +169,10 @@ FS_TARGET void planes_to_rgb(const uint8_t* r, const uint8_t* g, const uint8_t* 
     for (int i = 0; i < n; i += 64) store_interleaved(load(r + i), load(g + i), load(b + i), n - i, out + 3 * i);
 }
 
-// Byte i of a plane is byte 3 i + c of 64 pixels.
-struct Deinterleave {
-    alignas(64) uint8_t index[3][64];
-    uint64_t last[3] = {0, 0, 0};  // which of them lie in the last 64 bytes
-    Deinterleave() {
-        for (int c = 0; c < 3; ++c) {
-            for (int i = 0; i < 64; ++i) {
-                index[c][i] = static_cast<uint8_t>((3 * i + c) % 128);
-                if (3 * i + c >= 128) last[c] |= 1ull << i;
-            }
-        }
-    }
-};
-
-FS_TARGET inline uint64_t first_bytes(int n) { return n >= 64 ? ~0ull : n <= 0 ? 0 : (1ull << n) - 1; }
-
-FS_TARGET void rgb_to_planes(const uint8_t* rgb, int n, uint8_t* const* planes) {
-    static const Deinterleave table;
-    for (int x = 0; x < n; x += 64, rgb += 192) {
-        const int left = n - x;
-        __m512i part[3];
-        for (int p = 0; p < 3; ++p) part[p] = _mm512_maskz_loadu_epi8(first_bytes(3 * left - 64 * p), rgb + 64 * p);
-        for (int c = 0; c < 3; ++c) {
-            const __m512i index = load(table.index[c]);
-            const __m512i bytes = _mm512_permutex2var_epi8(part[0], index, part[1]);
-            _mm512_mask_storeu_epi8(planes[c] + x, first_bytes(left),
-                                    _mm512_mask_permutexvar_epi8(bytes, table.last[c], index, part[2]));
-        }
-    }
-}
-
 }  // namespace
 
 const Kernels kAvx512Kernels = {"avx512", 16,         1,             64,                  32,  horizontal,
-                                vertical, ycc_to_rgb, planes_to_rgb, rgb_to_planes,       idct};
+                                vertical, ycc_to_rgb, planes_to_rgb, idct};
 
 }  // namespace fastsemi
 #endif

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace fastsemi {
 namespace {
@@ -12,21 +13,27 @@ inline uint8_t clip(int value) { return static_cast<uint8_t>(std::clamp(value, 0
 constexpr int kHalf = 1 << (kWeightBits - 1);
 
 // The products of a row in four sums, which compilers turn into vectors; `taps` is a multiple of 4.
+template <int Step>
 inline int dot_product(const uint8_t* in, const int16_t* w, int taps) {
     int sum[4] = {kHalf, 0, 0, 0};
     for (int t = 0; t < taps; t += 4) {
-        for (int i = 0; i < 4; ++i) sum[i] += w[t + i] * in[t + i];
+        for (int i = 0; i < 4; ++i) sum[i] += w[t + i] * in[Step * (t + i)];
     }
     return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
-void horizontal(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
+template <int Step>
+void dot_products(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
     for (int o = 0; o < filter.count; ++o) {
         const uint8_t* in = row + filter.base[o];
         const int16_t* w = &filter.weight[static_cast<size_t>(o) * filter.taps];
-        out[2 * o] = clip(dot_product(in, w, filter.taps) >> kWeightBits);
-        out[2 * o + 1] = clip(dot_product(in + stride, w, filter.taps) >> kWeightBits);
+        out[2 * o] = clip(dot_product<Step>(in, w, filter.taps) >> kWeightBits);
+        out[2 * o + 1] = clip(dot_product<Step>(in + stride, w, filter.taps) >> kWeightBits);
     }
+}
+
+void horizontal(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
+    (filter.step == 1 ? dot_products<1> : dot_products<3>)(row, stride, filter, out);
 }
 
 void vertical(int16_t* const* lines, const int16_t* weight, int pairs, int n, uint8_t* out) {
@@ -59,12 +66,6 @@ void planes_to_rgb(const uint8_t* r, const uint8_t* g, const uint8_t* b, int n, 
         out[3 * i] = r[i];
         out[3 * i + 1] = g[i];
         out[3 * i + 2] = b[i];
-    }
-}
-
-void rgb_to_planes(const uint8_t* rgb, int n, uint8_t* const* planes) {
-    for (int c = 0; c < 3; ++c) {
-        for (int i = 0; i < n; ++i) planes[c][i] = rgb[3 * static_cast<ptrdiff_t>(i) + c];
     }
 }
 
@@ -142,7 +143,7 @@ void idct_shrunk(int n, const int16_t* coef, const uint16_t* quant, uint8_t* dst
 }
 
 const Kernels kPortableKernels = {"portable", 0,          1,             0,             4,   horizontal,
-                                  vertical,   ycc_to_rgb, planes_to_rgb, rgb_to_planes, idct};
+                                  vertical,   ycc_to_rgb, planes_to_rgb, idct};
 
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> found;
@@ -162,32 +163,57 @@ std::vector<const Kernels*> available_kernels() {
 
 namespace {
 
-void build_dot_products(const Axis& axis, int origin, int multiple, RowFilter& filter) {
+void build_dot_products(const Axis& axis, int origin, int step, int multiple, RowFilter& filter) {
     filter.groups = axis.count;
-    filter.taps = (axis.taps + multiple - 1) / multiple * multiple;
+    filter.taps = (step * (axis.taps - 1) + multiple) / multiple * multiple;
     filter.base.resize(axis.count);
     filter.weight.assign(static_cast<size_t>(axis.count) * filter.taps, 0);
     for (int o = 0; o < axis.count; ++o) {
         filter.base[o] = axis.start[o] - origin;
         int16_t* weight = &filter.weight[static_cast<size_t>(o) * filter.taps];
         for (int t = 0; t < axis.taps; t += 2) {
-            std::memcpy(weight + t, &axis.pairs[static_cast<size_t>(t) * axis.count + 2 * o], 2 * sizeof(int16_t));
+            const int16_t* pair = &axis.pairs[static_cast<size_t>(t) * axis.count + 2 * o];
+            weight[step * t] = pair[0];
+            weight[step * (t + 1)] = pair[1];
         }
     }
 }
 
 }  // namespace
 
-void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowFilter& filter) {
+void interleave(const Axis& axis, int step, Axis& bytes) {
+    const int count = axis.count;
+    bytes.count = step * count;
+    bytes.taps = axis.taps;
+    bytes.start.resize(bytes.count);
+    bytes.pairs.resize(axis.pairs.size() * step);
+    for (int o = 0; o < count; ++o) {
+        for (int i = 0; i < step; ++i) bytes.start[step * o + i] = step * axis.start[o] + i;
+    }
+    int16_t* to = bytes.pairs.data();
+    for (size_t from = 0; from < axis.pairs.size(); from += 2) {
+        for (int i = 0; i < step; ++i, to += 2) std::memcpy(to, &axis.pairs[from], 2 * sizeof(int16_t));
+    }
+}
+
+void build_row_filter(const Axis& axis, int origin, int step, const Kernels& kernels, RowFilter& filter) {
     const int count = axis.count, taps = axis.taps, group = kernels.group;
     filter.count = count;
+    filter.step = step;
+    // Mirrored pixels come in descending order, their bytes do not.
+    const auto range = [&](int begin) {
+        const auto first = axis.start.begin() + begin, last = axis.start.begin() + std::min(count, begin + group);
+        const auto [low, high] = std::minmax_element(first, last);
+        return std::pair(*low, *high);
+    };
     int widest = 0;
     for (int o = 0; o < count && group > 0; o += group) {
-        widest = std::max(widest, std::abs(axis.start[o] - axis.start[std::min(count, o + group) - 1]));
+        const auto [low, high] = range(o);
+        widest = std::max(widest, high - low);
     }
-    filter.shuffled = widest + 2 <= kernels.window;
-    filter.loaded_once = widest + taps <= kernels.window;
-    if (!filter.shuffled) return build_dot_products(axis, origin, kernels.dot_multiple, filter);
+    filter.shuffled = widest + step + 1 <= kernels.window;
+    filter.loaded_once = widest + step * (taps - 1) + 1 <= kernels.window;
+    if (!filter.shuffled) return build_dot_products(axis, origin, group > 0 ? step : 1, kernels.dot_multiple, filter);
     const int used = (count + group - 1) / group;
     filter.taps = taps;
     filter.groups = (used + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
@@ -196,12 +222,12 @@ void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowF
     filter.weight.assign(static_cast<size_t>(filter.groups) * group * taps, 0);
     for (int g = 0; g < used; ++g) {
         const int begin = g * group, end = std::min(count, begin + group);
-        const int base = std::min(axis.start[begin], axis.start[end - 1]);
+        const int base = range(begin).first;
         filter.base[g] = base - origin;
         uint8_t* mask = &filter.mask[static_cast<size_t>(g) * group * 4];
         for (int o = begin; o < end; ++o, mask += 4) {
             mask[0] = static_cast<uint8_t>(axis.start[o] - base);
-            mask[2] = static_cast<uint8_t>(mask[0] + 1);
+            mask[2] = static_cast<uint8_t>(mask[0] + step);
         }
         const size_t step = 2 * static_cast<size_t>(group) * kernels.lanes;
         int16_t* weight = &filter.weight[g / kernels.lanes * step * (taps / 2) +

@@ -32,9 +32,10 @@ template <class T>
 using LineVector = std::vector<T, LineAllocator<T>>;
 
 // The horizontal filter in the order that the shuffle kernels read it. Outputs come in groups; a group reads
-// bytes base[g] + 2 t onwards for tap pair t, `mask` picks the two bytes of each of its outputs.
+// bytes base[g] + 2 step t onwards for tap pair t, `mask` picks the two bytes of each of its outputs.
 struct RowFilter {
     int count = 0, taps = 0, groups = 0;
+    int step = 1;                  // bytes from tap to tap: 1, or 3 within pixels
     bool shuffled = false;         // else: start and weight hold one dot product per output
     bool loaded_once = false;      // all taps of a group lie among the bytes that a shuffle can choose from
     std::vector<int32_t> base;    // [groups], or the start of each output
@@ -52,7 +53,7 @@ struct ColumnFilter {
 
 struct Kernels {
     const char* name;
-    int group;         // outputs that one shuffle gathers for; 0: dot products only
+    int group;         // outputs that one shuffle gathers for; 0: dot products only, over taps and not what lies between
     int lanes;         // groups in one register; groups are padded to a multiple of it
     int window;        // bytes a shuffle can choose from
     int dot_multiple;  // taps of dot products are padded to this
@@ -61,11 +62,9 @@ struct Kernels {
     void (*horizontal)(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out);
     // The same over `pairs` lines of `horizontal`, two weights for each; writes n bytes rounded up to 64.
     void (*vertical)(int16_t* const* lines, const int16_t* weight, int pairs, int n, uint8_t* out);
-    // Planar YCbCr (JFIF) or RGB to interleaved RGB; exactly 3 n bytes are written.
+    // Planar YCbCr (JFIF) or RGB to pixels; exactly 3 n bytes are written.
     void (*ycc_to_rgb)(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int n, uint8_t* out);
     void (*planes_to_rgb)(const uint8_t* r, const uint8_t* g, const uint8_t* b, int n, uint8_t* out);
-    // The reverse: planes[c][i] = rgb[3 i + c]. n is rounded up to 16, in what is read and in what is written.
-    void (*rgb_to_planes)(const uint8_t* rgb, int n, uint8_t* const* planes);
     // 8 x 8 inverse DCT of `n` blocks that lie kBlockStep apart, each stored column by column; quant likewise.
     // dst[i] is the first of 8 rows.
     void (*idct)(const int16_t* coef, const uint16_t* quant, uint8_t* const* dst, ptrdiff_t stride, int n);
@@ -74,8 +73,11 @@ struct Kernels {
 // The implementations this CPU can run, best first; the last is the portable one.
 std::vector<const Kernels*> available_kernels();
 
+// The axis of samples as that of `step` bytes in place of each, which are filtered alike. Between its taps lie `step`.
+void interleave(const Axis& axis, int step, Axis& bytes);
+
 // Lays `axis` out for `kernels`, for a row that begins with sample `origin`.
-void build_row_filter(const Axis& axis, int origin, const Kernels& kernels, RowFilter& filter);
+void build_row_filter(const Axis& axis, int origin, int step, const Kernels& kernels, RowFilter& filter);
 void build_column_filter(const Axis& axis, ColumnFilter& filter);
 
 // Inverse DCT to n x n samples, n = 4 or 2, from the n x n lowest coefficients. Layouts as in Kernels::idct.

@@ -90,34 +90,5 @@ void planes_to_rgb_sse41(const uint8_t* r, const uint8_t* g, const uint8_t* b, i
     to_rgb<false>(r, g, b, n, out);
 }
 
-// Byte i of a channel is byte 3 i + c of the pixels, in part (3 i + c) / 16 of their 48 bytes.
-FS_TARGET void rgb_to_planes_sse41(const uint8_t* rgb, int n, uint8_t* const* planes) {
-    static const struct Masks {
-        alignas(16) uint8_t value[3][3][16];
-        Masks() {
-            for (int c = 0; c < 3; ++c) {
-                for (int part = 0; part < 3; ++part) {
-                    for (int i = 0; i < 16; ++i) {
-                        const int at = 3 * i + c;
-                        value[c][part][i] = at / 16 == part ? static_cast<uint8_t>(at % 16) : 0x80;
-                    }
-                }
-            }
-        }
-    } masks;
-    __m128i mask[3][3];
-    for (int i = 0; i < 9; ++i) mask[i / 3][i % 3] = load(masks.value[i / 3][i % 3]);
-    for (int x = 0; x < n; x += 16) {
-        const uint8_t* in = rgb + 3 * static_cast<ptrdiff_t>(x);
-        const __m128i part[3] = {load(in), load(in + 16), load(in + 32)};
-        for (int c = 0; c < 3; ++c) {
-            const __m128i bytes =
-                _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(part[0], mask[c][0]), _mm_shuffle_epi8(part[1], mask[c][1])),
-                             _mm_shuffle_epi8(part[2], mask[c][2]));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(planes[c] + x), bytes);
-        }
-    }
-}
-
 }  // namespace fastsemi
 #endif

@@ -52,17 +52,17 @@ FS_TARGET inline __m128i join_rows(__m128i a, __m128i b) {
 // Pairs is the number of tap pairs where it is one of the usual, else 0. With Once, filter.loaded_once holds.
 template <int Pairs, bool Once>
 FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowFilter& filter, int16_t* out) {
-    const int pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
+    const int jump = 2 * filter.step, pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
     const int16_t* w = filter.weight.data();
-    const __m128i half = _mm_set1_epi32(1 << (kWeightBits - 1)), next = _mm_set1_epi8(Once ? 2 : 0);
+    const __m128i half = _mm_set1_epi32(1 << (kWeightBits - 1)), next = _mm_set1_epi8(Once ? static_cast<char>(jump) : 0);
     for (int g = 0; g < groups; ++g, out += 8) {
         const uint8_t* in = row + filter.base[g];
         __m128i mask = load(&filter.mask[static_cast<size_t>(g) * 16]), a = load(in), b = load(in + stride);
         __m128i first = half, second = half;
         for (int t = 0; t < pairs; ++t, w += 8) {
             if (!Once) {
-                a = load(in + 2 * t);
-                b = load(in + 2 * t + stride);
+                a = load(in + jump * t);
+                b = load(in + jump * t + stride);
             }
             const __m128i weight = load(w);
             first = _mm_add_epi32(first, _mm_madd_epi16(_mm_shuffle_epi8(a, mask), weight));
@@ -96,7 +96,7 @@ FS_TARGET void vertical(int16_t* const* lines, const int16_t* weight, int pairs,
 }  // namespace
 
 const Kernels kSse41Kernels = {"sse4.1",   4,    1, 16, 8, horizontal, vertical, ycc_to_rgb_sse41,
-                               planes_to_rgb_sse41, rgb_to_planes_sse41, idct};
+                               planes_to_rgb_sse41, idct};
 
 }  // namespace fastsemi
 #endif

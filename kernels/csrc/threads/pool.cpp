@@ -31,7 +31,7 @@ struct Worker {
             if (item.pixels >= 0) {
                 std::string wrong = read_pixels(item.pixels, item.offset, item.limits,
                                                 batch.windows.data() + index * batch.views, batch.views, batch.side,
-                                                decoder.views(), file);
+                                                decoder.views());
                 times.read = since();
                 if (!wrong.empty()) return {Status::failed, std::move(wrong)};
                 decoder.views().finish();
