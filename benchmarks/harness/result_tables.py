@@ -294,6 +294,31 @@ def predicted(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def inductor(rows: Rows) -> str:
+    """What torch.compile makes of the networks of the step for a GPU that is not there."""
+    first = rows[0]
+    lines = [
+        f"COMPILED for {first['gpu']} by PyTorch {first['versions']['torch']} and Triton "
+        f"{first['versions']['triton']} without one, run on none; times PREDICTED. Launches, GB besides "
+        "those of products, and ms: eager, with all between two products in one launch, and as Inductor fuses.",
+        "",
+        "| network, images | pass | launches: eager | guess | Inductor: Triton + products + others "
+        "| GB: eager | guess | Inductor | ms: eager | guess | Inductor |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        calls = " + ".join(f"{row[key]:,.0f}" for key in ("kernels", "products", "others"))
+        size, time = (
+            " | ".join(f"{row[f'{way}_{what}'] / unit:,.1f}" for way in ("eager", "guess", "inductor"))
+            for what, unit in (("bytes", 1e9), ("ms", 1))
+        )
+        lines.append(
+            f"| {row['model']}, {row['images']} | {row['pass']} | {row['eager_launches']:,.0f} "
+            f"| {row['guess_launches']:,.0f} | {row['inductor_launches']:,.0f}: {calls} | {size} | {time} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "peaks": peaks,
     "steps": steps,
@@ -310,4 +335,5 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "cpu_step": two_trees,
     "tokens": tokens,
     "predicted": predicted,
+    "inductor": inductor,
 }

@@ -273,6 +273,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu-step": lambda: measured("cpu_step"),
     "tokens": lambda: measured("tokens"),
     "predicted": lambda: measured("predicted"),
+    "inductor": lambda: measured("inductor"),
 }
 
 

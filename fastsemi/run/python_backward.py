@@ -29,7 +29,7 @@ class _Saved:
 
 @contextmanager
 def python_backward() -> Iterator[None]:
-    """Within, `Tensor.backward` of graphs built within runs here, in place of PyTorch's engine."""
+    """Within, backward passes of graphs built within run here, in place of PyTorch's engine."""
     used: list[_Saved] = []
 
     def unpack(saved: _Saved) -> Tensor:
@@ -46,11 +46,13 @@ def python_backward() -> Iterator[None]:
         *_: Any,
         **__: Any,
     ) -> tuple[Tensor, ...]:
-        if keep_graph or create_graph or inputs:
-            raise NotImplementedError("only what Tensor.backward() does without arguments")
+        if keep_graph or create_graph:
+            raise NotImplementedError("a graph has one backward pass, and none of its own")
+        edges, wanted = ([torch.autograd.graph.get_gradient_edge(t) for t in ts] for ts in (roots, inputs))
+        caught: dict[Any, list[Tensor | None]] = {edge.node: [] for edge in wanted}
         with torch.no_grad():
-            _run([root.grad_fn for root in roots], grads, used)
-        return ()
+            _run(edges, grads, used, caught)
+        return tuple(caught[node][place] if caught[node] else None for node, place, *_ in wanted)  # type: ignore
 
     engine, task = torch.autograd._engine_run_backward, torch._C._current_graph_task_id
     torch.autograd._engine_run_backward = run  # type: ignore[assignment,attr-defined]
@@ -63,22 +65,40 @@ def python_backward() -> Iterator[None]:
         torch._C._current_graph_task_id = task
 
 
-def _run(roots: list[Any], grads: Sequence[Tensor], used: list[_Saved]) -> None:
-    """From the newest node to the oldest, each once all that it feeds is known."""
+def _run(
+    edges: list[Any], grads: Sequence[Tensor], used: list[_Saved], caught: dict[Any, list[Tensor | None]]
+) -> None:
+    """From the newest node to the oldest, each once all that it feeds is known.
+
+    Args:
+        edges: Nodes to begin with, and which of their results.
+        grads: Of these.
+        used: What nodes read of what they saved.
+        caught: Nodes of which the gradients are asked for, which are filled in; the pass ends at them, and
+            nothing is then left in `grad`.
+    """
+    roots = list(dict.fromkeys(edge.node for edge in edges))
     waits_for = _dependencies(roots)
     arrived: dict[Any, list[Tensor | None]] = {}
     order, ready = count(), list[tuple[int, int, Any]]()
-    for root, start in zip(roots, grads, strict=True):
-        _arrive(arrived, root, 0, start)
-        heapq.heappush(ready, (-root._sequence_nr(), next(order), root))
+    for edge, start in zip(edges, grads, strict=True):
+        _arrive(arrived, edge.node, edge.output_nr, start)
+    for root in roots:
+        if not waits_for[root]:
+            heapq.heappush(ready, (-root._sequence_nr(), next(order), root))
     while ready:
         node = heapq.heappop(ready)[2]
-        edges = [edge for edge in node.next_functions if edge[0] is not None]
-        found = _call(node, arrived.pop(node, None))
+        following_edges = [edge for edge in node.next_functions if edge[0] is not None]
+        got = arrived.pop(node, None)
+        if node in caught:
+            caught[node] = list(got or [])
+        if node in caught or (caught and hasattr(node, "variable")):
+            got = None
+        found = _call(node, got)
         for saved in used:
             saved.tensor = None
         used.clear()
-        for (following, position), grad in zip(edges, found, strict=True):
+        for (following, position), grad in zip(following_edges, found, strict=True):
             if grad is not None:
                 _arrive(arrived, following, position, grad)
             waits_for[following] -= 1

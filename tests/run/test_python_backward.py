@@ -35,6 +35,24 @@ def test_gradients_are_the_engines_to_the_bit(checkpointing):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_gradients_that_are_asked_for_are_the_engines_and_are_left_nowhere():
+    weight, x = torch.randn(3, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    unused = torch.ones(2, requires_grad=True)
+
+    def gradients():
+        _, rest = (x @ weight).tanh().split([1, 2], dim=1)  # the second result of a node
+        y = rest.exp()
+        return torch.autograd.grad(
+            [y, rest], [x, unused, weight], [y.detach(), y.detach()], allow_unused=True
+        )
+
+    expected = gradients()
+    with python_backward():
+        found = gradients()
+    assert found[1] is expected[1] is None and weight.grad is x.grad is None
+    assert all(torch.equal(found[i], expected[i]) for i in (0, 2))
+
+
 def test_what_a_node_saved_is_freed_when_it_has_run():
     x = torch.ones(3, requires_grad=True)
     alive = []
