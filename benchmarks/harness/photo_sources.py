@@ -15,6 +15,8 @@ from fastsemi.common.errors import UserError
 MIN_SIDE = 400  # of a photograph worth cutting
 FALL = 1.25  # of the amplitudes of computed pictures with frequency: as many bytes a pixel as photographs
 
+LARGE = (1600, 1200)  # pixels
+
 # Folders of Debian's packages, and which of their pictures are photographs (the others are drawn).
 WALLPAPERS = Path("/usr/share/wallpapers")  # plasma-workspace-wallpapers
 WALLPAPER_PHOTOS = (
@@ -102,3 +104,12 @@ def computed_picture(width: int, height: int, seed: int) -> Image.Image:
     channels = np.stack([grey, grey + 0.3 * colour[0], grey + 0.3 * colour[1]], axis=-1)
     scaled = 128 + 55 * (channels - channels.mean()) / channels.std()
     return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+
+
+def large_jpegs(folder: Path, count: int) -> tuple[list[Path], str]:
+    """Write `count` JPEGs of 1,600 x 1,200 pixels (quality 90, 4:2:0); the files, and what they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{seed:04}.jpg" for seed in range(count)]
+    for seed, path in enumerate(paths):
+        computed_picture(*LARGE, seed).save(path, quality=90, subsampling="4:2:0")
+    return paths, "computed pictures"

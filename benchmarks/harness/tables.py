@@ -169,6 +169,42 @@ def _loaders(path: Path, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def jpeg_index() -> str:
+    """The native engine by what it reads: JPEGs without and with what it has learnt of them, pixels."""
+    paths = [path for files in ("", "_large") for path in sorted(RESULTS.glob(f"*/loaders_index{files}.json"))]
+    if not paths:
+        return "Not measured yet: `python -m benchmarks.loaders`."
+    results = [harness.read(path) for path in paths]
+    first = results[0][0]
+    lines = [
+        f"{result_tables.machine(first)}, {first['threads']} threads, by the clock, two 224-pixel views, images/s.",
+        "",
+        "| files | native | with the index | of native | raw .beton | of native | of native with the index |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [_jpeg_index({row["label"]: row for row in rows}) for rows in results]
+    return "\n".join([*lines, "", f"From {' and '.join(f'`{path.relative_to(ROOT)}`' for path in paths)}."])
+
+
+def _jpeg_index(rows: dict[str, dict[str, Any]]) -> str:
+    native, learnt, raw = (rows[f"fastsemi native{kind}"] for kind in ("", ", JPEG index", ", raw .beton"))
+    settings = native["configuration"]
+    size = f"{settings['mean_width']:,.0f} x {settings['mean_height']:,.0f} pixels"
+    cells = [f"{settings['images']} JPEGs of {size} ({settings['what']})"]
+    cells += [_rate(native), _rate(learnt), _times(learnt, native)]
+    cells += [_rate(raw), _times(raw, native), _times(raw, learnt)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['median']:,.0f} ({row['p20']:,.0f} to {row['p80']:,.0f})"
+
+
+def _times(mine: dict[str, Any], other: dict[str, Any]) -> str:
+    found = harness.ratio(mine, other)
+    return f"{found['median']:.2f} ({found['p20']:.2f} to {found['p80']:.2f})"
+
+
 def loader_goals_of_each_machine() -> str:
     """Which goals of the loaders are reached on each hardware."""
     results = [(path, harness.read(path)) for path in sorted(RESULTS.glob("*/loaders.json"))]
@@ -253,6 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "plain-trials": lambda: peer_trials("digits_plain.json"),
     "loaders": loaders,
     "loaders-spdl": partial(_loaders_in, "loaders_spdl"),
+    "jpeg-index": jpeg_index,
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,
     "steps": lambda: measured("steps"),

@@ -24,7 +24,7 @@ import numpy as np
 import simplejpeg
 
 from benchmarks.harness.harness import Case, exit_code, measure, ratio, rows, spread, write
-from benchmarks.harness.photo_sources import computed_picture
+from benchmarks.harness.photo_sources import LARGE, large_jpegs
 from benchmarks.harness.photos import jpegs
 from benchmarks.loading.native_op import ANY_SIZE, SIDE, draw_windows
 from fastsemi import _native
@@ -33,7 +33,6 @@ from fastsemi.loaders.engines.jpeg_index import JpegIndex
 from fastsemi.loaders.plan.windows import centre_crop
 
 LIBJPEG, OWN, LEARNING, KNOWING = "libjpeg-turbo's", "own", "own, first epoch", "own, later epochs"
-LARGE = (1600, 1200)
 
 
 def processor_seconds(run: Callable[[], object]) -> float:
@@ -98,10 +97,8 @@ def file_sets(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, lis
         return
     paths, what = jpegs(folder / "imagenet", args.count)
     yield f"JPEGs of ImageNet's sizes ({what})", paths
-    for seed in range(args.large):
-        picture = computed_picture(*LARGE, seed)
-        picture.save(folder / f"{seed}.jpg", quality=90, subsampling="4:2:0")
-    yield f"JPEGs of {LARGE[0]:,} x {LARGE[1]:,} pixels (computed pictures)", sorted(folder.glob("*.jpg"))
+    paths, what = large_jpegs(folder / "large", args.large)
+    yield f"JPEGs of {LARGE[0]:,} x {LARGE[1]:,} pixels ({what})", paths
 
 
 def result(work: Work, what: str, views: str, rounds: int) -> list[dict[str, Any]]:

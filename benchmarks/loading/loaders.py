@@ -29,7 +29,7 @@ from PIL import Image
 
 from benchmarks.harness import harness, photos
 from benchmarks.harness.environment import environment
-from benchmarks.harness.photo_sources import copy_images
+from benchmarks.harness.photo_sources import copy_images, large_jpegs
 from benchmarks.loading.comparison import AbsentError, MeasuredLoader, Setup
 from benchmarks.loading.engine_loaders import ENGINES
 from benchmarks.loading.peer_dali import dali
@@ -263,6 +263,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--images", type=Path, help="folder of JPEGs; by default photographs are cut to size")
+    parser.add_argument("--large", action="store_true", help="computed pictures of 1,600 x 1,200 pixels instead")
     parser.add_argument("--count", type=int, default=1024, help="images, rounded down to whole batches")
     parser.add_argument("--threads", type=int, default=cores, help="threads, worker processes and cores")
     parser.add_argument("--rounds", type=int, default=7)
@@ -303,6 +304,8 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
         if args.images:
             files = copy_images(args.images, Path(folder) / "images", args.count)
             what = "a folder of the user's"
+        elif args.large:
+            files, what = large_jpegs(Path(folder) / "large", args.count)
         else:
             files, what = photos.jpegs(default_cache_dir().parent / "photos", args.count)
         rows = measure(args, files, what, work) + scaling(args, files[0].parent, work)

@@ -65,7 +65,7 @@ FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowF
     const uint8_t* masks = filter.mask.data();
     const int32_t* base = filter.base.data();
     const __m256i half = _mm256_set1_epi32(1 << (kWeightBits - 1)), next = _mm256_set1_epi8(Once ? static_cast<char>(jump) : 0);
-    for (int g = 0; g < groups; g += 2, base += 2, masks += 32, out += 16) {
+    for (int g = 0; g < groups; g += 2, base += 2, masks += 32, out += 4 * filter.filled) {
         const uint8_t *low = row + base[0], *high = row + base[1];
         __m256i mask = load(masks), a = join(low, high), b = join(low + stride, high + stride);
         __m256i first = half, second = half;
@@ -79,7 +79,9 @@ FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowF
             second = _mm256_add_epi32(second, _mm256_madd_epi16(_mm256_shuffle_epi8(b, mask), weight));
             mask = _mm256_add_epi8(mask, next);
         }
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), join_rows(first, second));
+        const __m256i values = join_rows(first, second);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(values));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * filter.filled), _mm256_extracti128_si256(values, 1));
     }
 }
 

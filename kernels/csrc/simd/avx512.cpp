@@ -68,7 +68,7 @@ FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowF
     const int32_t* base = filter.base.data();
     const int groups = filter.groups;
     const __m512i half = _mm512_set1_epi32(1 << (kWeightBits - 1)), next = _mm512_set1_epi8(Once ? static_cast<char>(jump) : 0);
-    for (int g = 0; g < groups; ++g, mask += 64, out += 32) {
+    for (int g = 0; g < groups; ++g, mask += 64, out += 2 * filter.filled) {
         const uint8_t* in = row + base[g];
         __m512i index = load(mask), a = load(in), b = load(in + stride), first = half, second = half;
         for (int t = 0; t < pairs; ++t, w += 32) {

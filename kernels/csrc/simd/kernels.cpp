@@ -163,20 +163,35 @@ std::vector<const Kernels*> available_kernels() {
 
 namespace {
 
-void build_dot_products(const Axis& axis, int origin, int step, int multiple, RowFilter& filter) {
+void build_dot_products(const Axis& axis, int origin, int multiple, RowFilter& filter) {
     filter.groups = axis.count;
-    filter.taps = (step * (axis.taps - 1) + multiple) / multiple * multiple;
+    filter.taps = (axis.taps + multiple - 1) / multiple * multiple;
     filter.base.resize(axis.count);
     filter.weight.assign(static_cast<size_t>(axis.count) * filter.taps, 0);
     for (int o = 0; o < axis.count; ++o) {
         filter.base[o] = axis.start[o] - origin;
         int16_t* weight = &filter.weight[static_cast<size_t>(o) * filter.taps];
         for (int t = 0; t < axis.taps; t += 2) {
-            const int16_t* pair = &axis.pairs[static_cast<size_t>(t) * axis.count + 2 * o];
-            weight[step * t] = pair[0];
-            weight[step * (t + 1)] = pair[1];
+            std::memcpy(weight + t, &axis.pairs[static_cast<size_t>(t) * axis.count + 2 * o], 2 * sizeof(int16_t));
         }
     }
+}
+
+// Starts of the outputs from `begin`, `size` of them at most: the least and the largest. Mirrored pixels come in
+// descending order, their bytes do not.
+std::pair<int, int> range(const Axis& axis, int begin, int size) {
+    const auto first = axis.start.begin() + begin, last = axis.start.begin() + std::min(axis.count, begin + size);
+    const auto [low, high] = std::minmax_element(first, last);
+    return {*low, *high};
+}
+
+int widest_range(const Axis& axis, int size) {
+    int widest = 0;
+    for (int o = 0; o < axis.count; o += size) {
+        const auto [low, high] = range(axis, o, size);
+        widest = std::max(widest, high - low);
+    }
+    return widest;
 }
 
 }  // namespace
@@ -200,39 +215,36 @@ void build_row_filter(const Axis& axis, int origin, int step, const Kernels& ker
     const int count = axis.count, taps = axis.taps, group = kernels.group;
     filter.count = count;
     filter.step = step;
-    // Mirrored pixels come in descending order, their bytes do not.
-    const auto range = [&](int begin) {
-        const auto first = axis.start.begin() + begin, last = axis.start.begin() + std::min(count, begin + group);
-        const auto [low, high] = std::minmax_element(first, last);
-        return std::pair(*low, *high);
-    };
-    int widest = 0;
-    for (int o = 0; o < count && group > 0; o += group) {
-        const auto [low, high] = range(o);
-        widest = std::max(widest, high - low);
+    const auto fits = [&](int widest) { return widest + step + 1 <= kernels.window; };
+    int size = group, widest = group > 0 ? widest_range(axis, group) : 0;
+    // Where much is reduced, groups are of whole pixels, at least of one.
+    if (step > 1 && group > 0 && !fits(widest)) {
+        for (size = group / step * step; size > step && !fits(widest = widest_range(axis, size));) size -= step;
+        if (size == step) widest = step - 1;
     }
-    filter.shuffled = widest + step + 1 <= kernels.window;
+    filter.filled = size;
+    filter.shuffled = fits(widest);
     filter.loaded_once = widest + step * (taps - 1) + 1 <= kernels.window;
-    if (!filter.shuffled) return build_dot_products(axis, origin, group > 0 ? step : 1, kernels.dot_multiple, filter);
-    const int used = (count + group - 1) / group;
+    if (!filter.shuffled) return build_dot_products(axis, origin, kernels.dot_multiple, filter);
+    const int used = (count + size - 1) / size;
     filter.taps = taps;
     filter.groups = (used + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
     filter.base.assign(filter.groups, 0);
     filter.mask.assign(static_cast<size_t>(filter.groups) * group * 4, 0x80);
     filter.weight.assign(static_cast<size_t>(filter.groups) * group * taps, 0);
     for (int g = 0; g < used; ++g) {
-        const int begin = g * group, end = std::min(count, begin + group);
-        const int base = range(begin).first;
+        const int begin = g * size, end = std::min(count, begin + size);
+        const int base = range(axis, begin, size).first;
         filter.base[g] = base - origin;
         uint8_t* mask = &filter.mask[static_cast<size_t>(g) * group * 4];
         for (int o = begin; o < end; ++o, mask += 4) {
             mask[0] = static_cast<uint8_t>(axis.start[o] - base);
             mask[2] = static_cast<uint8_t>(mask[0] + step);
         }
-        const size_t step = 2 * static_cast<size_t>(group) * kernels.lanes;
-        int16_t* weight = &filter.weight[g / kernels.lanes * step * (taps / 2) +
+        const size_t jump = 2 * static_cast<size_t>(group) * kernels.lanes;
+        int16_t* weight = &filter.weight[g / kernels.lanes * jump * (taps / 2) +
                                          g % kernels.lanes * 2 * static_cast<size_t>(group)];
-        for (int p = 0; p < taps / 2; ++p, weight += step) {
+        for (int p = 0; p < taps / 2; ++p, weight += jump) {
             std::memcpy(weight, &axis.pairs[2 * (static_cast<size_t>(p) * count + begin)],
                         2 * sizeof(int16_t) * static_cast<size_t>(end - begin));
         }

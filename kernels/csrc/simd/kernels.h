@@ -36,6 +36,7 @@ using LineVector = std::vector<T, LineAllocator<T>>;
 struct RowFilter {
     int count = 0, taps = 0, groups = 0;
     int step = 1;                  // bytes from tap to tap: 1, or 3 within pixels
+    int filled = 0;                // outputs of a group that count; the next group overwrites the others
     bool shuffled = false;         // else: start and weight hold one dot product per output
     bool loaded_once = false;      // all taps of a group lie among the bytes that a shuffle can choose from
     std::vector<int32_t> base;    // [groups], or the start of each output

@@ -55,7 +55,7 @@ FS_TARGET void shuffle_products(const uint8_t* row, ptrdiff_t stride, const RowF
     const int jump = 2 * filter.step, pairs = Pairs ? Pairs : filter.taps / 2, groups = filter.groups;
     const int16_t* w = filter.weight.data();
     const __m128i half = _mm_set1_epi32(1 << (kWeightBits - 1)), next = _mm_set1_epi8(Once ? static_cast<char>(jump) : 0);
-    for (int g = 0; g < groups; ++g, out += 8) {
+    for (int g = 0; g < groups; ++g, out += 2 * filter.filled) {
         const uint8_t* in = row + filter.base[g];
         __m128i mask = load(&filter.mask[static_cast<size_t>(g) * 16]), a = load(in), b = load(in + stride);
         __m128i first = half, second = half;
