@@ -18,8 +18,8 @@ except ImportError:
     pybind11 = None  # type: ignore[assignment]
 
 APT = "Debian, Ubuntu: apt install g++ libjpeg-dev; Fedora: dnf install gcc-c++ libjpeg-turbo-devel"
-# Without contraction to fused multiply-adds, every CPU computes the same resize coefficients. GCC vectorises their
-# loops, which choose by comparing, only where a comparison may not trap.
+# Without contraction to fused multiply-adds, every CPU computes the same resize coefficients. GCC vectorises
+# their loops, which choose by comparing, only where a comparison may not trap.
 FLAGS = [
     "-std=c++17",
     "-O3",

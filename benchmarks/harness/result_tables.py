@@ -151,6 +151,52 @@ def entropy(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def parts(rows: Rows, steps: Rows, starts: Rows) -> str:
+    """What bounds each row: its largest part, and the next.
+
+    Args:
+        rows: Of `benchmarks.loading.parts`.
+        steps: Of `benchmarks.step.two_trees`, which has the operations of a step on a CPU.
+        starts: Of `benchmarks.loading.start`.
+    """
+    found = [(row["name"], f"{row['us']['median']:,.0f} µs an image", row["parts"]) for row in rows]
+    for row in steps:
+        if row["tree"] == "after":
+            settings = row["configuration"]
+            what = f"step of {settings['job']}, {settings['precision']}"
+            found.append((what, f"{row['median']:,.0f} ms a step", row["kinds"]))
+    seconds = {row["name"]: row["cpu_s"] for row in starts}
+    networks = seconds.get("import timm")
+    found += [
+        (
+            row["label"],
+            f"{row['cpu_s']:.2f} s",
+            {"imports": networks / row["cpu_s"], "all else": 1 - networks / row["cpu_s"]},
+        )
+        for row in starts
+        if networks and row["label"].startswith(("`fastsemi probe", "`fastsemi train`"))
+    ]
+    first = rows[0]
+    lines = [
+        f"{first['hardware']['cpu']}, {first['hardware']['cores']} cores; loaders with {_threads(first)}, "
+        f"the operator alone with one; the processors' time, commit {first['git']}.",
+        "",
+        "| row | processors' time | bound | next | then |",
+        "|---|--:|---|---|---|",
+    ]
+    for what, time, share in found:
+        named = [f"{part} {part_share:.0%}" for part, part_share in _largest(share)]
+        rest = ", ".join(named[2:])
+        lines.append(f"| {what} | {time} | {named[0]} | {named[1] if len(named) > 1 else ''} | {rest} |")
+    return "\n".join(lines)
+
+
+def _largest(share: dict[str, float]) -> list[tuple[str, float]]:
+    """Parts of at least 3 %, largest first; what is not named comes last."""
+    shown = [(part, value) for part, value in share.items() if value >= 0.03]
+    return sorted(shown, key=lambda item: (item[0] in ("other", "all else"), -item[1]))
+
+
 def start(rows: Rows) -> str:
     """Commands from their start to their end."""
     lines = [f"{machine(rows[0])}.", "", "| | s | CPU s |", "|---|--:|--:|"]

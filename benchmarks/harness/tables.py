@@ -169,15 +169,29 @@ def _loaders(path: Path, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def parts() -> str:
+    """What bounds each row of the loaders, of the step on a CPU and of the start."""
+    tables = []
+    for path in sorted(RESULTS.glob("*/parts.json")):
+        others = [path.with_name(f"{name}.json") for name in ("cpu_step", "start")]
+        found = [harness.read(other) if other.exists() else [] for other in others]
+        names = ", ".join(f"`{p.relative_to(ROOT)}`" for p in (path, *others) if p.exists())
+        tables.append(f"{result_tables.parts(harness.read(path), *found)}\n\nFrom {names}.")
+    return "\n\n".join(tables) or "Not measured yet: `python -m benchmarks.loading.parts`."
+
+
 def jpeg_index() -> str:
     """The native engine by what it reads: JPEGs without and with what it has learnt of them, pixels."""
-    paths = [path for files in ("", "_large") for path in sorted(RESULTS.glob(f"*/loaders_index{files}.json"))]
+    paths = [
+        path for files in ("", "_large") for path in sorted(RESULTS.glob(f"*/loaders_index{files}.json"))
+    ]
     if not paths:
         return "Not measured yet: `python -m benchmarks.loaders`."
     results = [harness.read(path) for path in paths]
     first = results[0][0]
     lines = [
-        f"{result_tables.machine(first)}, {first['threads']} threads, by the clock, two 224-pixel views, images/s.",
+        f"{result_tables.machine(first)}, {first['threads']} threads, by the clock, two 224-pixel views, "
+        "images/s.",
         "",
         "| files | native | with the index | of native | raw .beton | of native | of native with the index |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -289,6 +303,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "plain-trials": lambda: peer_trials("digits_plain.json"),
     "loaders": loaders,
     "loaders-spdl": partial(_loaders_in, "loaders_spdl"),
+    "parts": parts,
     "jpeg-index": jpeg_index,
     "loader-goals": loader_goals_of_each_machine,
     "augment": augment,

@@ -40,7 +40,7 @@ class EngineLoader:
         engine: Name of the engine.
         source: `folder`, or the form in which a .beton holds the images.
         max_side: Longer images are made smaller when the .beton is written; 0 keeps all sizes.
-        jpeg_index_gb: As `loader.jpeg_index_gb`; what the warm-up has learnt of the files is known in all rounds.
+        jpeg_index_gb: As `loader.jpeg_index_gb`; what the warm-up has learnt is known in all rounds.
         options: Of the `dali` engine.
     """
 

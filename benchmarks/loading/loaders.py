@@ -263,7 +263,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--images", type=Path, help="folder of JPEGs; by default photographs are cut to size")
-    parser.add_argument("--large", action="store_true", help="computed pictures of 1,600 x 1,200 pixels instead")
+    parser.add_argument(
+        "--large", action="store_true", help="computed pictures of 1,600 x 1,200 pixels instead"
+    )
     parser.add_argument("--count", type=int, default=1024, help="images, rounded down to whole batches")
     parser.add_argument("--threads", type=int, default=cores, help="threads, worker processes and cores")
     parser.add_argument("--rounds", type=int, default=7)

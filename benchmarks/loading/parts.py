@@ -2,9 +2,10 @@
 
     python -m benchmarks.loading.parts [--seconds 5] [--json OUT]
 
-Each case runs in a process of its own, which Linux's `perf` samples while it works (`-e cpu-clock`: the processors' time
-of all of its threads, in the kernel too); functions are added up to parts. Whole loaders and the native operator
-alone, on JPEGs of ImageNet's sizes in the page cache, and the first build of the index of a folder.
+Each case runs in a process of its own, which Linux's `perf` samples while it works (`-e cpu-clock`: the
+processors' time of all of its threads, in the kernel too); functions are added up to parts. Whole loaders and
+the native operator alone, on JPEGs of ImageNet's sizes in the page cache, and the first build of the index of
+a folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from PIL import Image
 
 from benchmarks.harness import harness, photos
 from benchmarks.harness.harness import Case, Measurement
-from benchmarks.loading.comparison import AbsentError, Setup
+from benchmarks.loading.comparison import Setup
 from benchmarks.loading.engine_loaders import ENGINES
 from benchmarks.loading.entropy import KNOWING, OWN, Work
 from benchmarks.loading.index import make_tree
@@ -40,7 +41,12 @@ from fastsemi.loaders.plan.windows import centre_crop
 
 HERTZ = 1999
 LOADERS = ("fastsemi native", "fastsemi native, JPEG index", "fastsemi native, raw .beton", "fastsemi dali")
-OPERATOR = {"one view": OWN, "evaluation crop": OWN, "one view, known": KNOWING, "evaluation crop, known": KNOWING}
+OPERATOR = {
+    "one view": OWN,
+    "evaluation crop": OWN,
+    "one view, known": KNOWING,
+    "evaluation crop, known": KNOWING,
+}
 INDEX = "index, first build"
 FILES = 20_000  # of the index
 # The first that matches "library function".
@@ -50,10 +56,11 @@ PARTS = {
     "inverse DCT": r"idct|Views::(commit|flush|begin_row)|fill_block",
     "resize": r"horizontal|vertical|shuffle_products|dot_product|Views::resize",
     "colour": r"ycc_to_rgb|planes_to_rgb|ycc_rgb|h2v[12]",
-    "filter weights": r"_native.*(_filter|build_axis|quantise|evaluate|weigh|triangle|interleave|Views::plan)",
+    "filter weights": r"_native.*(_filter|build_axis|quantise|evaluate|weigh|triangle|interleave|::plan)",
     "copy from the page cache": r"copy_to_iter|copy_user|rep_movs|filemap|copy_page_to_iter",
-    "files in the kernel": r"kernel.*(open|path|lookup|dentry|inode|getname|stat|fput|ext4|xfs|overlay|fget|walk)",
+    "files in the kernel": r"kernel.*(open|path|lookup|dentry|inode|getname|stat|fput|ext4|fget|walk)",
     "memory in the kernel": r"kernel.*(fault|clear_page|folio|zap|alloc_pages|charge|lru|pte)",
+    "threads in the kernel": r"kernel.*(sched|futex|switch|yield|wake|idle|spin|irqentry)",
     "rest of the kernel": r"kernel",
     "reading headers": r"_native.*(header|Header|read_file)",
     "the native operator, other": r"_native",
@@ -118,7 +125,19 @@ def shares(report: str) -> dict[str, float]:
 
 def sample(run: Callable[[], object], seconds: float, data: Path) -> tuple[list[float], dict[str, float]]:
     """The processors' seconds of each `run` until `seconds` are over, and the parts of all."""
-    command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(HERTZ), "-p", str(os.getpid()), "-o", str(data)]
+    command = [
+        "perf",
+        "record",
+        "-q",
+        "-e",
+        "cpu-clock",
+        "-F",
+        str(HERTZ),
+        "-p",
+        str(os.getpid()),
+        "-o",
+        str(data),
+    ]
     recorder = subprocess.Popen([*command, "--", "sleep", str(seconds)], stderr=subprocess.DEVNULL)
     times = []
     while recorder.poll() is None or len(times) < harness.MIN_ROUNDS:
@@ -151,7 +170,9 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run() -> None:
     """Measure every case in a process of its own and print its parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--case", choices=CASES, action="append", help="only this one; may be given again")
     parser.add_argument("--seconds", type=float, default=5.0, help="that each case is sampled for")
     parser.add_argument("--count", type=int, default=192, help="JPEGs")
@@ -168,8 +189,24 @@ def run() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "row.json"
-            command = [sys.executable, "-m", "benchmarks.loading.parts", "--alone", "--case", name, "--json", str(out)]
-            command += ["--seconds", str(args.seconds), "--count", str(args.count), "--threads", str(args.threads)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.loading.parts",
+                "--alone",
+                "--case",
+                name,
+                "--json",
+                str(out),
+            ]
+            command += [
+                "--seconds",
+                str(args.seconds),
+                "--count",
+                str(args.count),
+                "--threads",
+                str(args.threads),
+            ]
             if subprocess.run(command).returncode:
                 raise UserError(f"{name} could not be measured; its error stands above")
             rows += harness.read(out)
