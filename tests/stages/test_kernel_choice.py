@@ -17,7 +17,8 @@ def test_steps_with_triton_and_with_torch_have_the_same_losses(tiny, tmp_path):
     for kernels in ("torch", "triton"):
         config = tiny(
             *("--stages", "[semi]", "--semi.length", "2 steps", "--log_every", "1", "--kernels", kernels),
-            *("--semi.warmup", "0 steps", "--semi.eval_every", "2 steps", "--output", str(tmp_path / kernels)),
+            *("--semi.warmup", "0 steps", "--semi.eval_every", "2 steps"),
+            *("--output", str(tmp_path / kernels)),
             # The interpreter augments some 10 images/s.
             *("--semi.batch", "2", "--semi.unlabelled_ratio", "2"),
         )
