@@ -345,9 +345,8 @@ def inductor(rows: Rows) -> str:
     first = rows[0]
     lines = [
         f"COMPILED for {first['gpu']} by PyTorch {first['versions']['torch']} and Triton "
-        f"{first['versions']['triton']} without one, run on none; times PREDICTED. Launches, GB "
-        "besides those of products, and ms: eager, with all between two products in one launch, and as "
-        "Inductor fuses.",
+        f"{first['versions']['triton']} without one, run on none; times PREDICTED. Launches, GB besides "
+        "those of products, and ms: eager, all between two products in one launch, and as Inductor fuses.",
         "",
         "| network, images | pass | launches: eager | guess | Inductor: Triton + products + others "
         "| GB: eager | guess | Inductor | ms: eager | guess | Inductor |",

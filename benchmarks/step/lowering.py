@@ -24,7 +24,15 @@ import torch._inductor.scheduler as scheduler
 import triton
 from torch import Tensor, nn
 from torch._functorch.aot_autograd import make_boxed_func
-from torch._inductor import compile_fx, ir
+from torch._inductor import ir
+from torch._inductor.compile_fx import (
+    _recursive_post_grad_passes,
+    _recursive_record_original_output_strides,
+    compile_fx,
+    fake_tensor_prop,
+    shape_env_from_inputs,
+    view_to_reshape,
+)
 from torch._inductor.debug import DebugContext
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
@@ -112,13 +120,14 @@ def lower(network: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Graph]
         return make_boxed_func(gm.forward)
 
     def backend(gm: torch.fx.GraphModule, inputs: Any) -> Any:
-        return compile_fx.compile_fx(gm, inputs, inner_compile=inner)
+        return compile_fx(gm, inputs, inner_compile=inner)
 
     torch._dynamo.reset()
     with (
         functorch.patch(force_non_lazy_backward_lowering=True),  # with its forward pass, not when it is run
-        # Random numbers as in training; constants are folded on a device, which is not there.
-        inductor.patch(fallback_random=True, joint_graph_constant_folding=False),
+        # Random numbers as in training. Constants are folded on a device, which is not there. With threads to
+        # compile with, Triton begins in other processes.
+        inductor.patch(fallback_random=True, joint_graph_constant_folding=False, compile_threads=1),
         torch.autocast("cuda", dtype),
     ):
         torch.compile(network, backend=backend)(images)
@@ -129,16 +138,16 @@ def lower(network: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Graph]
 def _lower(gm: torch.fx.GraphModule, inputs: Any, options: dict[str, Any]) -> Graph:
     """What `compile_fx_inner` does to a graph, but for running Triton."""
     inference, backward = options.get("is_inference", False), options.get("is_backward", False)
-    compile_fx.view_to_reshape(gm)
+    view_to_reshape(gm)
     with torch.no_grad():
-        mode = compile_fx.fake_tensor_prop(gm, inputs)
-    compile_fx._recursive_record_original_output_strides(gm)
+        mode = fake_tensor_prop(gm, inputs)
+    _recursive_record_original_output_strides(gm)
     with V.set_fake_mode(mode):
-        compile_fx._recursive_post_grad_passes(gm, is_inference=inference)
+        _recursive_post_grad_passes(gm, is_inference=inference)
         graph = GraphLowering(
             gm,
             example_inputs=inputs,
-            shape_env=compile_fx.shape_env_from_inputs(inputs),
+            shape_env=shape_env_from_inputs(inputs),
             is_inference=inference,
             is_backward=backward,
             graph_id=options.get("graph_id"),
