@@ -161,7 +161,7 @@ def parts(rows: Rows, steps: Rows, starts: Rows) -> str:
     """
     found = [(row["name"], f"{row['us']['median']:,.0f} µs an image", row["parts"]) for row in rows]
     for row in steps:
-        if row["tree"] == "after":
+        if row["tree"] == "now":
             settings = row["configuration"]
             what = f"step of {settings['job']}, {settings['precision']}"
             found.append((what, f"{row['median']:,.0f} ms a step", row["kinds"]))
@@ -176,10 +176,10 @@ def parts(rows: Rows, steps: Rows, starts: Rows) -> str:
         for row in starts
         if networks and row["label"].startswith(("`fastsemi probe", "`fastsemi train`"))
     ]
-    first = rows[0]
+    first, commits = rows[0], dict.fromkeys(row["git"] for row in rows)
     lines = [
         f"{first['hardware']['cpu']}, {first['hardware']['cores']} cores; loaders with {_threads(first)}, "
-        f"the operator alone with one; the processors' time, commit {first['git']}.",
+        f"the operator alone with one; the processors' time, commit {', '.join(commits)}.",
         "",
         "| row | processors' time | bound | next | then |",
         "|---|--:|---|---|---|",
