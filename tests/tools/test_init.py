@@ -25,7 +25,7 @@ from fastsemi.run.checks import check_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run
 from fastsemi.tools.init.draft import Draft
-from fastsemi.tools.init.fit import RECIPES, hold_out_fraction, recipe_names, say_held_out
+from fastsemi.tools.init.fit import RECIPES, choose_recipe, hold_out_fraction, recipe_names, say_held_out
 from fastsemi.tools.init.layout import Layout
 from fastsemi.tools.init.measure import channel_statistics
 from fastsemi.tools.init.survey import Survey
@@ -165,6 +165,33 @@ def test_class_folders_alone_are_fine_tuned_on_and_judged_by_a_part_of_themselve
     assert (config.data.mean, config.data.image_size) == ((0.5, 0.5, 0.5), 128)
     text = Path("photos.yaml").read_text()
     assert "# There are no unlabelled images" in text and "semi:" not in text
+
+
+@pytest.mark.parametrize(("further", "recipe"), [(4_999, "pretrained_cnn"), (5_000, "pretrained_cnn_many")])
+def test_the_whole_network_is_trained_where_there_are_many_unlabelled_pictures(further, recipe):
+    counts = np.array([10, 10])
+    layout = Layout(Path("photos"), "train", "val", Path("more"))
+    survey = Survey(layout, ("a", "b"), counts, counts, further, 9, np.full(20, 99), (), (), 0, True)
+    chosen, why = choose_recipe(survey, cuda=False)
+    assert chosen == recipe and why.startswith("5,000 unlabelled ") == (further == 5_000)
+    assert choose_recipe(survey, cuda=True)[0] == "pretrained_vit_small"
+    assert (
+        choose_recipe(dataclasses.replace(survey, sides=np.full(20, 9)), cuda=False)[0]
+        == "from_scratch_small"
+    )
+
+
+def test_small_photographs_are_told_of_published_weights(capsys):
+    paint(Path("coloured/train"), {"a": 9, "b": 9}, size=(20, 20))
+    for path in Path("coloured").rglob("*.png"):
+        grey = Path("grey") / path.relative_to("coloured")
+        grey.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).convert("L").save(grey)
+    advice = "if they are photographs, give --recipe pretrained_cnn_many"
+    assert advice in made(capsys, "coloured", "--per_class", "4")[1]
+    assert advice not in made(capsys, "grey", "--per_class", "4")[1]
+    config, _ = made(capsys, "coloured", "--per_class", "4", "--recipe", "pretrained_cnn_many", "--force")
+    assert config.data.image_size == 96 and config.model.pretrained is True
 
 
 def test_larger_pictures_start_from_published_weights(capsys, monkeypatch):
@@ -410,7 +437,12 @@ def test_what_is_wrong_is_found_without_pytorch():
 
 def test_recipes_stand_once_and_come_with_the_package():
     assert RECIPES.resolve() == ROOT / "configs" / "practical"
-    assert set(recipe_names()) >= {"from_scratch_small", "pretrained_cnn", "pretrained_vit_small"}
+    assert set(recipe_names()) >= {
+        "from_scratch_small",
+        "pretrained_cnn",
+        "pretrained_cnn_many",
+        "pretrained_vit_small",
+    }
     assert 'fastsemi.tools.init" = ["recipes/*.yaml"]' in (ROOT / "pyproject.toml").read_text()
     assert os.readlink(RECIPES) == "../../../configs/practical"
 

@@ -57,9 +57,13 @@ def make(layout: Layout, labels: LabelsConfig, recipe: str | None = None) -> Mad
         recipe, why = choose_recipe(survey, cuda=torch.cuda.is_available())
     published = _published(recipe)
     draft = fit(survey, labels, recipe, published)
-    if published is None:
-        _set_colours(draft, layout, labels)
-    return Made(draft.text(), (*_found(survey), f"recipe: {recipe} ({why})", *_fitted(draft, survey)))
+    said = [f"recipe: {recipe} ({why})"]
+    if published is None and _set_colours(draft, layout, labels):
+        said.append(
+            "small photographs gain from published weights, enlarged; if they are photographs, "
+            "give --recipe pretrained_cnn_many"
+        )
+    return Made(draft.text(), (*_found(survey), *said, *_fitted(draft, survey)))
 
 
 def _published(recipe: str) -> Preprocessing | None:
@@ -73,8 +77,8 @@ def _published(recipe: str) -> Preprocessing | None:
     return preprocessing(published_name(model["name"], model["pretrained"]))
 
 
-def _set_colours(draft: Draft, layout: Layout, labels: LabelsConfig) -> None:
-    """Mean and deviation of the images themselves."""
+def _set_colours(draft: Draft, layout: Layout, labels: LabelsConfig) -> bool:
+    """Mean and deviation of the images themselves; whether these are coloured."""
     from fastsemi.tools.init.measure import MOST, channel_statistics
 
     config = DataConfig(
@@ -91,6 +95,7 @@ def _set_colours(draft: Draft, layout: Layout, labels: LabelsConfig) -> None:
     mean, std = channel_statistics(config)
     draft.set("data.mean", list(mean), f"Measured on at most {MOST:,} of the images.")
     draft.set("data.std", list(std))
+    return len({*mean}) > 1 or len({*std}) > 1
 
 
 def _found(survey: Survey) -> Iterator[str]:
