@@ -41,9 +41,8 @@ PASSES = {"forward": "student, forward", "backward": "student, backward", "infer
 
 def of_network(size: Size) -> list[dict[str, Any]]:
     """Rows of one network, each a pass of the student or of the teacher."""
-    with torch.device("meta"):
-        shape: dict[str, Any] = {"num_classes": size.classes, "image_size": size.image_size}
-        student, teacher = (create_model(size.model, drop_path=size.drop_path, **shape) for _ in range(2))
+    shape: dict[str, Any] = {"num_classes": size.classes, "image_size": size.image_size}
+    student, teacher = (create_model(size.model, drop_path=size.drop_path, **shape) for _ in range(2))
     rows = []
     with pretended_cuda(), FakeTensorMode(allow_non_fake_inputs=True):
         for network, ratio in ((student.train(), 1 + RATIO), (teacher.eval().requires_grad_(False), RATIO)):
