@@ -28,16 +28,17 @@ ROOT = Path(__file__).parent
 # The files that take longest start first, so that none is left for the end, when other processes have nothing
 # to do; each is one process's (`--dist loadfile`), so that what its tests share is made once.
 LONGEST = """
-benchmarks/test_gpu.py benchmarks/test_steps_benchmark.py benchmarks/test_loaders_benchmark.py
-tools/test_dry_run.py tools/test_study.py house/test_contributing.py parallel/test_world_sizes.py
-parallel/test_elastic.py tools/test_estimate.py kernels/test_triton_compiled.py rehearsal/test_steps.py
-loaders/test_engines.py tools/test_profile.py kernels/test_triton_augment.py tools/test_memory.py
-run/test_interrupted_runs.py test_api.py rehearsal/test_graphs.py kernels/test_triton_mix.py
-models/test_export.py commands/test_cli.py loaders/test_engine_failures.py tools/test_report.py
-tools/test_budget.py stages/test_kernel_choice.py stages/test_rules_in_training.py stages/test_compile.py
-parallel/test_slurm.py parallel/test_rules_shared.py rehearsal/test_planted_faults.py
-probing/test_probe_in_a_run.py stages/test_host_waits.py run/test_plan_file.py run/test_run.py
-tools/test_cluster_page.py tools/test_tune.py faults/test_hostile_files.py faults/test_stuck.py
+parallel/test_elastic.py parallel/test_world_sizes.py benchmarks/test_loaders_benchmark.py tools/test_study.py
+benchmarks/test_gpu.py parallel/test_slurm.py run/test_interrupted_runs.py parallel/test_rules_shared.py
+tools/test_dry_run.py rehearsal/test_steps.py loaders/test_engines.py house/test_contributing.py
+tools/test_profile.py kernels/test_triton_mix.py kernels/test_triton_compiled.py
+kernels/test_triton_augment.py benchmarks/test_steps_benchmark.py loaders/test_engine_failures.py
+test_api.py tools/test_memory.py models/test_export.py rehearsal/test_graphs.py tools/test_estimate.py
+tools/test_report.py rehearsal/test_planted_faults.py probing/test_probe_in_a_run.py stages/test_compile.py
+run/test_plan_file.py run/test_presets.py stages/test_rules_in_training.py tools/test_budget.py
+stages/test_kernel_choice.py run/test_run.py stages/test_host_waits.py tools/test_tune.py
+probing/test_classifiers.py commands/test_cli.py tools/test_cluster_page.py faults/test_hostile_files.py
+faults/test_stuck.py
 """.split()
 
 
@@ -45,7 +46,7 @@ tools/test_cluster_page.py tools/test_tune.py faults/test_hostile_files.py fault
 # device, also on one that is pretended, starts threads that a child does not have.
 FORKING = (
     *("parallel", "faults", "run/test_interrupted_runs.py", "commands/test_cli.py", "tools/test_study.py"),
-    "benchmarks/test_gpu.py",
+    *("benchmarks/test_gpu.py", "benchmarks/test_loaders_benchmark.py"),
 )
 
 
