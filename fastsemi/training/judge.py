@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class Judge:
         batch: Images per batch of a process.
         selection: Keeps the best of them; None where the stage leaves the last.
         after_pass: As of `evaluate`.
+        waiting: Gives what is entered while networks are evaluated, as `Stop.waiting`: that may be given up
+            anywhere, unlike the writing of the best.
     """
 
     def __init__(
@@ -39,13 +42,15 @@ class Judge:
         batch: int,
         selection: Selection | None,
         after_pass: Callable[[], None],
+        waiting: Callable[[], AbstractContextManager[None]],
     ):
         self._stage, self._data, self._views, self._precision = stage, data, views, precision
-        self._batch, self._selection, self._after_pass = batch, selection, after_pass
+        self._batch, self._selection = batch, selection
+        self._after_pass, self._waiting = after_pass, waiting
         self.scores: dict[str, float] = {}
         """Of the last evaluation, in percent, by network and kind."""
         self.owes = False
-        """Whether a signal came in the middle of an evaluation that is to be made up for."""
+        """Whether a signal came before the end of an evaluation, which is to be made up for."""
 
     @property
     def choice(self) -> Choice | None:
@@ -59,16 +64,17 @@ class Judge:
             Figures for the log, of images that only choose too; none of a stage without classifiers.
 
         Raises:
-            Interrupted: What `after_pass` raised.
+            Interrupted: What `after_pass` or `waiting` raised; the evaluation is owed.
         """
         if not (models := self._stage.eval_models()):
             return {}
         try:
-            scores = self._accuracies(models, self._data.val)
-            deciding, held_out = scores, {}
-            if self._selection and self._data.selection is not self._data.val:
-                deciding = self._accuracies(models, self._data.selection)
-                held_out = {_key(name, "validation"): deciding[name].top1 for name in deciding}
+            with self._waiting():
+                scores = self._accuracies(models, self._data.val)
+                deciding, held_out = scores, {}
+                if self._selection and self._data.selection is not self._data.val:
+                    deciding = self._accuracies(models, self._data.selection)
+                    held_out = {_key(name, "validation"): deciding[name].top1 for name in deciding}
         except Interrupted:
             self.owes = True
             raise

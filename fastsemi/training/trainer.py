@@ -111,7 +111,9 @@ class Trainer:
         compile_networks(self.parallel.units(networks), config.compile, views.device)
         self.checkpoints = Checkpoints(folder, stage.name, config.keep, saved)
         selection = Selection(folder, stage.name) if config.select_best else None
-        self._judge = Judge(stage, data, views, precision, config.eval_batch, selection, self._after_pass)
+        self._judge = Judge(
+            *(stage, data, views, precision, config.eval_batch, selection), self._after_pass, stop.waiting
+        )
         settings = stage.config
         self.schedule = stage.schedule
         self.total = self.schedule.total_steps
@@ -277,8 +279,7 @@ class Trainer:
             self.progress.note(alarm)
 
     def _evaluate(self, *, log: bool = True) -> None:
-        with self._signals.waiting():
-            scores = self._judge.judge(self.step)
+        scores = self._judge.judge(self.step)
         if scores and log:
             self.log.write(self.stage.name, self.step, scores)
         if scores:

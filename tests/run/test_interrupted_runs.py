@@ -125,6 +125,38 @@ def test_a_signal_while_evaluating_saves_and_the_evaluation_is_made_up_for(tiny,
     assert [row["step"] for row in rows if "top1" in row] == [2, 4, 6, 8]
 
 
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_signal_between_a_step_and_its_evaluation_leaves_that_owed(tiny, trained, runs, step):
+    """After the last step too, where without it the stage would end with the scores of an earlier one."""
+    options = ("--stages", "[finetune]", "--finetune.eval_every", "2 steps")
+    (_, whole), config = trained(*options), tiny(*options)
+    with pytest.raises(Interrupted, match=f"step {step} of 8 of finetune"):
+        runs.train(config, runs.Quiet("finetune", step))
+    resumed = runs.train(config)
+    for key in ("top1", "balanced", "chosen"):
+        assert resumed["stages"]["finetune"][key] == whole["stages"]["finetune"][key]
+    assert [row["step"] for row in runs.rows(config) if "top1" in row] == [2, 4, 6, 8]
+
+
+def test_a_signal_waits_until_the_best_network_is_written(tiny, monkeypatch, runs):
+    """The checkpoint that follows speaks of its file."""
+    from fastsemi.training import selection
+
+    config, save = tiny("--stages", "[finetune]"), selection.checkpoint_file.save
+
+    def interrupted(content, path):
+        if "_best-" in path.name:
+            monkeypatch.undo()
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(content, path)
+
+    monkeypatch.setattr(selection.checkpoint_file, "save", interrupted)
+    with pytest.raises(Interrupted, match="step 4 of 8 of finetune"):
+        runs.train(config)
+    assert (config.output / "checkpoints" / "finetune_best-000000004.pt").exists()
+    assert [row["step"] for row in runs.rows(config) if "top1" in row] == [4]
+
+
 def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tiny, trained, monkeypatch, runs):
     from fastsemi.loaders.prefetch import Prefetcher
 
