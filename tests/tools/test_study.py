@@ -255,7 +255,7 @@ def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path, fork,
     assert main([*study, "--output", str(tmp_path / "whole")]) == 0
     halves = [*study, "--output", str(tmp_path / "halves")]
     command = [sys.executable, "-m", "fastsemi.commands.cli", *halves]
-    update = Trainer._update
+    update = Trainer.update
 
     def wait_at_four(self, batches):
         while self.stage.name == "semi" and self.step == 4 and not self._stop.now():
@@ -263,7 +263,7 @@ def test_a_stopped_study_goes_on_to_the_same_weights(study_file, tmp_path, fork,
         update(self, batches)
 
     with (tmp_path / "halves.txt").open("w+") as said, monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", wait_at_four)
+        patch.setattr(Trainer, "update", wait_at_four)
         process = fork(command, stdout=said, stderr=said)
         runs = tmp_path / "halves" / "runs"
         deadline = time.monotonic() + 200
