@@ -76,6 +76,7 @@ def demo(name: str) -> str:
 
 HEADLINES = {
     "digits": "digits, 5 labels a class",
+    "cifar10": "10,000 photographs of CIFAR-10, 10 labels a class, ImageNet weights",
     "fashion-mnist": "Fashion-MNIST, 10 labels a class",
     "stamps": "drawings and photographs, 10 labels a class, ImageNet weights",
 }
@@ -295,6 +296,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: demo("digits"),
     "fashion-mnist": lambda: demo("fashion-mnist"),
     "stamps": lambda: demo("stamps"),
+    "cifar10": lambda: demo("cifar10"),
     "semilearn-over-time": lambda: over_time("digits.json", (15, 30)),
     "semilearn-time-to": lambda: time_to_accuracy("digits.json"),
     "semilearn-trials": lambda: peer_trials("digits.json"),
