@@ -19,14 +19,17 @@ def select_device(name: str) -> torch.device:
     """Resolve `auto`, `cpu`, `cuda` or `cuda:N`; a GPU given by its number becomes the current one.
 
     Raises:
-        UserError: A CUDA device that is not there.
+        UserError: Another device, or a CUDA device that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unknown = UserError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+        raise unknown from None
+    if device.type not in ("cpu", "cuda"):
+        raise unknown
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device {name} is not there ({torch.cuda.device_count()} CUDA devices found); use --device auto"

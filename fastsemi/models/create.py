@@ -14,7 +14,7 @@ from torch import nn
 
 from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
-from fastsemi.models.patch_drop import require_patches
+from fastsemi.models.patch_drop import patch_drop_rate, require_patches
 from fastsemi.models.settings import ModelConfig
 
 CHANNELS_LAST_FROM = 64  # pixels, on a GPU, where smaller images were not measured
@@ -64,7 +64,7 @@ def create_model(
             pretrained=False,
             num_classes=num_classes,
             drop_path_rate=drop_path or None,
-            patch_drop_rate=1 - keep_tokens or None,
+            patch_drop_rate=patch_drop_rate(keep_tokens),
             **kwargs,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:

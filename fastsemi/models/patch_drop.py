@@ -28,6 +28,15 @@ def require_patches(name: str, keep_tokens: float) -> None:
         )
 
 
+def patch_drop_rate(keep_tokens: float) -> float | None:
+    """What timm's `PatchDropout` is given to keep a share of the patches; None where it is to keep all.
+
+    timm subtracts it from 1 again and rounds down, so that 0.2 of 100 patches would be 19; the share given is
+    therefore larger by 1e-7.
+    """
+    return max(0.0, 1 - keep_tokens - 1e-7) or None
+
+
 def see(network: nn.Module, whole: Tensor, partly: Tensor, *, drop: bool) -> Tensor:
     """Logits [N + M, C] of images [N, 3, S, S] that are seen whole and of [M, 3, S, S] that may lose patches.
 

@@ -81,7 +81,7 @@ def _in_turn(folder: Path, name: EngineName) -> Iterator[None]:
     try:
         yield
     finally:
-        _turn(folder, name).unlink()
+        _turn(folder, name).unlink(missing_ok=True)
 
 
 def _failed(folder: Path, name: EngineName) -> str:

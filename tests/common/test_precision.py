@@ -44,6 +44,12 @@ def test_an_explicit_format_is_taken_everywhere(capability):
             choose_dtype("fp16", capability, cpu_bf16=False)
 
 
+@pytest.mark.parametrize("name", ["mps", "meta", "gpu"])
+def test_other_devices_are_refused(name):
+    with pytest.raises(UserError, match=f"device '{name}' is unknown; use auto, cpu, cuda or cuda:N"):
+        select_device(name)
+
+
 @pytest.mark.gpu
 def test_a_gpu_given_by_its_number_is_the_current_one():
     last = torch.cuda.device_count() - 1

@@ -3,9 +3,11 @@
 import pytest
 import timm
 import torch
+from timm.layers import PatchDropout
 
 from fastsemi.common.errors import UserError
 from fastsemi.models.create import create_model, scale_head, use_fused_attention
+from fastsemi.models.patch_drop import patch_drop_rate
 from fastsemi.models.settings import ModelConfig
 from fastsemi.models.timm_folder import export_timm
 
@@ -206,6 +208,15 @@ def test_some_patches_are_left_out_in_training_mode_alone(name):
     if name.startswith("vit_tiny"):
         tokens = every.blocks(kept)
         torch.testing.assert_close(logits, every.head(every.fc_norm(tokens[:, prefix:].mean(1))))
+
+
+def test_a_share_of_the_patches_is_not_rounded_twice():
+    """1 - (1 - 0.2) is less than 0.2."""
+    tokens = torch.zeros(1, 1 + 100, 1)
+    for share in range(1, 100):
+        kept = PatchDropout(patch_drop_rate(share / 100)).train()(tokens)
+        assert kept.shape[1] == 1 + share
+    assert patch_drop_rate(1.0) is None
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "beit_base_patch16_224", "samvit_base_patch16_224"])
