@@ -14,7 +14,7 @@ from torch import nn
 
 from fastsemi.common.errors import UserError
 from fastsemi.models.adapt import classifiers
-from fastsemi.models.patch_drop import patch_drop_rate, require_patches
+from fastsemi.models.patch_drop import keep_prefix, patch_drop_rate, require_patches
 from fastsemi.models.settings import ModelConfig
 
 CHANNELS_LAST_FROM = 64  # pixels, on a GPU, where smaller images were not measured
@@ -75,6 +75,7 @@ def create_model(
             "change model.args, model.pool or drop_path"
         ) from error
     _check_patches(model, config.name, image_size)
+    keep_prefix(model)
     if config.pos_embed == "sincos":
         fix_position_embedding(model, config.name)
     token = getattr(model, "cls_token", None)

@@ -37,6 +37,13 @@ def patch_drop_rate(keep_tokens: float) -> float | None:
     return max(0.0, 1 - keep_tokens - 1e-7) or None
 
 
+def keep_prefix(network: nn.Module) -> None:
+    """Let no token but patches be left out: timm takes a distilled DeiT's second one for a patch."""
+    for module in network.modules():
+        if isinstance(module, PatchDropout | PatchDropoutWithIndices):
+            module.num_prefix_tokens = network.num_prefix_tokens  # type: ignore[assignment]
+
+
 def see(network: nn.Module, whole: Tensor, partly: Tensor, *, drop: bool) -> Tensor:
     """Logits [N + M, C] of images [N, 3, S, S] that are seen whole and of [M, 3, S, S] that may lose patches.
 

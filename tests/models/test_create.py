@@ -185,10 +185,13 @@ def test_drop_path_is_refused_where_the_family_has_none():
         create_model(ModelConfig("dla46_c"), num_classes=3, image_size=32, drop_path=0.1)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3", "deit_tiny_distilled_patch16_224"]
+)
 def test_some_patches_are_left_out_in_training_mode_alone(name):
     args = {"patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
-    config, images = ModelConfig(name, args), torch.randn(3, 3, 16, 16)
+    pool = "default" if "distilled" in name else "avg"
+    config, images = ModelConfig(name, args, pool=pool), torch.randn(3, 3, 16, 16)
     torch.manual_seed(0)
     some = create_model(config, num_classes=3, image_size=16, keep_tokens=0.4)
     torch.manual_seed(0)
