@@ -227,7 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, bucket: Path, query: dict[str, list[str]]) -> None:
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
         delimiter = query.get("delimiter", [""])[0]
-        keys = [str(p.relative_to(bucket)) for p in bucket.rglob("*") if p.is_file()]
+        files = [p for p in bucket.rglob("*") if p.is_file() or not any(p.iterdir())]
+        # an empty folder is what a console makes of one: an object of no bytes
+        keys = [f"{p.relative_to(bucket)}{'/' * p.is_dir()}" for p in files]
         found: dict[str, Path | None] = {}
         for key in keys:
             if key.startswith(prefix):
@@ -248,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             rows.append(
                 f"<Contents><Key>{escape(name)}</Key><LastModified>{changed}</LastModified>"
                 f"<ETag>&quot;{status.st_mtime_ns:x}-{status.st_size:x}&quot;</ETag>"
-                f"<Size>{status.st_size}</Size></Contents>"
+                f"<Size>{status.st_size * path.is_file()}</Size></Contents>"
             )
         body = f"<ListBucketResult><Name>{bucket.name}</Name>{''.join(rows)}</ListBucketResult>"
         self._send(200, body.encode(), {"Content-Type": "application/xml"})

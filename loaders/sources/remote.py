@@ -118,10 +118,13 @@ def remote_files(url: str, expand: Callable[[str], Iterable[str]], endings: Coll
     if url.lower().endswith(tuple(endings)):
         return [url]
     found, folders = level(url)
+    archives = [entry.url for entry in found if entry.url.lower().endswith(tuple(endings))]
+    if folders and archives:  # folders that a console made may be empty
+        folders = any("/" in entry.url[len(url) + 1 :] for entry in below(url))
     if folders:  # of classes, beside forgotten archives too
         return []
     _require_some(url, found)
-    return [entry.url for entry in found if entry.url.lower().endswith(tuple(endings))]
+    return archives
 
 
 def remote_folder(url: str) -> list[Entry]:
