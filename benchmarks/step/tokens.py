@@ -51,6 +51,7 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
         raise UserError(f"--models {unknown[0]!r} is unknown; use {', '.join(SIZES)}")
     if wrong := [share for share in shares if not _is_share(share)]:
         raise UserError(f"--keep_tokens {wrong[0]!r} is no share in (0, 1], such as 0.5")
+    shares = [f"{float(share):g}" for share in shares]
     if "1" not in shares:
         raise UserError(
             f"--keep_tokens {args.keep_tokens} lacks 1, which the others are compared with; add it"
