@@ -220,7 +220,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _delete(self, keys: list[str]) -> None:
         bucket = self.server_of.folder / unquote(urlsplit(self.path).path).strip("/")
         for key in keys:
-            (bucket / unescape(key)).unlink(missing_ok=True)
+            path = bucket / unescape(key)
+            path.unlink(missing_ok=True)
+            for folder in path.parents:  # a bucket has no folders that are left empty
+                if folder == bucket or not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
         rows = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
         self._send(200, f"<DeleteResult>{rows}</DeleteResult>".encode())
 
