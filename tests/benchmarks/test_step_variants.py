@@ -26,7 +26,8 @@ def test_less_that_is_trained_needs_less_memory(tmp_path, capsys):
 
 
 def test_less_that_is_seen_needs_less_memory(capsys):
-    rows = tokens.run(["--models", "tiny", "--keep_tokens", "1.0,0.5", "--precision", "fp32", "--rounds", "5"])
+    options = ["--models", "tiny", "--keep_tokens", "1.0,0.5", "--precision", "fp32", "--rounds", "5"]
+    rows = tokens.run(options)
     every, half = rows
     assert (every["keep_tokens"], half["keep_tokens"]) == ("1", "0.5")
     assert half["trained"] == every["trained"] and half["peak_bytes"] < every["peak_bytes"]
