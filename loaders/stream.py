@@ -159,3 +159,31 @@ def evaluation_batches(
             resize, window = resized_centre(sizes, crop, resized_to)
         view = ViewPlan(window=window, flip=np.zeros(len(part), dtype=bool), resize=resize)
         yield PlannedBatch(part, np.asarray(index.labels[part], dtype=np.int64), (view,))
+
+
+def random_batches(
+    index: Index, ids: NDArray[np.int64], batch: int, augment: AugmentConfig, seed: int, turn: int, size: int
+) -> Iterator[PlannedBatch]:
+    """Every image once, in order, one random view each; the last batch may be smaller.
+
+    Args:
+        index: The images.
+        ids: [N] which of them.
+        batch: Images per batch.
+        augment: How views are drawn.
+        seed: The run's seed.
+        turn: How many times the images have been looked at: each time has views of its own.
+        size: Side of a view in pixels.
+    """
+    for start in range(0, len(ids), batch):
+        part = np.asarray(ids[start : start + batch], dtype=np.int64)
+        view = plan_view(
+            augment,
+            seed=seed,
+            epoch=np.full(len(part), turn),
+            ids=part,
+            view=View.LABELLED,
+            sizes=np.asarray(index.sizes[part]),
+            image_size=size,
+        )
+        yield PlannedBatch(part, np.asarray(index.labels[part], dtype=np.int64), (view,))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,10 @@ Array = NDArray[np.float32]
 # Self-training, chosen on the labels of seeds 10 to 14 of real pictures (docs/results.md).
 SURE = 0.7  # least probability
 SURE_WEIGHT = 0.5
+SURE_OF_VIEWS = 0.75  # of the mean over several views
+SURE_WEIGHT_OF_VIEWS = 0.25
+MOST_EVENING = 3.0  # factor on the weight of a class that is seldom sure
+MOST_C_OF_VIEWS = 1.0  # chosen on few labels, C is now and then far too large
 ROUNDS = 5
 MOST_SELF_TAUGHT = 10_000  # unlabelled images
 
@@ -77,40 +81,86 @@ def logistic_regression(labelled: FeatureSet, scale: Scale) -> LogisticRegressio
 
 
 def self_training(
-    labelled: FeatureSet, unlabelled: Array, scale: Scale, first: LogisticRegression | None = None
+    labelled: FeatureSet,
+    unlabelled: Array,
+    scale: Scale,
+    first: LogisticRegression | None = None,
+    views: Sequence[tuple[Array, Array]] = (),
 ) -> LogisticRegression:
     """Logistic regression that learns from its own sure predictions too, in a few rounds (Scudder, 1965).
 
     Each round fits anew on the labelled images and, by a smaller weight, on the unlabelled ones of which the
     round before was sure. scikit-learn's `SelfTrainingClassifier` never takes a label back and has no weight.
 
+    With further views of the same images it is sure of the mean over the views, and learns from each view by
+    the image's weight divided among them. A class that is sure of fewer images than the probabilities of all
+    images make probable then weighs more, and all unlabelled images together no more than the labelled ones:
+    else one class can swallow the others.
+
     Args:
         labelled: Images with their classes; at least two classes.
         unlabelled: [U, D] features.
         scale: Of the features.
         first: The logistic regression of the labelled images, where it has been fitted.
+        views: Of each further view the features [L, D] of the labelled images and [U, D] of the others.
     """
+    model = first or logistic_regression(labelled, scale)
+    some = evenly(len(unlabelled), MOST_SELF_TAUGHT)
+    known = [scale(x) for x in (labelled.x, *(view[0] for view in views))]
+    rest = [scale(x[some]) for x in (unlabelled, *(view[1] for view in views))]
+    strength = min(model.C, MOST_C_OF_VIEWS) if views else model.C
+    least, weight = (SURE_OF_VIEWS, SURE_WEIGHT_OF_VIEWS) if views else (SURE, SURE_WEIGHT)
+    if views:
+        model = _fit_views(known, labelled.y, np.ones(len(labelled.y)), strength)
+    before: NDArray[np.int64] | None = None
+    for _ in range(ROUNDS if len(some) else 0):
+        shares = _mean_shares(model, rest)
+        taught = np.where(shares.max(axis=1) >= least, model.classes_[shares.argmax(axis=1)], -1)
+        if before is not None and np.array_equal(taught, before):
+            break
+        before, sure = taught, taught >= 0
+        every = [np.concatenate([x, more[sure]]) for x, more in zip(known, rest, strict=True)]
+        labels, learnt = taught[sure], np.full(sure.sum(), weight)
+        if views:
+            learnt = np.minimum(weight, len(labelled.y) / max(1, len(labels))) * _evened(
+                np.searchsorted(model.classes_, labels), shares
+            )
+        weights = np.concatenate([np.ones(len(labelled.y)), learnt])
+        model = _fit_views(every, np.concatenate([labelled.y, labels]), weights, strength)
+    return model
+
+
+def _evened(sure: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Factors [N] on the weights of images of class `sure` [N]: as often as in the probabilities [U, C]."""
+    counts = np.bincount(sure, minlength=shares.shape[1])
+    wanted, are = shares.mean(axis=0), counts / max(1, len(sure))
+    factors = np.minimum(MOST_EVENING, wanted / np.maximum(are, 1e-12))
+    return factors[sure]  # type: ignore[no-any-return]
+
+
+def _fit_views(
+    views: list[Array], labels: NDArray[np.int64], weights: NDArray[np.float64], strength: float
+) -> LogisticRegression:
+    """Fit on V views [N, D] of images with labels [N] and weights [N], which the views of an image share."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    model = first or logistic_regression(labelled, scale)
-    x, rest = scale(labelled.x), scale(unlabelled[evenly(len(unlabelled), MOST_SELF_TAUGHT)])
-    before: NDArray[np.int64] | None = None
-    for _ in range(ROUNDS if len(rest) else 0):
-        with threadpool_limits(1):
-            shares = model.predict_proba(rest)
-        taught = np.where(shares.max(axis=1) >= SURE, model.classes_[shares.argmax(axis=1)], -1)
-        if before is not None and np.array_equal(taught, before):
-            break
-        before, sure = taught, taught >= 0
-        every, labels = np.concatenate([x, rest[sure]]), np.concatenate([labelled.y, taught[sure]])
-        weights = np.repeat([1.0, SURE_WEIGHT], [len(x), sure.sum()])
-        with warnings.catch_warnings(), threadpool_limits(1):
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            next_round = LogisticRegression(C=model.C, max_iter=500)
-            model = _in_span(every, partial(next_round.fit, y=labels, sample_weight=weights))
-    return model
+    count = len(views)
+    shared = np.tile(weights / count, count)
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=strength, max_iter=500)
+        fit = partial(model.fit, y=np.tile(labels, count), sample_weight=shared)
+        return _in_span(np.concatenate(views), fit)
+
+
+def _mean_shares(model: LogisticRegression, views: list[Array]) -> NDArray[np.float64]:
+    """Probabilities [N, C], their mean over V views [N, D]."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return np.mean([model.predict_proba(x) for x in views], axis=0)
 
 
 def _in_span(every: Array, fit: Callable[[Array], LogisticRegression]) -> LogisticRegression:

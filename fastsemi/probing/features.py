@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from fastsemi.common.precision import Precision
 from fastsemi.loaders.data import Data, ImageSet
+from fastsemi.loaders.plan.types import PlannedBatch
 from fastsemi.loaders.stream import evaluation_batches
 from fastsemi.stages.inputs import Views
 
@@ -37,8 +39,9 @@ def frozen_features(
     precision: Precision,
     *,
     batch: int,
+    plans: Iterable[PlannedBatch] | None = None,
 ) -> FeatureSet:
-    """Look at each image once, through the evaluation crop.
+    """Look at each image once, through the evaluation crop or as planned.
 
     Args:
         network: A timm network, whose input to the classifier is taken; None for the pixels.
@@ -48,8 +51,10 @@ def frozen_features(
         views: Normalises them.
         precision: Number format of the network.
         batch: Images per batch.
+        plans: Of these images, one view each; None for the evaluation crop.
     """
-    plans = evaluation_batches(images.index, ids, batch, data.config.eval_crop, data.config.resized_to)
+    if plans is None:
+        plans = evaluation_batches(images.index, ids, batch, data.config.eval_crop, data.config.resized_to)
     x, y, which = [], [], []
     mode = network.training if network else False
     if network:

@@ -13,8 +13,18 @@ from torch import nn
 
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
-from fastsemi.loaders.data import Data
-from fastsemi.probing.classifiers import LinearHead, Scale, evenly, linear_head, predictions, self_training
+from fastsemi.loaders.data import Data, ImageSet
+from fastsemi.loaders.plan.draws import AugmentConfig
+from fastsemi.loaders.stream import random_batches
+from fastsemi.probing.classifiers import (
+    MOST_SELF_TAUGHT,
+    LinearHead,
+    Scale,
+    evenly,
+    linear_head,
+    predictions,
+    self_training,
+)
 from fastsemi.probing.features import FeatureSet, frozen_features
 from fastsemi.probing.spread_labels import SpreadFeatures
 from fastsemi.probing.spreading import Graph
@@ -25,6 +35,10 @@ MOST_UNLABELLED = 60_000
 # Beyond these, fitting and choosing settings takes longer than a user waits.
 MOST_LABELLED = 5_000
 MOST_CLASSES = 200
+# Rows that the classifier of a network is fitted on: images times views, of which there are fewer then.
+MOST_ROWS = 100_000
+# Views of the frozen network's classifier, chosen on seeds 10 to 19 of real pictures (docs/results.md).
+VIEW = AugmentConfig(area=(0.5, 1.0), randaugment="", erase=0.0)
 
 
 @dataclass(frozen=True)
@@ -92,9 +106,7 @@ class Prober:
             unlabelled: Ids of the unlabelled images to look at; by default some that are spread out evenly.
             evaluated: Whether evaluation images are looked at too.
         """
-        data = self._data
-        rest = data.unlabelled_or_none
-        images = replace(data.labelled, ids=data.labelled.ids[:0]) if rest is None else rest
+        data, images = self._data, self._unlabelled()
         some = _spread_out(images.ids, MOST_UNLABELLED) if unlabelled is None else unlabelled
         looked = data.val.ids if evaluated else data.val.ids[:0]
         parts = [
@@ -105,10 +117,66 @@ class Prober:
             parts[1] = replace(parts[1], x=parts[0].x[:0])
         return Features(name, *parts)
 
-    def head(self, features: Features) -> LinearHead:
-        """The classifier of a network, from logistic regression with self-training on its features."""
-        model = self_training(features.labelled, features.unlabelled.x, features.scale)
-        return linear_head(model, features.scale, len(self._data.classes))
+    def head(
+        self, network: nn.Module | None, *, views: int = 0, flip: float = 0.5, seed: int = 0
+    ) -> tuple[LinearHead, int]:
+        """The classifier of a network: self-training on its frozen features, also of random views.
+
+        Args:
+            network: On the device; None for pixels.
+            views: Random views of each image besides that of evaluation: crops of at least half of its area.
+            flip: Probability of a view's horizontal flip.
+            seed: The run's seed, of which the views depend.
+
+        Returns:
+            The classifier, and how many random views it has learnt from: fewer where there are many images.
+        """
+        rest = self._unlabelled()
+        some = _spread_out(rest.ids, MOST_SELF_TAUGHT)
+        first = self.features("frozen", network, unlabelled=some, evaluated=False)
+        count = min(views, MOST_ROWS // (len(first.labelled.x) + len(first.unlabelled.x)) - 1)
+        augment = replace(VIEW, flip=flip)
+        drawn = [
+            [
+                self._view(network, images, known, augment, seed, turn)
+                for images, known in ((self._data.labelled, first.labelled), (rest, first.unlabelled))
+            ]
+            for turn in range(count)
+        ]
+        model = self_training(
+            first.labelled, first.unlabelled.x, first.scale, views=[(each[0], each[1]) for each in drawn]
+        )
+        return linear_head(model, first.scale, len(self._data.classes)), len(drawn)
+
+    def _unlabelled(self) -> ImageSet:
+        data = self._data
+        rest = data.unlabelled_or_none
+        return replace(data.labelled, ids=data.labelled.ids[:0]) if rest is None else rest
+
+    def _view(
+        self,
+        network: nn.Module | None,
+        images: ImageSet,
+        known: FeatureSet,
+        augment: AugmentConfig,
+        seed: int,
+        turn: int,
+    ) -> NDArray[np.float32]:
+        """Features [N, D] of a random view of images that have been looked at before."""
+        data, ids = self._data, known.ids
+        if not len(ids):
+            return known.x
+        size = data.config.image_size
+        plans = random_batches(images.index, ids, self._batch, augment, seed, turn, size)
+        found = frozen_features(
+            network, images, ids, data, self._views, self._precision, batch=self._batch, plans=plans
+        )
+        if not np.array_equal(found.ids, ids):
+            gone = images.index.path(int(np.setdiff1d(ids, found.ids)[0]))
+            raise UserError(
+                f"{gone} could be read before and no longer can; look at the disk, then start again"
+            )
+        return found.x
 
     def spread(self, name: str, network: nn.Module | None) -> SpreadFeatures:
         """Spread the labels among features, among those of one name once: many images take minutes.

@@ -35,8 +35,10 @@ from fastsemi.run.plan_file import replayed
 from fastsemi.run.spread_prior import spread_before_step
 from fastsemi.run.start_weights import doubts, start_weights, summary
 from fastsemi.stages.base import Stage
+from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.names import StageName
 from fastsemi.stages.semi import Semi
+from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.strategy import choose_strategy
@@ -111,16 +113,20 @@ def starts_from_probe(config: Config, name: StageName) -> bool:
 
 
 def _start_head(run: RunContext, model: nn.Module, name: StageName) -> None:
-    """Start the classifier from logistic regression on the frozen features, the same in all processes."""
+    """Start the classifier from self-training on the frozen features, the same in all processes."""
+    stage = settings(run.config, name)
+    assert isinstance(stage, FinetuneConfig | SemiConfig)
     model.to(run.device)
     use_fused_attention(model, run.precision.fused_attention)
-    head = None
+    found = None
     if processes.is_main():
-        head = run.prober.head(run.prober.features("frozen", model, evaluated=False))
-    head = processes.from_main(head)
-    assert head is not None
+        found = run.prober.head(model, views=stage.head_views, flip=stage.augment.flip, seed=run.config.seed)
+    found = processes.from_main(found)
+    assert found is not None
+    head, views = found
     set_head(model, torch.from_numpy(head.weight), torch.from_numpy(head.bias))
-    run.say(f"{name}: the classifier starts from self-training on the frozen features")
+    of = f", {views + 1} views of each image" if views else ""
+    run.say(f"{name}: the classifier starts from self-training on the frozen features{of}")
 
 
 def _spread(run: RunContext, model: nn.Module) -> ImageSet:

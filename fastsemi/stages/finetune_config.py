@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from fastsemi.common.schedule import Duration
 from fastsemi.loaders.plan.draws import AugmentConfig
@@ -21,9 +20,6 @@ class FinetuneConfig(LabelledStageConfig):
     batch: int = 512
     base_lr: float = 2.5e-4
     layer_decay: float = 0.65
-    head: Literal["random", "probe"] = "random"
-    """What the classifier starts from: random weights times model.head_init_scale, or logistic regression
-    with self-training on the features of the frozen network."""
     spread_ratio: int = 0
     """Unlabelled images per labelled one that are learnt from too, by the labels that label spreading gives
     them on the pixels or on the features of the frozen network, whichever does better in cross-validation; 0

@@ -39,9 +39,6 @@ class SemiConfig(LabelledStageConfig):
     """Unlabelled images per labelled one: Nu = ratio * Nl."""
     loss_weight: float = 5.0
     """Weight of the unlabelled loss, mu."""
-    head: Literal["random", "probe"] = "random"
-    """What the classifier starts from where no fine-tuning goes before: random weights times
-    model.head_init_scale, or logistic regression with self-training on the features of the frozen network."""
     threshold: float = 0.5
     """Least confidence of a pseudo label that counts, tau."""
     threshold_rule: RuleName = "fixed"

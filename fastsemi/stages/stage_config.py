@@ -84,8 +84,15 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class LabelledStageConfig(StageConfig):
-    """What stages that learn from labels share besides: what they make of classes of different size."""
+    """What stages that learn from labels share besides: their classifier, and classes of different size."""
 
+    head: Literal["random", "probe"] = "random"
+    """What the classifier starts from where no fine-tuning goes before: random weights times
+    model.head_init_scale, or logistic regression with self-training on the features of the frozen network."""
+    head_views: int = 6
+    """With head probe: random views of each image that this self-training learns from too, crops of at least
+    half of its area, flipped as often as in augment.flip; 0 for none. Fewer where images times views would be
+    over 100,000."""
     balanced: bool = False
     """Draw labelled images so that each class comes up equally often, those of small classes more often; an
     epoch has as many images as before."""
@@ -96,6 +103,7 @@ class LabelledStageConfig(StageConfig):
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         super().__post_init__()
+        self.require("head_views", self.head_views >= 0, "be 0 or more")
         self.require("logit_adjustment", 0 <= self.logit_adjustment < math.inf, "be finite and not negative")
         self.require(
             "logit_adjustment",

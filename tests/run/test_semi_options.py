@@ -37,14 +37,15 @@ def test_contrast_and_spreading_train_a_plain_network(tiny):
 
 
 def test_a_semi_stage_alone_starts_from_the_probe(tiny, tmp_path):
-    """Its head is the logistic regression that `head probe` of fine-tuning starts from."""
+    """Its head is that which `head probe` of fine-tuning starts from."""
     config = tiny("--output", str(tmp_path / "a"), "--stages", "[pretrain, semi]", "--semi.head", "probe")
     run(config).train(["pretrain"])
     context = RunContext(config)
     stage = build_stage(context, "semi")
     prober = Prober(context.data, context.views, context.precision, batch=8)
     network = build_stage(context, "semi").model
-    head = prober.head(prober.features("frozen", network, evaluated=False))
+    flip = config.semi.augment.flip
+    head, _ = prober.head(network, views=config.semi.head_views, flip=flip, seed=config.seed)
     context.close()
     assert_close(stage.model.get_classifier().weight.detach(), torch.from_numpy(head.weight))
 
