@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,7 +44,8 @@ class Batches:
         self.config, self.loader = config, loader
         self.bad = BadImages(config.max_bad) if bad is None else bad
         self._device = device if device is not None and device.type == "cuda" else None
-        self._engines: dict[tuple[int, bool], Engine] = {}
+        self._engines: dict[tuple[int, bool, int], Engine] = {}
+        self._users: Counter[Engine] = Counter()
 
     def with_loader(self, loader: LoaderConfig) -> Batches:
         """Another way to read, with engines of its own; close both."""
@@ -56,9 +58,13 @@ class Batches:
         for key in others:
             self._engines.pop(key).close()
 
-    def engine(self, images: ImageSet, *, whole: bool = False) -> Engine:
-        """The engine of a source, opened once; with `whole` one that can resize whole images."""
-        key = id(images.source), whole  # the engine keeps the source alive
+    def engine(self, images: ImageSet, *, whole: bool = False, image_size: int | None = None) -> Engine:
+        """The engine of a source, opened once; with `whole` one that can resize whole images.
+
+        `image_size` is the side of its views, in pixels; by default that of the configuration.
+        """
+        size = image_size or self.config.image_size
+        key = id(images.source), whole, size  # the engine keeps the source alive
         name = self.loader.engine
         if whole and name != "reference":
             name = "thread_pool"
@@ -66,7 +72,7 @@ class Batches:
             self._engines[key] = create_engine(
                 name,
                 images.source,
-                image_size=self.config.image_size,
+                image_size=size,
                 threads=self.loader.thread_count,
                 max_pixels=self.config.max_pixels,
                 options=self.loader.dali,
@@ -102,7 +108,12 @@ class Batches:
 
     @contextmanager
     def load(
-        self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
+        self,
+        images: ImageSet,
+        plans: Iterable[PlannedBatch],
+        *,
+        allow_empty: bool = False,
+        image_size: int | None = None,
     ) -> Iterator[Loader]:
         """Load planned batches of `images` in order, ahead of time, within a `with` block.
 
@@ -110,19 +121,37 @@ class Batches:
 
         `allow_empty` is for evaluation, where a batch may consist of broken images alone, and where whole
         images may be resized.
+
+        `image_size` is the side of the views in pixels, by default that of the configuration. The engine of
+        another size is closed with the last loader that uses it.
         """
+        whole = allow_empty and self.config.eval_resize == "shorter_side"
+        engine = self.engine(images, whole=whole, image_size=image_size)
         create: Callable[..., Loader] = Prefetcher
         if self._device is not None:
             create = partial(load_to_device, copier=self._copier)
-        with create(
-            self.engine(images, whole=allow_empty and self.config.eval_resize == "shorter_side"),
-            plans,
-            depth=self.loader.prefetch,
-            timeout=self.loader.timeout_s,
-            bad=self.bad,
-            allow_empty=allow_empty,
-        ) as batches:
-            yield batches
+        self._users[engine] += 1
+        try:
+            with create(
+                engine,
+                plans,
+                depth=self.loader.prefetch,
+                timeout=self.loader.timeout_s,
+                bad=self.bad,
+                allow_empty=allow_empty,
+            ) as batches:
+                yield batches
+        finally:
+            self._users[engine] -= 1
+            self._close_unused(engine)
+
+    def _close_unused(self, engine: Engine) -> None:
+        """Close an engine of another size than the configuration's that nobody uses, unless it is stuck."""
+        if engine.image_size == self.config.image_size or self._users[engine] or engine.stuck:
+            return
+        for key in [key for key, other in self._engines.items() if other is engine]:
+            self._engines.pop(key).close()
+        del self._users[engine]
 
     def close(self) -> None:
         """Stop all engines; where one is stuck, all are left as they are: they may read the same disk."""

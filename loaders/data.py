@@ -267,10 +267,15 @@ class Data:
         self.batches.require_memory(images)
 
     def load(
-        self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
+        self,
+        images: ImageSet,
+        plans: Iterable[PlannedBatch],
+        *,
+        allow_empty: bool = False,
+        image_size: int | None = None,
     ) -> AbstractContextManager[Loader]:
         """Load planned batches, as `Batches.load`."""
-        return self.batches.load(images, plans, allow_empty=allow_empty)
+        return self.batches.load(images, plans, allow_empty=allow_empty, image_size=image_size)
 
     def close(self) -> None:
         """Stop all engines."""

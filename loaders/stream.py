@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsemi.common.errors import UserError
+from fastsemi.loaders.image_sizes import ImageSizes
 from fastsemi.loaders.index.index import Index
 from fastsemi.loaders.plan.balance import BalancedOrder
 from fastsemi.loaders.plan.draws import AugmentConfig, View, epoch_order, plan_mix, plan_view
@@ -53,6 +54,8 @@ class Stream:
     """Whether a pass ends with its last whole batch, in place of batches that straddle passes."""
     restart: int = 0
     """With `drop_last`: after how many steps passes begin anew; 0 for never."""
+    sizes: ImageSizes | None = None
+    """Sides of the views by step, of which the last is `image_size`; None where all steps have that."""
     _order: list[View] = field(init=False, repr=False)
     _balance: BalancedOrder | None = field(init=False, repr=False)
 
@@ -107,6 +110,17 @@ class Stream:
         done, step = divmod(step, per_pass)
         return before + done, step
 
+    def image_size_at(self, step: int) -> int:
+        """Side of the views of global batch `step`, in pixels."""
+        return self.sizes.at(step) if self.sizes else self.image_size
+
+    def spans(self, steps: range) -> Iterator[tuple[int, range]]:
+        """Consecutive steps cut where the side of the views changes: each side with its steps."""
+        if self.sizes:
+            yield from self.sizes.spans(steps)
+        elif steps:
+            yield self.image_size, steps
+
     def plan(self, step: int, micro: int) -> PlannedBatch:
         """Plan micro-batch `micro` of global batch `step`."""
         ids, epoch = self.positions(step, micro)
@@ -119,7 +133,7 @@ class Stream:
                 ids=ids,
                 view=view,
                 sizes=sizes,
-                image_size=self.image_size,
+                image_size=self.image_size_at(step),
             )
             for view, config in self.views.items()
         )

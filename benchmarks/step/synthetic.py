@@ -140,12 +140,17 @@ class SyntheticData(Data):
 
     @contextmanager
     def load(
-        self, images: ImageSet, plans: Iterable[PlannedBatch], *, allow_empty: bool = False
+        self,
+        images: ImageSet,
+        plans: Iterable[PlannedBatch],
+        *,
+        allow_empty: bool = False,
+        image_size: int | None = None,
     ) -> Iterator[Loader]:
         """The first few planned batches, over and over."""
         batches = []
         for i, plan in enumerate(islice(plans, DISTINCT)):
-            size = self.config.image_size
+            size = image_size or self.config.image_size
             shape = (len(plan.views), len(plan.ids), size, size, 3)
             noise = torch.randint(256, shape, generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
             valid = np.ones(len(plan.ids), dtype=bool)

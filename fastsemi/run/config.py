@@ -97,6 +97,7 @@ class Config:
                 "plan.record writes the masks that pretraining draws, and compiled networks draw others; set "
                 "compile.enabled to false"
             )
+        self._check_image_sizes()
         apart = self.semi.student_start == "weights" and self.finetune.ema
         if apart and {"finetune", "semi"} <= set(self.stages):
             if self.train.select == "best":
@@ -108,6 +109,25 @@ class Config:
                 raise UserError(
                     f"semi.student_start weights needs a network that is trained whole, and model.adapt is "
                     f"{self.model.adapt}; set semi.student_start to average"
+                )
+
+    def _check_image_sizes(self) -> None:
+        for stage in (self.finetune, self.semi):
+            if not stage.image_sizes:
+                continue
+            name = f"{stage.section}.image_sizes"
+            if stage.image_sizes[-1] != self.data.image_size:
+                raise UserError(
+                    f"{name} ends with {stage.image_sizes[-1]}, and data.image_size is "
+                    f"{self.data.image_size}; end it with that"
+                )
+            if self.plan.record or self.plan.replay:
+                raise UserError(
+                    f"plan.record and plan.replay are of one image size; set {name} to [] or take them out"
+                )
+            if self.compile.cuda_graphs:
+                raise UserError(
+                    f"compile.cuda_graphs replays steps of one image size; set it to false or {name} to []"
                 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastsemi.models.formats import TIMM, Weights
+from fastsemi.models.image_sizes import require_image_sizes
 from fastsemi.models.preprocessing import beside
 from fastsemi.models.pretrained import (
     is_cached,
@@ -18,6 +19,7 @@ from fastsemi.models.trainable import prepare_training
 from fastsemi.models.weights import LoadReport, fit_backbone, read_weights
 from fastsemi.run.config import Config
 from fastsemi.run.new_stage import new_model
+from fastsemi.run.order import settings
 from fastsemi.stages.names import StageName, has_classifier
 
 
@@ -71,6 +73,8 @@ def check_network(
             keep_head=config.model.keep_head,
             fresh_norm=config.model.fc_norm == "fresh",
         )
+    if sizes := getattr(settings(config, name), "image_sizes", ()):
+        require_image_sizes(model, config.model.name, sizes, f"{name}.image_sizes")
     if has_classifier(name):
         prepare_training(model, config.model, seed=config.seed)
     return report

@@ -11,7 +11,7 @@ from fastsemi.loaders.settings import PlanConfig
 from fastsemi.run.config import Config
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import settings
-from fastsemi.stages.names import StageName
+from fastsemi.stages.names import StageName, has_classifier
 
 _FAR = 100_000_000  # steps: the end of the schedule, out of reach
 
@@ -27,6 +27,8 @@ def endless(config: Config, name: StageName, *, accept_all: bool) -> Config:
     never = Duration(f"{_FAR} steps")
     changes: dict[str, Any] = {"length": never, "warmup": Duration(f"{_FAR // 2} steps")}
     changes |= {"eval_every": never, "checkpoint_every": never}
+    if has_classifier(name):
+        changes["image_sizes"] = ()  # the last size is the dearest
     if name == "semi" and accept_all:
         changes["threshold"] = 0.0
     train = replace(config.train, select="last")  # nothing is evaluated

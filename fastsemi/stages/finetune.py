@@ -15,7 +15,7 @@ from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.inputs import DeviceBatch, Views
 from fastsemi.stages.logit_adjustment import create_adjustment
 from fastsemi.stages.mixed_batch import MixedBatch
-from fastsemi.stages.roles import labelled_role, spread_role
+from fastsemi.stages.roles import labelled_role, spread_role, with_image_sizes
 from fastsemi.stages.teacher import EMATeacher
 
 
@@ -57,7 +57,8 @@ class Finetune(Stage):
         self._views = views
         self.roles = self.build_roles(config, data, seed)
         if spread is not None:
-            self.roles["spread"] = spread_role(config, spread, data, seed)
+            sizes = self.roles["labelled"].stream.sizes
+            self.roles["spread"] = spread_role(config, spread, data, seed, sizes)
         self.model = self.network = model.to(views.device)
         self.adjustment = create_adjustment(config.logit_adjustment, data).to(views.device)
         self._average = EMATeacher(self.model, config.ema) if config.ema else None
@@ -65,7 +66,8 @@ class Finetune(Stage):
     @staticmethod
     def build_roles(config: FinetuneConfig, data: Data, seed: int) -> dict[str, Role]:
         """The labelled images."""
-        return {"labelled": labelled_role(config, config.augment, config.mix, data, seed)}
+        labelled = labelled_role(config, config.augment, config.mix, data, seed)
+        return with_image_sizes(config, {"labelled": labelled})
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """Cross-entropy of the mixed images: labelled ones, and those that label spreading labelled."""

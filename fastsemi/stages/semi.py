@@ -23,7 +23,7 @@ from fastsemi.stages.logit_adjustment import create_adjustment
 from fastsemi.stages.mixed_batch import MixedBatch
 from fastsemi.stages.pseudo_label_metrics import pseudo_label_metrics
 from fastsemi.stages.pseudo_mixup import Pairs, pair
-from fastsemi.stages.roles import labelled_role, unlabelled_role
+from fastsemi.stages.roles import labelled_role, unlabelled_role, with_image_sizes
 from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.stages.teacher import EMATeacher
 from fastsemi.stages.thresholds.base import PseudoLabels
@@ -57,7 +57,7 @@ class Semi(Stage):
         unlabelled = unlabelled_role(config, data, seed)
         restart = int(unlabelled.stream.steps_per_pass) if config.drop_last else 0
         labelled = labelled_role(config, config.augment, config.labelled_mix, data, seed, restart=restart)
-        return {"unlabelled": unlabelled, "labelled": labelled}
+        return with_image_sizes(config, {"unlabelled": unlabelled, "labelled": labelled})
 
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """L = Ll + mu * Lu (section 2.3), of Nl labelled and Nu unlabelled images."""

@@ -100,10 +100,17 @@ class LabelledStageConfig(StageConfig):
     """Factor tau on the logarithm of the classes' shares among the labels, which is added to the logits in
     the loss of labelled images; 0 for none. With 1, predictions are as if all classes were as frequent."""
 
+    image_sizes: tuple[int, ...] = ()
+    """Sides of the views in pixels, ascending up to data.image_size, each for an equal share of the stage's
+    steps: early steps then cost less. Empty for data.image_size from the first step on."""
+
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         super().__post_init__()
         self.require("head_views", self.head_views >= 0, "be 0 or more")
+        sizes = self.image_sizes
+        ascending = all(low < high for low, high in zip((0, *sizes), sizes, strict=False))
+        self.require("image_sizes", ascending, "ascend, from 1 pixel on")
         self.require("logit_adjustment", 0 <= self.logit_adjustment < math.inf, "be finite and not negative")
         self.require(
             "logit_adjustment",

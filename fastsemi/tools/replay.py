@@ -69,7 +69,8 @@ def _views(
     run: RunContext, stage: Stage, name: str, step: int, micro: int, count: int
 ) -> list[tuple[StepImage, Views]]:
     role = stage.roles[name]
-    with run.data.load(role.images, [role.stream.plan(step, micro)]) as loader:
+    size = role.stream.image_size_at(step)
+    with run.data.load(role.images, [role.stream.plan(step, micro)], image_size=size) as loader:
         loaded = next(loader)
     batch = run.views.to_device(loaded)
     views = {

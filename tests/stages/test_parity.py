@@ -185,7 +185,7 @@ def follow(recording, settings, folder):
     mixes = mixes_of(recording, [(len(micro[0]), len(micro[2])) for micro in micros])
 
     @contextmanager
-    def load(images, plans):
+    def load(images, plans, *, image_size=None):
         def batches():
             for micro, mix in zip(micros, mixes, strict=True):
                 views = (micro[2], micro[3]) if unlabelled else (micro[0],)

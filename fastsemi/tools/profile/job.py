@@ -78,7 +78,9 @@ class _CachedBatches:
         self._next = itertools.cycle(kept)
 
     @contextmanager
-    def load(self, images: ImageSet, plans: Iterable[PlannedBatch]) -> Iterator[_Cycle]:
+    def load(
+        self, images: ImageSet, plans: Iterable[PlannedBatch], *, image_size: int | None = None
+    ) -> Iterator[_Cycle]:
         """The trainer asks for the roles in their order; what it plans is not drawn."""
         yield _Cycle(next(self._next))
 

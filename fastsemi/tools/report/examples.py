@@ -82,7 +82,8 @@ def make_examples(config: Config, *, count: int, step: int) -> Examples:
         if not 0 <= step < total:
             raise UserError(f"--step {step} is not within the {total} of semi; give 0 to {total - 1}")
         role = stage.roles["unlabelled"]
-        with run.data.load(role.images, [role.stream.plan(step, 0)]) as loader:
+        size = role.stream.image_size_at(step)
+        with run.data.load(role.images, [role.stream.plan(step, 0)], image_size=size) as loader:
             loaded = next(loader)
         batch = run.views.to_device(loaded)
         with run.precision.autocast():
