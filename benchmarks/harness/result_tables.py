@@ -267,8 +267,14 @@ def tokens(rows: Rows) -> str:
     return _variants(rows, "keep_tokens", "semi.keep_tokens")
 
 
-def _variants(rows: Rows, key: str, setting: str) -> str:
-    first, full = rows[0], next(row[key] for row in rows if row["peak_of_full"] == 1)
+def image_sizes(rows: Rows) -> str:
+    """The semi step by the side of the views, in pixels."""
+    return _variants(rows, "image_size", "data.image_size", full="the whole side")
+
+
+def _variants(rows: Rows, key: str, setting: str, *, full: str = "") -> str:
+    first = rows[0]
+    full = full or next(row[key] for row in rows if row["peak_of_full"] == 1)
     lines = [
         f"{machine(first)}, {first['configuration']['precision']}, {_threads(first)}, time by "
         f"{first['configuration']['clock']}.",
@@ -380,6 +386,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "adapt": adapt,
     "cpu_step": two_trees,
     "tokens": tokens,
+    "image_sizes": image_sizes,
     "predicted": predicted,
     "inductor": inductor,
 }

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.harness import result_tables
-from benchmarks.step import adapt, tokens
+from benchmarks.step import adapt, image_sizes, tokens
 from fastsemi.common.errors import UserError
 
 
@@ -35,6 +35,14 @@ def test_less_that_is_seen_needs_less_memory(capsys):
     assert result_tables.tokens(rows) in capsys.readouterr().out
 
 
+def test_smaller_views_need_less_memory(capsys):
+    options = ["--models", "tiny", "--image_sizes", "8", "--precision", "fp32", "--rounds", "5"]
+    whole, half = rows = image_sizes.run(options)
+    assert (whole["image_size"], half["image_size"]) == ("16", "8")
+    assert half["peak_bytes"] < whole["peak_bytes"]
+    assert result_tables.image_sizes(rows) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [
@@ -44,6 +52,8 @@ def test_less_that_is_seen_needs_less_memory(capsys):
         (tokens.run, ["--keep_tokens", "1,none"], "'none' is no share in"),
         (tokens.run, ["--keep_tokens", "1,2"], "'2' is no share in"),
         (tokens.run, ["--keep_tokens", "0.5"], "lacks 1,"),
+        (image_sizes.run, ["--models", "Q"], "'Q' is unknown; use"),
+        (image_sizes.run, ["--image_sizes", "half"], "'half' is no number of pixels"),
     ],
 )
 def test_wrong_options(run, options, message):
