@@ -147,11 +147,13 @@ class Batches:
 
     def _close_unused(self, engine: Engine) -> None:
         """Close an engine of another size than the configuration's that nobody uses, unless it is stuck."""
-        if engine.image_size == self.config.image_size or self._users[engine] or engine.stuck:
+        if self._users[engine]:
+            return
+        del self._users[engine]
+        if engine.image_size == self.config.image_size or engine.stuck:
             return
         for key in [key for key, other in self._engines.items() if other is engine]:
             self._engines.pop(key).close()
-        del self._users[engine]
 
     def close(self) -> None:
         """Stop all engines; where one is stuck, all are left as they are: they may read the same disk."""
