@@ -78,7 +78,8 @@ HEADLINES = {
     "digits": "digits, 5 labels a class",
     "cifar10": "10,000 photographs of CIFAR-10, 10 labels a class, ImageNet weights",
     "fashion-mnist": "Fashion-MNIST, 10 labels a class",
-    "stamps": "drawings and photographs, 10 labels a class, ImageNet weights",
+    "clipart": "2,045 drawings, 10 labels a class, ImageNet weights",
+    "stamps": "713 drawings and photographs, 10 labels a class, ImageNet weights",
 }
 
 
@@ -297,6 +298,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fashion-mnist": lambda: demo("fashion-mnist"),
     "stamps": lambda: demo("stamps"),
     "cifar10": lambda: demo("cifar10"),
+    "clipart": lambda: demo("clipart"),
     "semilearn-over-time": lambda: over_time("digits.json", (15, 30)),
     "semilearn-time-to": lambda: time_to_accuracy("digits.json"),
     "semilearn-trials": lambda: peer_trials("digits.json"),

@@ -99,7 +99,6 @@ class LabelledStageConfig(StageConfig):
     logit_adjustment: float = 0.0
     """Factor tau on the logarithm of the classes' shares among the labels, which is added to the logits in
     the loss of labelled images; 0 for none. With 1, predictions are as if all classes were as frequent."""
-
     image_sizes: tuple[int, ...] = ()
     """Sides of the views in pixels, ascending up to data.image_size, each for an equal share of the stage's
     steps: early steps then cost less. Empty for data.image_size from the first step on."""

@@ -167,13 +167,13 @@ def test_class_folders_alone_are_fine_tuned_on_and_judged_by_a_part_of_themselve
     assert "# There are no unlabelled images" in text and "semi:" not in text
 
 
-@pytest.mark.parametrize(("further", "recipe"), [(4_999, "pretrained_cnn"), (5_000, "pretrained_cnn_many")])
+@pytest.mark.parametrize(("further", "recipe"), [(999, "pretrained_cnn"), (1_000, "pretrained_cnn_many")])
 def test_the_whole_network_is_trained_where_there_are_many_unlabelled_pictures(further, recipe):
     counts = np.array([10, 10])
     layout = Layout(Path("photos"), "train", "val", Path("more"))
     survey = Survey(layout, ("a", "b"), counts, counts, further, 9, np.full(20, 99), (), (), 0, True)
     chosen, why = choose_recipe(survey, cuda=False)
-    assert chosen == recipe and why.startswith("5,000 unlabelled ") == (further == 5_000)
+    assert chosen == recipe and why.startswith("1,000 unlabelled ") == (further == 1_000)
     assert choose_recipe(survey, cuda=True)[0] == "pretrained_vit_small"
     assert (
         choose_recipe(dataclasses.replace(survey, sides=np.full(20, 9)), cuda=False)[0]
@@ -192,6 +192,9 @@ def test_small_photographs_are_told_of_published_weights(capsys):
     assert advice not in made(capsys, "grey", "--per_class", "4")[1]
     config, _ = made(capsys, "coloured", "--per_class", "4", "--recipe", "pretrained_cnn_many", "--force")
     assert config.data.image_size == 96 and config.model.pretrained is True
+    paint(Path("larger/train"), {"a": 9, "b": 9}, size=(200, 160))
+    config, _ = made(capsys, "larger", "--per_class", "4", "--recipe", "pretrained_cnn_many")
+    assert config.data.image_size == 128
 
 
 def test_larger_pictures_start_from_published_weights(capsys, monkeypatch):
