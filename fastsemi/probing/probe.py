@@ -35,8 +35,8 @@ MOST_UNLABELLED = 60_000
 # Beyond these, fitting and choosing settings takes longer than a user waits.
 MOST_LABELLED = 5_000
 MOST_CLASSES = 200
-# Rows that the classifier of a network is fitted on: images times views, of which there are fewer then.
-MOST_ROWS = 100_000
+# Images times views times classes that the classifier of a network is fitted to; beyond it views are fewer.
+MOST_FITTED = 1_000_000
 # Views of the frozen network's classifier, chosen on seeds 10 to 19 of real pictures (docs/results.md).
 VIEW = AugmentConfig(area=(0.5, 1.0), randaugment="", erase=0.0)
 
@@ -130,11 +130,16 @@ class Prober:
 
         Returns:
             The classifier, and how many random views it has learnt from: fewer where there are many images.
+
+        Raises:
+            UserError: The labels are of one class.
         """
         rest = self._unlabelled()
         some = _spread_out(rest.ids, MOST_SELF_TAUGHT)
         first = self.features("frozen", network, unlabelled=some, evaluated=False)
-        count = min(views, MOST_ROWS // (len(first.labelled.x) + len(first.unlabelled.x)) - 1)
+        _require_classes(first)
+        once = (len(first.labelled.x) + len(first.unlabelled.x)) * len(self._data.classes)
+        count = min(views, MOST_FITTED // once - 1)
         augment = replace(VIEW, flip=flip)
         drawn = [
             [
@@ -201,8 +206,7 @@ class Prober:
         Raises:
             UserError: The labels are of one class.
         """
-        if len(np.unique(features.labelled.y)) < 2:
-            raise UserError("the labels are all of one class; label images of at least two classes")
+        _require_classes(features)
         found = []
         truth = features.evaluated.y
         spread = lambda: self._spread_among(features).spread  # noqa: E731
@@ -225,6 +229,11 @@ def best(baselines: list[Baseline]) -> Baseline:
 def to_json(baselines: list[Baseline]) -> list[dict[str, Any]]:
     """As `summary.json` keeps them."""
     return [asdict(baseline) for baseline in baselines]
+
+
+def _require_classes(features: Features) -> None:
+    if len(np.unique(features.labelled.y)) < 2:
+        raise UserError("the labels are all of one class; label images of at least two classes")
 
 
 def _spread_out(ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:

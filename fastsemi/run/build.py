@@ -40,6 +40,7 @@ from fastsemi.stages.names import StageName
 from fastsemi.stages.semi import Semi
 from fastsemi.stages.semi_config import SemiConfig
 from fastsemi.training.checkpoint import file as checkpoint_file
+from fastsemi.training.checkpoint.folder import Checkpoints
 from fastsemi.training.metrics import MetricLog
 from fastsemi.training.strategy import choose_strategy
 from fastsemi.training.trainer import LoopConfig, Trainer
@@ -67,7 +68,8 @@ def build_stage(run: RunContext, name: StageName, *, fresh: bool = False) -> Sta
                     f"model.keep_head keeps the classifier of the weights, {name}.head probe replaces it; "
                     "set one of them"
                 )
-            _start_head(run, model, name)
+            if Checkpoints(run.folder.checkpoints, name).latest() is None:  # else it is in the checkpoint
+                _start_head(run, model, name)
     if name == "finetune" and config.finetune.spread_ratio:
         spread = _spread(run, model)
     stage = new_stage(config, name, model, run.data, run.views, spread)

@@ -113,7 +113,7 @@ class Config:
 
     def _check_image_sizes(self) -> None:
         for stage in (self.finetune, self.semi):
-            if not stage.image_sizes:
+            if not stage.image_sizes or stage.section not in self.stages:
                 continue
             name = f"{stage.section}.image_sizes"
             if stage.image_sizes[-1] != self.data.image_size:

@@ -91,8 +91,8 @@ class LabelledStageConfig(StageConfig):
     model.head_init_scale, or logistic regression with self-training on the features of the frozen network."""
     head_views: int = 6
     """With head probe: random views of each image that this self-training learns from too, crops of at least
-    half of its area, flipped as often as in augment.flip; 0 for none. Fewer where images times views would be
-    over 100,000."""
+    half of its area, flipped as often as in augment.flip; 0 for none. Fewer where images times views times
+    classes would be over a million."""
     balanced: bool = False
     """Draw labelled images so that each class comes up equally often, those of small classes more often; an
     epoch has as many images as before."""

@@ -1,6 +1,7 @@
 """The classifier that a network starts from, of several views of each image."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +113,9 @@ def test_the_head_is_self_training_on_the_views_that_the_loader_makes(tiny):
     np.testing.assert_allclose(head.bias, expected.bias, atol=1e-4)
 
 
-@pytest.mark.parametrize(("rows", "drawn"), [(120 * 7, 6), (120 * 4, 3), (119, 0)])
-def test_many_images_have_fewer_views(tiny, monkeypatch, rows, drawn):
-    monkeypatch.setattr(probe, "MOST_ROWS", rows)
+@pytest.mark.parametrize(("images", "drawn"), [(120 * 7, 6), (120 * 4, 3), (119, 0)])
+def test_many_images_have_fewer_views(tiny, monkeypatch, images, drawn):
+    monkeypatch.setattr(probe, "MOST_FITTED", images * 3)
     run = RunContext(tiny())
     assert run.prober.head(None, views=6)[1] == drawn
     run.close()
@@ -148,3 +149,13 @@ def test_a_run_says_how_many_views_its_classifier_has_learnt_from(tiny, capsys):
 def test_less_than_no_view_is_refused(tiny):
     with pytest.raises(UserError, match=r"semi\.head_views is -1; it must be 0 or more"):
         tiny("--semi.head", "probe", "--semi.head_views", "-1")
+
+
+def test_labels_of_one_class_are_refused_in_a_line(tiny):
+    run = RunContext(tiny())
+    found = run.prober.features("frozen", None, evaluated=False)
+    labelled = replace(found.labelled, y=np.zeros_like(found.labelled.y))
+    run.prober.features = lambda *_, **__: replace(found, labelled=labelled)
+    with pytest.raises(UserError, match="the labels are all of one class; label images of at least two"):
+        run.prober.head(None)
+    run.close()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastsemi.common.errors import UserError
+from fastsemi.probing.probe import Prober
 from fastsemi.run.folder import RunFolder
 from fastsemi.training.checkpoint.folder import Checkpoints, read_info
 from fastsemi.training.trainer import Interrupted
@@ -35,6 +36,17 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny, trained, stage,
     rows = runs.rows(cut)
     steps = [row["step"] for row in rows if row["stage"] == stage and "loss" in row]
     assert steps == [2, 4, 6, 8], "no step is logged twice"
+
+
+def test_a_stage_that_goes_on_does_not_make_its_first_classifier_again(tiny, trained, runs, monkeypatch):
+    options = ("--stages", "[semi]", "--semi.head", "probe", "--semi.head_views", "2")
+    whole, _ = trained(*options)
+    cut = tiny(*options)
+    with pytest.raises(Interrupted, match="step 4 of 8 of semi"):
+        runs.train(cut, runs.Quiet("semi", 4))
+    monkeypatch.setattr(Prober, "head", lambda *_, **__: pytest.fail("it is in the checkpoint"))
+    runs.train(cut)
+    runs.assert_equal(runs.weights(whole), runs.weights(cut))
 
 
 @pytest.fixture
