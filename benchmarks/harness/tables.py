@@ -328,6 +328,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "adapt": lambda: measured("adapt"),
     "cpu-step": lambda: measured("cpu_step"),
     "tokens": lambda: measured("tokens"),
+    "image-sizes": lambda: measured("image_sizes"),
     "predicted": lambda: measured("predicted"),
     "inductor": lambda: measured("inductor"),
 }
