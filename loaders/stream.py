@@ -56,6 +56,9 @@ class Stream:
     """With `drop_last`: after how many steps passes begin anew; 0 for never."""
     sizes: ImageSizes | None = None
     """Sides of the views by step, of which the last is `image_size`; None where all steps have that."""
+    first_view_every: int = 1
+    """The steps of every so many-th pass, the first one among them, have the first of the views; the others
+    only those behind it. A step belongs to the pass that it begins in."""
     _order: list[View] = field(init=False, repr=False)
     _balance: BalancedOrder | None = field(init=False, repr=False)
 
@@ -110,6 +113,13 @@ class Stream:
         done, step = divmod(step, per_pass)
         return before + done, step
 
+    def views_at(self, step: int) -> Mapping[View, AugmentConfig]:
+        """The views of the images of global batch `step`."""
+        done = self._pass_of(step)[0] if self.drop_last else step * self.batch // len(self.ids)
+        if done % self.first_view_every == 0:
+            return self.views
+        return {view: self.views[view] for view in self._order[1:]}
+
     def image_size_at(self, step: int) -> int:
         """Side of the views of global batch `step`, in pixels."""
         return self.sizes.at(step) if self.sizes else self.image_size
@@ -135,7 +145,7 @@ class Stream:
                 sizes=sizes,
                 image_size=self.image_size_at(step),
             )
-            for view, config in self.views.items()
+            for view, config in self.views_at(step).items()
         )
         labels = np.asarray(self.index.labels[ids], dtype=np.int64)
         return PlannedBatch(ids, labels, views, self._plan_mix(ids, epoch))

@@ -166,6 +166,15 @@ def add_up(values: Tensor) -> Tensor:
     return values
 
 
+def join(values: Tensor) -> Tensor:
+    """The columns of all processes' matrices [N, B], in the order of the processes; all have as many."""
+    if not _session:
+        return values
+    parts = [torch.empty_like(values) for _ in range(world())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts, dim=1)
+
+
 def largest(value: float) -> float:
     """The largest of the processes' values."""
     if not _session:

@@ -98,6 +98,11 @@ class Config:
                 "compile.enabled to false"
             )
         self._check_image_sizes()
+        if "semi" in self.stages and self.semi.label_passes > 1 and (self.plan.record or self.plan.replay):
+            raise UserError(
+                "plan.record and plan.replay hold the same views of each step, and with semi.label_passes "
+                f"{self.semi.label_passes} some steps have fewer; set it to 1 or take them out"
+            )
         apart = self.semi.student_start == "weights" and self.finetune.ema
         if apart and {"finetune", "semi"} <= set(self.stages):
             if self.train.select == "best":

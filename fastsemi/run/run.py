@@ -36,7 +36,7 @@ from fastsemi.run.mirror import Mirror
 from fastsemi.run.plan_file import record_plan
 from fastsemi.run.selected import evaluated_on, held_out_lines, selected_on
 from fastsemi.run.summary import read_summary, write_summary
-from fastsemi.stages.advice import slow_teacher
+from fastsemi.stages.advice import slow_teacher, unused_label_passes
 from fastsemi.stages.finetune import Finetune
 from fastsemi.stages.names import STAGES, StageName, has_classifier
 from fastsemi.stages.semi import Semi
@@ -200,8 +200,14 @@ class Run:
     def _stage(self, name: StageName, log: MetricLog, stop: Stop) -> None:
         run = self.context
         stage, fingerprint = build_stage(run, name), stage_fingerprint(run, name)
-        if isinstance(stage, Semi) and (text := slow_teacher(stage.config, stage.schedule.total_steps)):
-            self._say(f"{name}: {text}")
+        if isinstance(stage, Semi):
+            steps = stage.schedule.total_steps
+            for text in (
+                slow_teacher(stage.config, steps),
+                unused_label_passes(stage.config, steps, stage.steps_per_epoch),
+            ):
+                if text:
+                    self._say(f"{name}: {text}")
         if self.config.plan.record:
             record_plan(self.config, name, stage, run.device)
         trainer = build_trainer(

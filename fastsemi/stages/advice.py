@@ -30,6 +30,22 @@ def slow_teacher(config: SemiConfig, steps: int) -> str | None:
     )
 
 
+def unused_label_passes(config: SemiConfig, steps: int, per_pass: float) -> str | None:
+    """Says that the teacher labels every batch, as the stage ends within the first pass; else None.
+
+    Args:
+        config: Of the stage.
+        steps: How many it has.
+        per_pass: Steps of a pass over the unlabelled images.
+    """
+    if config.label_passes == 1 or steps > per_pass:
+        return None
+    return (
+        f"semi.label_passes {config.label_passes} changes nothing: the {steps} steps end within the first "
+        "pass over the unlabelled images"
+    )
+
+
 class AcceptanceAlarm:
     """Notices that no pseudo label passes the threshold, or every one does, for a while; says so once."""
 

@@ -12,7 +12,7 @@ BY_CLASS = 100  # classes up to which each is logged
 
 
 def pseudo_label_metrics(
-    pseudo: PseudoLabels, trusted: Tensor, weight: Tensor, truth: Tensor
+    pseudo: PseudoLabels, trusted: Tensor, weight: Tensor, truth: Tensor, classes: int
 ) -> dict[str, Ratio]:
     """How much samples count, and how good pseudo labels are where the truth is known.
 
@@ -21,6 +21,7 @@ def pseudo_label_metrics(
         trusted: [Nu] how much each pseudo label counts.
         weight: [Nu] how much each mixed sample counts.
         truth: int64 [Nu], -1 where unknown.
+        classes: C.
 
     Returns:
         Those that end in `_by_class` are [C], by the class of the pseudo label; of up to `BY_CLASS` classes.
@@ -29,7 +30,7 @@ def pseudo_label_metrics(
     confident = (trusted > 0) & known
     right = (confident & (pseudo.label == truth)).sum()
     by_class = {}
-    if (classes := pseudo.logits.shape[1]) <= BY_CLASS:
+    if classes <= BY_CLASS:
         zeros = pseudo.confidence.new_zeros(3, classes)
         kinds = torch.stack([trusted > 0, confident, confident & (pseudo.label == truth)]).to(zeros)
         taken, known_of, right_of = zeros.index_add_(1, pseudo.label, kinds)

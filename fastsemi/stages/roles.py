@@ -73,6 +73,7 @@ def unlabelled_role(config: SemiConfig, data: Data, seed: int) -> Role:
         data.config.image_size,
         "unlabelled",
         drop_last=config.drop_last,
+        first_view_every=config.label_passes,
     )
     return Role(images, stream)
 

@@ -18,6 +18,7 @@ from fastsemi.stages.compaction import Compaction, skips_rejected
 from fastsemi.stages.contrast import contrastive_loss
 from fastsemi.stages.finetune import mix_labelled
 from fastsemi.stages.inputs import DeviceBatch, Views
+from fastsemi.stages.label_memory import LabelMemory, NoLabelMemory
 from fastsemi.stages.label_prior import create_prior
 from fastsemi.stages.logit_adjustment import create_adjustment
 from fastsemi.stages.mixed_batch import MixedBatch
@@ -49,7 +50,12 @@ class Semi(Stage):
         self.alignment = create_alignment(config, data).to(views.device)
         self.adjustment = create_adjustment(config.logit_adjustment, data).to(views.device)
         self.prior = create_prior(config, self.roles["unlabelled"].stream, len(data.classes)).to(views.device)
-        self._learners: dict[str, Any] = {"rule": self.rule, "alignment": self.alignment, "prior": self.prior}
+        kept = LabelMemory(int(ids.max()), len(data.classes)) if config.label_passes > 1 else NoLabelMemory()
+        self.memory = kept.to(views.device)
+        self._taught = True  # whether the teacher labels the batches of this step
+        self._learners: dict[str, Any] = {
+            **{"rule": self.rule, "alignment": self.alignment, "memory": self.memory, "prior": self.prior}
+        }
 
     @staticmethod
     def build_roles(config: SemiConfig, data: Data, seed: int) -> dict[str, Role]:
@@ -62,9 +68,7 @@ class Semi(Stage):
     def loss(self, batch: Mapping[str, DeviceBatch]) -> StepOutput:
         """L = Ll + mu * Lu (section 2.3), of Nl labelled and Nu unlabelled images."""
         unlabelled, smoothing, kernels = batch["unlabelled"], self.config.label_smoothing, self._views.kernels
-        pseudo, keys = self._teach(unlabelled)  # y_i, o_i; [Nu], [Nu]
-        trusted = self.rule.weights(pseudo)  # [o_i >= tau], or what another rule says in [0, 1]; [Nu]
-        self.rule.observe(pseudo)
+        pseudo, trusted, keys = self._labels(unlabelled)  # y_i, o_i; [o_i >= tau]; each [Nu]
         pairs = self.pair(unlabelled, pseudo, trusted)  # j, lam_i, [o*_i >= tau], eq. 4 and 5; each [Nu]
         kept = Compaction(pairs.weight > 0, least=int(self._drop)) if self._skip else None
         mixed = self.mix(unlabelled, pseudo, pairs)  # eq. 3; [Nu, 3, S, S]
@@ -89,12 +93,25 @@ class Semi(Stage):
             loss = loss + self.config.contrast * contrast
             parts["loss_contrast"] = contrast
         metrics = {name: Ratio(value.detach(), 1) for name, value in {"loss": loss, **parts}.items()}
-        of_labels = pseudo_label_metrics(pseudo, trusted, pairs.weight, unlabelled.labels)
+        of_labels = pseudo_label_metrics(pseudo, trusted, pairs.weight, unlabelled.labels, logits.shape[1])
         return StepOutput(loss, metrics | of_labels)
 
     def pseudo_label(self, batch: DeviceBatch) -> PseudoLabels:
         """The teacher's label of the weak view and its confidence: y = argmax p, o = max p; [Nu], [Nu]."""
         return self._teach(batch)[0]
+
+    def _labels(self, batch: DeviceBatch) -> tuple[PseudoLabels, Tensor, Tensor | None]:
+        """Pseudo labels, how much each counts by the threshold rule [Nu], and projections [Nu, P] or None."""
+        self._taught = len(batch.plans) == len(self.roles["unlabelled"].stream.views)
+        if not self._taught:
+            assert isinstance(self.memory, LabelMemory)
+            pseudo, there = self.memory.recall(batch.ids)
+            return pseudo, self.rule.weights(pseudo) * there, None
+        pseudo, keys = self._teach(batch)
+        trusted = self.rule.weights(pseudo)
+        self.rule.observe(pseudo)
+        self.memory.note(pseudo)
+        return pseudo, trusted, keys
 
     def _teach(self, batch: DeviceBatch) -> tuple[PseudoLabels, Tensor | None]:
         """Pseudo labels, and the projections [Nu, P] for a contrastive term."""
@@ -114,14 +131,16 @@ class Semi(Stage):
         """Mix strong views, and pseudo labels by the pixels of each that are left (eq. 3)."""
         assert batch.mix is not None
         mix = replace(batch.mix, partner=pairs.partner, lam=pairs.lam)
-        images, lam = self._views.mix(self._views.augment(batch, 1), mix, batch.erase[1])
+        images, lam = self._views.mix(self._views.augment(batch, -1), mix, batch.erase[-1])
         return MixedBatch(images, pseudo.label, pseudo.label[pairs.partner], lam, pairs.weight)
 
     def after_update(self, skipped: Tensor | None = None) -> None:
-        """Eq. 1, and what the threshold rule learnt from the step."""
+        """Eq. 1, and what the threshold rule and others learnt from the step."""
         self.teacher.update(self.model, skipped)
-        for learner in self._learners.values():
-            learner.update()
+        self.prior.update()
+        if self._taught:
+            for learner in (self.rule, self.alignment, self.memory):
+                learner.update()
 
     def followers(self) -> list[nn.Module]:
         """The teacher."""
@@ -136,7 +155,7 @@ class Semi(Stage):
         return classifier_of(self.teacher.model)
 
     def extra_state(self) -> dict[str, Any]:
-        """The teacher, and the states of threshold rule, alignment and prior where they have any."""
+        """The teacher, and the states of threshold rule, alignment, memory and prior where they have any."""
         states = {name: learner.state_dict() for name, learner in self._learners.items()}
         return {"teacher": self.teacher.model.state_dict(), **{k: v for k, v in states.items() if v}}
 

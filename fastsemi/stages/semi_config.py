@@ -39,6 +39,9 @@ class SemiConfig(LabelledStageConfig):
     """Unlabelled images per labelled one: Nu = ratio * Nl."""
     loss_weight: float = 5.0
     """Weight of the unlabelled loss, mu."""
+    label_passes: int = 1
+    """Passes over the unlabelled images that a pseudo label serves: the teacher labels the images of every so
+    many-th pass, and in the passes between they keep their label and confidence; 1: it labels each time."""
     threshold: float = 0.5
     """Least confidence of a pseudo label that counts, tau."""
     threshold_rule: RuleName = "fixed"
@@ -111,6 +114,7 @@ class SemiConfig(LabelledStageConfig):
         self.require("temperature", 0 < self.temperature < math.inf, "be positive and finite")
         self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
         self.require("keep_tokens", 0 < self.keep_tokens <= 1, "lie in (0, 1]")
+        self._check_label_passes()
         self.require("loss_weight", 0 <= self.loss_weight < math.inf, "be finite and not negative")
         if self.mixing != "none" and not (self.mix.mixup or self.mix.cutmix):
             raise UserError(
@@ -123,6 +127,16 @@ class SemiConfig(LabelledStageConfig):
             "contrast_temperature", 0 < self.contrast_temperature < math.inf, "be positive and finite"
         )
         self.require("unlabelled_ratio", self.unlabelled_ratio >= 1, "be at least 1")
+
+    def _check_label_passes(self) -> None:
+        self.require("label_passes", self.label_passes >= 1, "be at least 1")
+        aligned = self.threshold_rule == "softmatch" and self.softmatch.align
+        for needs, cure in (
+            (self.contrast, "semi.contrast to 0"),
+            (aligned, "semi.softmatch.align to false"),
+        ):
+            rule = f"be 1, or set {cure}: it needs what the teacher says of the weak view each time"
+            self.require("label_passes", self.label_passes == 1 or not needs, rule)
 
     @property
     def pseudo_label_smoothing(self) -> float:

@@ -75,7 +75,7 @@ def _views(
     batch = run.views.to_device(loaded)
     views = {
         view.name.lower(): run.views.augment(batch, v).cpu().numpy()
-        for v, view in enumerate(role.stream.views)
+        for v, view in enumerate(role.stream.views_at(step))
     }
     return [
         (StepImage(name, micro, role.images.source.name(int(i))), {view: of[b] for view, of in views.items()})

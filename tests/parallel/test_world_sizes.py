@@ -9,7 +9,16 @@ from fastsemi.commands import train
 from fastsemi.training.checkpoint import file as checkpoint_file
 
 STAGES = ("pretrain", "finetune", "semi")
-OPTIONS = ("--semi.keep_tokens", "0.5", "--semi.length", "6 steps", "--semi.eval_every", "3 steps")
+OPTIONS = (
+    "--semi.keep_tokens",
+    "0.5",
+    "--semi.label_passes",
+    "2",
+    "--semi.length",
+    "6 steps",
+    "--semi.eval_every",
+    "3 steps",
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,17 @@ from fastsemi.parallel import processes
 
 
 class PseudoLabels(NamedTuple):
-    """What the teacher says about the weak views of a micro-batch."""
+    """What the teacher says, or said, about the weak views of a micro-batch."""
 
     label: Tensor  # int64 [B]
     confidence: Tensor  # float32 [B]
-    logits: Tensor  # [B, C]
+    logits: Tensor | None  # [B, C]; None of labels that are remembered
     ids: Tensor  # int64 [B] which images these are, positions in the index
 
     @property
     def probabilities(self) -> Tensor:
-        """p = softmax(logits), float32 [B, C]."""
+        """p = softmax(logits), float32 [B, C]; of labels that are not remembered ones."""
+        assert self.logits is not None
         return torch.softmax(self.logits.detach().float(), dim=1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -82,8 +82,9 @@ def make_examples(config: Config, *, count: int, step: int) -> Examples:
         if not 0 <= step < total:
             raise UserError(f"--step {step} is not within the {total} of semi; give 0 to {total - 1}")
         role = stage.roles["unlabelled"]
-        size = role.stream.image_size_at(step)
-        with run.data.load(role.images, [role.stream.plan(step, 0)], image_size=size) as loader:
+        stream = replace(role.stream, first_view_every=1)  # both views, whether or not training has them
+        size = stream.image_size_at(step)
+        with run.data.load(role.images, [stream.plan(step, 0)], image_size=size) as loader:
             loaded = next(loader)
         batch = run.views.to_device(loaded)
         with run.precision.autocast():
