@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from benchmarks.harness import variant_tables
+from benchmarks.harness.cells import Rows, machine, spread, threads
 from benchmarks.harness.harness import ratio
-
-Rows = Sequence[dict[str, Any]]
-
-
-def machine(row: dict[str, Any]) -> str:
-    """Hardware, versions and protocol of a row, for the line above its table."""
-    hardware = row["hardware"]
-    gpu = f"{hardware['gpu']}, " if row["device"] != "cpu" and hardware["gpu"] else ""
-    return (
-        f"{gpu}{hardware['cpu']}, {hardware['cores']} cores, PyTorch {row['versions'].get('torch', '?')}; "
-        f"median of {row['n']} interleaved rounds (p20 to p80), commit {row['git'] or 'unknown'}"
-    )
-
-
-def _spread(row: dict[str, Any], form: str = ",.1f") -> str:
-    return f"{row['median']:{form}} ({row['p20']:{form}} to {row['p80']:{form}})"
 
 
 def steps(rows: Rows) -> str:
@@ -47,7 +33,7 @@ def steps(rows: Rows) -> str:
         most = most if row["label"].startswith("fastsemi") else ""
         lines.append(
             f"| {row['model']}, {settings['labelled']} + {settings['unlabelled']} | {row['label']} "
-            f"| {_spread(row)} | {paper} | {row['tflops']['median']:.3g} "
+            f"| {spread(row)} | {paper} | {row['tflops']['median']:.3g} "
             f"| {row['utilisation']['median']:.0%} of {settings['peak_tflops']['median']:.3g} | {most} "
             f"| {_gib(row['peak_bytes'])} | {_count(row['launches'])} | {_count(row['host_waits'])} |"
         )
@@ -80,7 +66,7 @@ def end_to_end(rows: Rows) -> str:
     ]
     for row in rows:
         wait = f"{row['wait_percent']['median']:.1f} %" if row["name"].endswith("end to end") else ""
-        lines.append(f"| {row['label']} | {_spread(row)} | {row['of_step']['median']:.2f} | {wait} |")
+        lines.append(f"| {row['label']} | {spread(row)} | {row['of_step']['median']:.2f} | {wait} |")
     return "\n".join(lines)
 
 
@@ -97,7 +83,7 @@ def kernels(rows: Rows) -> str:
     for row in rows:
         rate = f"{row['gb_per_s']:,.1f}" if "gb_per_s" in row else ""
         share = f"{row['of_copy']:.0%}" if "of_copy" in row else ""
-        lines.append(f"| {row['name']} | {_spread(row, '.3g')} | {rate} | {share} |")
+        lines.append(f"| {row['name']} | {spread(row, '.3g')} | {rate} | {share} |")
     return "\n".join(lines)
 
 
@@ -130,7 +116,7 @@ def entropy(rows: Rows) -> str:
     for row in rows:
         runs.setdefault(row["run"], []).append(row)
     lines = [
-        f"{machine(rows[0])}, {_threads(rows[0])}, time by {rows[0]['configuration']['clock']}. µs an image, "
+        f"{machine(rows[0])}, {threads(rows[0])}, time by {rows[0]['configuration']['clock']}. µs an image, "
         "and how many times as fast:",
         "",
         "| files | views | libjpeg-turbo's decoder | own | than libjpeg-turbo's | first epoch | than own "
@@ -143,10 +129,10 @@ def entropy(rows: Rows) -> str:
         line = (
             f"| {files} and {settings['index_bytes']:,.0f} bytes learnt | {settings['views']} "
             f"| {libjpeg['us']['median']:,.0f} | {own['us']['median']:,.0f} "
-            f"| {_spread(own['of_libjpeg'], '.2f')} |"
+            f"| {spread(own['of_libjpeg'], '.2f')} |"
         )
         for row in epochs:
-            line += f" {row['us']['median']:,.0f} | {_spread(row['of_own'], '.2f')} |"
+            line += f" {row['us']['median']:,.0f} | {spread(row['of_own'], '.2f')} |"
         lines.append(line)
     return "\n".join(lines)
 
@@ -178,7 +164,7 @@ def parts(rows: Rows, steps: Rows, starts: Rows) -> str:
     ]
     first, commits = rows[0], dict.fromkeys(row["git"] for row in rows)
     lines = [
-        f"{first['hardware']['cpu']}, {first['hardware']['cores']} cores; loaders with {_threads(first)}, "
+        f"{first['hardware']['cpu']}, {first['hardware']['cores']} cores; loaders with {threads(first)}, "
         f"the operator alone with one; the processors' time, commit {', '.join(commits)}.",
         "",
         "| row | processors' time | bound | next | then |",
@@ -214,7 +200,7 @@ def remote(rows: Rows) -> str:
     settings = first["configuration"]
     lines = [
         f"{machine(first)}. {settings['images']:,} JPEGs ({settings['what']}, {settings['kib']:.0f} KiB on "
-        f"average) in a tar shard, two 224-pixel views of each, native with {_threads(first)}; before each "
+        f"average) in a tar shard, two 224-pixel views of each, native with {threads(first)}; before each "
         f"answer of the store {settings['latency']:g} s, {settings['failing']:.0%} of requests fail.",
         "",
         "| images from | images/s | of the disk's | requests at once / latency, images/s |",
@@ -224,7 +210,7 @@ def remote(rows: Rows) -> str:
         share = "" if row is first else f"{ratio(row, first)['median']:.2f} x"
         at_once = next((n for n in settings["requests"] if f"{n} requests" in row["name"]), None)
         most = f"{at_once / settings['latency']:,.0f}" if at_once else ""
-        lines.append(f"| {row['name']} | {_spread(row, ',.0f')} | {share} | {most} |")
+        lines.append(f"| {row['name']} | {spread(row, ',.0f')} | {share} | {most} |")
     return "\n".join(lines)
 
 
@@ -253,52 +239,12 @@ def profile_overhead(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _threads(row: dict[str, Any]) -> str:
-    return f"{row['threads']} thread" + "s" * (row["threads"] > 1)
-
-
-def adapt(rows: Rows) -> str:
-    """The semi step by what of the network is trained."""
-    return _variants(rows, "adapt", "model.adapt")
-
-
-def tokens(rows: Rows) -> str:
-    """The semi step by the share of the patches that the student sees."""
-    return _variants(rows, "keep_tokens", "semi.keep_tokens")
-
-
-def image_sizes(rows: Rows) -> str:
-    """The semi step by the side of the views, in pixels."""
-    return _variants(rows, "image_size", "data.image_size", full="the whole side")
-
-
-def _variants(rows: Rows, key: str, setting: str, *, full: str = "") -> str:
-    first = rows[0]
-    full = full or next(row[key] for row in rows if row["peak_of_full"] == 1)
-    lines = [
-        f"{machine(first)}, {first['configuration']['precision']}, {_threads(first)}, time by "
-        f"{first['configuration']['clock']}.",
-        "",
-        f"| network, labelled + unlabelled | `{setting}` | trained parameters | ms a step "
-        f"| times as fast as {full} | peak memory, MiB | of {full}'s |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        settings, of_full = row["configuration"], row["of_full"]
-        lines.append(
-            f"| {settings['model']}, {settings['labelled']} + {settings['unlabelled']} | `{row[key]}` "
-            f"| {row['trained']:,} | {_spread(row, ',.0f')} | {_spread(of_full, '.2f')} "
-            f"| {row['peak_bytes'] / 2**20:,.0f} | {row['peak_of_full']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
 def two_trees(rows: Rows) -> str:
     """The step of two source trees, and what it consists of."""
     first = rows[0]
     kinds = list(first["kinds"])
     lines = [
-        f"{machine(first)}, {_threads(first)}, time by {first['configuration']['clock']}, batches in memory. "
+        f"{machine(first)}, {threads(first)}, time by {first['configuration']['clock']}, batches in memory. "
         f"Before: commit {first['configuration']['before']}. Of the operations' time by PyTorch's profiler:",
         "",
         f"| job, labelled + unlabelled | | ms a step | times as fast | {' | '.join(kinds)} |",
@@ -308,7 +254,7 @@ def two_trees(rows: Rows) -> str:
         settings = row["configuration"]
         lines.append(
             f"| {settings['job']}, {settings['batch']} + {settings['images']}, {settings['precision']} "
-            f"| {row['tree']} | {_spread(row, ',.0f')} | {_spread(row['of_before'], '.2f')} "
+            f"| {row['tree']} | {spread(row, ',.0f')} | {spread(row['of_before'], '.2f')} "
             f"| {' | '.join(format(row['kinds'][kind], '.0%') for kind in kinds)} |"
         )
     return "\n".join(lines)
@@ -336,10 +282,10 @@ def predicted(rows: Rows) -> str:
         if row["kind"] == "cpu":
             lines += [
                 "",
-                f"The same sum on a CPU, measured beside the step: {machine(row)}, {_threads(row)}. "
+                f"The same sum on a CPU, measured beside the step: {machine(row)}, {threads(row)}. "
                 f"{row['model']}, {row['labelled']} + {row['unlabelled']}, {row['precision']}: predicted "
-                f"{_spread(row['predicted_ms'], ',.0f')} ms, measured {_spread(row['measured_ms'], ',.0f')} "
-                f"ms, so {_spread(row['of_measured'], '.2f')} of it; from a product at "
+                f"{spread(row['predicted_ms'], ',.0f')} ms, measured {spread(row['measured_ms'], ',.0f')} "
+                f"ms, so {spread(row['of_measured'], '.2f')} of it; from a product at "
                 f"{row['tflops']['median']:.3f} TFLOP/s, a copy at {row['gb_per_s']['median']:.1f} GB/s and "
                 f"{row['gap_us']['median']:.1f} µs a launch.",
             ]
@@ -383,10 +329,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "remote": remote,
     "entropy": entropy,
     "profile_overhead": profile_overhead,
-    "adapt": adapt,
+    **variant_tables.TABLES,
     "cpu_step": two_trees,
-    "tokens": tokens,
-    "image_sizes": image_sizes,
     "predicted": predicted,
     "inductor": inductor,
 }

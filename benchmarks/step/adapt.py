@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.harness import harness, result_tables
+from benchmarks.harness import harness, variant_tables
 from benchmarks.step import variants
 from benchmarks.step.step_cases import SIZES, ProductStep, Size
 from fastsemi.common.errors import UserError
@@ -64,7 +64,7 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
         rows += measure(SIZES[name], kinds, precision, args)
         if args.json:
             harness.write(args.json, rows)
-    print(result_tables.adapt(rows))
+    print(variant_tables.adapt(rows))
     return rows
 
 

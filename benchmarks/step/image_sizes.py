@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.harness import harness, result_tables
+from benchmarks.harness import harness, variant_tables
 from benchmarks.step import variants
 from benchmarks.step.step_cases import SIZES, ProductStep, Size
 from fastsemi.common.errors import UserError
@@ -85,7 +85,7 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
         rows += measure(known[name], list(dict.fromkeys([whole, *smaller])), precision, args)
         if args.json:
             harness.write(args.json, rows)
-    print(result_tables.image_sizes(rows))
+    print(variant_tables.image_sizes(rows))
     return rows
 
 

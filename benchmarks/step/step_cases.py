@@ -45,6 +45,7 @@ class Size:
     classes: int = 1000
     drop_path: float = 0.1
     keep_tokens: float = 1.0
+    label_passes: int = 1
 
 
 SIZES = {
@@ -95,6 +96,7 @@ def semi_config(size: Size, labelled: int) -> SemiConfig:
         threshold=0.0,
         drop_path=size.drop_path,
         keep_tokens=size.keep_tokens,
+        label_passes=size.label_passes,
         mix=mix_config(),
         labelled_mix=mix_config(),
     )
@@ -133,6 +135,7 @@ class ProductStep:
             classes=size.classes,
             image_size=size.image_size,
             device=precision.device,
+            batches=DISTINCT * size.label_passes,
         )
         self.trainer = semi_trainer(size.model, config, data, precision, compiled=compiled == "whole")
         stage = self.trainer.stage

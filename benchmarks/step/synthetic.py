@@ -37,7 +37,7 @@ from fastsemi.training.trainer import LoopConfig, Trainer
 from fastsemi.training.watchdog import Watchdog
 
 SOURCE_SIZE = (500, 375)  # the most frequent size in ImageNet: it only shapes the planned windows
-DISTINCT = 2  # different batches, used in turn
+DISTINCT = 2  # batches of a pass over synthetic images
 
 
 def mix_config() -> MixConfig:
@@ -110,13 +110,22 @@ class SyntheticData(Data):
         classes: Number of classes.
         image_size: Side of a view in pixels.
         device: Where batches lie: the loaders of a run bring them there ahead of the step.
+        batches: How many different ones there are, used in turn.
     """
 
     def __init__(
-        self, labelled: int, unlabelled: int, *, classes: int, image_size: int, device: torch.device
+        self,
+        labelled: int,
+        unlabelled: int,
+        *,
+        classes: int,
+        image_size: int,
+        device: torch.device,
+        batches: int = DISTINCT,
     ):
         super().__init__(DataConfig(image_size=image_size), LoaderConfig(), device=device)
         self._counts, self._names, self._where = (labelled, unlabelled), classes, device
+        self._batches = batches
 
     @cached_property
     def _all(self) -> ImageSet:
@@ -149,7 +158,7 @@ class SyntheticData(Data):
     ) -> Iterator[Loader]:
         """The first few planned batches, over and over."""
         batches = []
-        for i, plan in enumerate(islice(plans, DISTINCT)):
+        for i, plan in enumerate(islice(plans, self._batches)):
             size = image_size or self.config.image_size
             shape = (len(plan.views), len(plan.ids), size, size, 3)
             noise = torch.randint(256, shape, generator=torch.Generator().manual_seed(i), dtype=torch.uint8)

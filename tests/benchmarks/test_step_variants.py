@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.harness import result_tables
-from benchmarks.step import adapt, image_sizes, tokens
+from benchmarks.harness import variant_tables
+from benchmarks.step import adapt, image_sizes, label_passes, tokens
 from fastsemi.common.errors import UserError
 
 
@@ -22,7 +22,7 @@ def test_less_that_is_trained_needs_less_memory(tmp_path, capsys):
     assert found["full"]["trained"] > found["lora"]["trained"]
     assert found["head"]["peak_bytes"] < found["lora"]["peak_bytes"]
     assert found["full"]["of_full"] == {"median": 1.0, "p20": 1.0, "p80": 1.0}
-    assert result_tables.adapt(rows) in capsys.readouterr().out
+    assert variant_tables.adapt(rows) in capsys.readouterr().out
 
 
 def test_less_that_is_seen_needs_less_memory(capsys):
@@ -32,7 +32,7 @@ def test_less_that_is_seen_needs_less_memory(capsys):
     assert (every["keep_tokens"], half["keep_tokens"]) == ("1", "0.5")
     assert half["trained"] == every["trained"] and half["peak_bytes"] < every["peak_bytes"]
     assert half["peak_of_full"] == half["peak_bytes"] / every["peak_bytes"]
-    assert result_tables.tokens(rows) in capsys.readouterr().out
+    assert variant_tables.keep_tokens(rows) in capsys.readouterr().out
 
 
 def test_smaller_views_need_less_memory(capsys):
@@ -40,7 +40,15 @@ def test_smaller_views_need_less_memory(capsys):
     whole, half = rows = image_sizes.run(options)
     assert (whole["image_size"], half["image_size"]) == ("16", "8")
     assert half["peak_bytes"] < whole["peak_bytes"]
-    assert result_tables.image_sizes(rows) in capsys.readouterr().out
+    assert variant_tables.image_sizes(rows) in capsys.readouterr().out
+
+
+def test_labels_that_serve_longer_cost_as_much_memory_where_they_are_made(capsys):
+    options = ["--models", "tiny", "--label_passes", "1,2", "--precision", "fp32", "--rounds", "5"]
+    each, twice = rows = label_passes.run(options)
+    assert (each["label_passes"], twice["label_passes"]) == ("1", "2")
+    assert twice["trained"] == each["trained"]
+    assert variant_tables.label_passes(rows) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -52,6 +60,8 @@ def test_smaller_views_need_less_memory(capsys):
         (tokens.run, ["--keep_tokens", "1,none"], "'none' is no share in"),
         (tokens.run, ["--keep_tokens", "1,2"], "'2' is no share in"),
         (tokens.run, ["--keep_tokens", "0.5"], "lacks 1,"),
+        (label_passes.run, ["--label_passes", "1,0"], "'0' is no number of passes"),
+        (label_passes.run, ["--models", "Q"], "'Q' is unknown; use"),
         (image_sizes.run, ["--models", "Q"], "'Q' is unknown; use"),
         (image_sizes.run, ["--image_sizes", "half"], "'half' is no number of pixels"),
     ],
