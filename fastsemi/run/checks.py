@@ -22,7 +22,7 @@ from fastsemi.run.fingerprint import (
 )
 from fastsemi.run.order import STAGE_CLASSES, earlier, evaluation_digest, images_digest, settings
 from fastsemi.run.plan_file import check_record, plan_digest, replayed
-from fastsemi.run.start_weights import check_network, start_weights
+from fastsemi.run.start_weights import check_network, sees_one_image, start_weights
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName, has_classifier
 from fastsemi.training.checkpoint import file as checkpoint_file
@@ -49,7 +49,7 @@ def check_stage(run: RunContext, name: StageName) -> None:
         run.data.require_memory(images)
     start = None if earlier(run.config, name) else start_weights(run.config.model)
     special = run.config.model.adapt != "full" or getattr(config, "keep_tokens", 1.0) < 1
-    special |= bool(getattr(config, "image_sizes", ()))
+    special |= bool(getattr(config, "image_sizes", ())) or sees_one_image(run.config, name)
     if start or (has_classifier(name) and special):
         check_network(run.config, name, len(run.data.classes), start)
 

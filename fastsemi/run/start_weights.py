@@ -6,6 +6,7 @@ import torch
 
 from fastsemi.models.formats import TIMM, Weights
 from fastsemi.models.image_sizes import require_image_sizes
+from fastsemi.models.norm_values import require_norm_values
 from fastsemi.models.preprocessing import beside
 from fastsemi.models.pretrained import (
     is_cached,
@@ -77,7 +78,19 @@ def check_network(
         require_image_sizes(model, config.model.name, sizes, f"{name}.image_sizes")
     if has_classifier(name):
         prepare_training(model, config.model, seed=config.seed)
+    if sees_one_image(config, name):
+        section = settings(config, name)
+        smallest = (*getattr(section, "image_sizes", ()), config.data.image_size)[0]
+        divided = f" over {name}.micro_batches" if section.micro_batches > 1 else ""
+        require_norm_values(model, config.model.name, smallest, f"{name}.batch{divided}")
     return report
+
+
+def sees_one_image(config: Config, name: StageName) -> bool:
+    """Whether a micro-batch of a stage has one image; the semi stage adds unlabelled ones."""
+    section = settings(config, name)
+    alone = name == "finetune" and not config.finetune.spread_ratio
+    return alone and section.batch == section.micro_batches
 
 
 def summary(config: Config, report: LoadReport) -> str:

@@ -119,6 +119,14 @@ def test_wrong_settings_are_refused(tiny, options, message):
             (*CNN, "--semi.image_sizes", str(list(range(8, 17)))),
             r"no more sizes than semi\.length has steps, which is 8",
         ),
+        (
+            (*CNN, "--finetune.image_sizes", "[8, 16]", "--finetune.batch", "1"),
+            r"finetune\.batch gives resnet10t one image of 8 pixels at a time",
+        ),
+        (
+            (*CNN, "--finetune.batch", "2", "--finetune.micro_batches", "2"),
+            r"finetune\.batch over finetune\.micro_batches gives resnet10t one image of 16 pixels",
+        ),
     ],
 )
 def test_what_a_network_or_a_stage_cannot_do_is_refused_before_anything_is_trained(
