@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
-import typing
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,15 @@ from fastsemi.models.settings import ModelConfig
 from fastsemi.parallel.settings import DistributedConfig
 from fastsemi.run.compat import Compat, official, with_choices
 from fastsemi.run.config_errors import explain
+from fastsemi.run.config_keys import (
+    check_keys,
+    check_options,
+    given_keys,
+    given_options,
+    hint_of,
+    keys_of,
+    no_such_key,
+)
 from fastsemi.run.settings import TrainConfig
 from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.names import STAGES, StageName
@@ -156,11 +162,11 @@ def load(
     below = {*given_keys(merged)}
     compat = merged.get("compat", "fastsemi")
     if keys:
-        _check_keys(dict(keys), Config, "the call")
+        check_keys(Config, dict(keys), "the call")
         _merge(merged, dict(keys))
     if merged.get("output") == "":  # which would be the working directory
         raise UserError("output is empty; name the run directory")
-    _check_options(overrides)
+    check_options(Config, overrides)
     parser = make_parser()
     try:
         # Without what nobody gives, which takes the parser longer than all else.
@@ -168,7 +174,7 @@ def load(
         if overrides:
             namespace = parser.parse_args(list(overrides), namespace=namespace, defaults=False)
         config = _with(Config(), namespace)
-        given = {*given_keys(merged), *_given_options(overrides)}
+        given = {*given_keys(merged), *given_options(overrides)}
         config = _fit_to_weights(config, given)
         choices = official(config.semi.mixing)
         if config.compat != compat and choices.keys() <= below:
@@ -206,7 +212,7 @@ def by_hand(files: Sequence[Path], overrides: Sequence[str]) -> set[str]:
     Raises:
         UserError: As `read_preset`.
     """
-    keys = _given_options(overrides)
+    keys = given_options(overrides)
     for file in files:
         content = _read(file)
         content.pop("base", None)
@@ -234,7 +240,7 @@ def read_preset(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"config {path} is based on itself; remove one of the base: lines")
     content = _read(path)
     base = content.pop("base", None)
-    _check_keys(content, Config, str(path))
+    check_keys(Config, content, str(path))
     if base is None:
         return content
     if not isinstance(base, str):
@@ -265,96 +271,6 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
             into[key] = value
 
 
-@functools.cache
-def _fields(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
-
-
-def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
-    """All dotted keys below a dataclass, sections included."""
-    keys = []
-    for name, hint in _fields(kind).items():
-        keys.append(prefix + name)
-        if _is_section(hint):
-            keys += known_keys(hint, f"{prefix}{name}.")
-    return keys
-
-
-def hint(key: str) -> Any:
-    """The type of a dotted key; KeyError where there is none."""
-    kind: Any = Config
-    for part in key.split("."):
-        if not _is_section(kind):
-            raise KeyError(key)
-        kind = _fields(kind)[part]
-    return kind
-
-
-def _is_section(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint)
-
-
-def _check_keys(content: dict[str, Any], kind: type, where: str, prefix: str = "") -> None:
-    fields = _fields(kind)
-    for key, value in content.items():
-        if key not in fields:
-            raise unknown_key(f"{prefix}{key}", where)
-        if value is None and type(None) not in typing.get_args(fields[key]):
-            raise UserError(f"{prefix}{key} in {where} is null; give it a value or leave it out")
-        if _is_section(fields[key]):
-            if not isinstance(value, dict):
-                raise UserError(
-                    f"{prefix}{key} in {where} is a section; give it indented keys, not {value!r}"
-                )
-            _check_keys(value, fields[key], where, f"{prefix}{key}.")
-        elif isinstance(value, dict):
-            _check_words(value, f"{prefix}{key}", where)
-
-
-def _check_words(content: dict[Any, Any], name: str, where: str) -> None:
-    """Refuse keys that are no words where any word may be one."""
-    for key, value in content.items():
-        if not isinstance(key, str):
-            raise UserError(f"key {key!r} of {name} in {where} is no word; give words, in quotes if need be")
-        if isinstance(value, dict):
-            _check_words(value, f"{name}.{key}", where)
-
-
-def _check_options(options: Sequence[str]) -> None:
-    known = set(known_keys())
-    for key, _ in _options(options):
-        if key not in known and not key.startswith("model.args."):
-            raise unknown_key(key, "the command line")
-
-
-def _options(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The keys that the command line gives, with their values."""
-    for option, after in zip(overrides, [*overrides, ""][1:], strict=True):
-        if option.startswith("--"):
-            key, equals, value = option[2:].partition("=")
-            yield key, value if equals else after
-
-
-def _given_options(overrides: Sequence[str]) -> set[str]:
-    """The dotted keys that the command line gives, in sections too: `--semi.mix '{mixup: 0}'`."""
-    keys = set()
-    for key, value in _options(overrides):
-        keys.add(key)
-        with suppress(yaml.YAMLError, ValueError):
-            content = yaml.safe_load(value)
-            keys |= {*given_keys(content, f"{key}.")} if isinstance(content, dict) else set()
-    return keys
-
-
-def given_keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys that files give."""
-    for key, value in content.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from given_keys(value, f"{prefix}{key}.")
-
-
 def _fit_to_weights(config: Config, given: Set[str]) -> Config:
     """Images are prepared as weights learnt them that say how, unless `given` keys say otherwise."""
     wanted = beside(config.model.weights) if config.model.weights else None
@@ -368,14 +284,19 @@ def _fit_to_weights(config: Config, given: Set[str]) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **free))
 
 
+def known_keys() -> list[str]:
+    """All dotted keys of a configuration, sections included."""
+    return keys_of(Config)
+
+
+def hint(key: str) -> Any:
+    """The type of a dotted key; KeyError where there is none."""
+    return hint_of(Config, key)
+
+
 def unknown_key(key: str, where: str) -> UserError:
     """What is wrong with a key that there is not, with the nearest one."""
-    keys = known_keys()
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    leaf = key.rsplit(".", 1)[-1]
-    near = near or [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
-    hint = f"did you mean {near[0]}?" if near else "--help-all lists all keys"
-    return UserError(f"unknown key {key} in {where}; {hint}")
+    return no_such_key(Config, key, where)
 
 
 def to_yaml(config: Config) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fastsemi.common.errors import UserError
-from fastsemi.run.config import Config, by_hand, given_keys, load, plain
+from fastsemi.run.config import Config, by_hand, load, plain
+from fastsemi.run.config_keys import given_keys
 
 _ARGUMENT = "model.args."  # one argument of timm alone, as the command line takes it
 
