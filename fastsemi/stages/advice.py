@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fastsemi.stages.semi_config import SemiConfig
+from fastsemi.stages.stage_config import StageConfig
 
 STANDING = 0.5  # share of its first weights that a teacher still has at the end
 FOLLOWS = 10  # times that a better teacher forgets by a factor of e
@@ -43,6 +44,22 @@ def unused_label_passes(config: SemiConfig, steps: int, per_pass: float) -> str 
     return (
         f"semi.label_passes {config.label_passes} changes nothing: the {steps} steps end within the first "
         "pass over the unlabelled images"
+    )
+
+
+def cheaper_steps(config: StageConfig) -> str | None:
+    """Says which settings make some steps cheaper than the dearest, which costs are reckoned with; else None.
+
+    Args:
+        config: Of a stage.
+    """
+    grows, reuses = len(getattr(config, "image_sizes", ())) > 1, getattr(config, "label_passes", 1) > 1
+    names = [name for name, on in (("image_sizes", grows), ("label_passes", reuses)) if on]
+    if not names:
+        return None
+    which = " and ".join(f"{config.section}.{name}" for name in names)
+    return (
+        f"{which} make{'s' * (len(names) == 1)} some steps cheaper than the dearest, which is reckoned with"
     )
 
 

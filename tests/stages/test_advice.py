@@ -5,7 +5,8 @@ from rich.console import Console
 
 from fastsemi.common.progress import Progress
 from fastsemi.run.run import Run
-from fastsemi.stages.advice import AcceptanceAlarm, slow_teacher
+from fastsemi.stages.advice import AcceptanceAlarm, cheaper_steps, slow_teacher
+from fastsemi.stages.finetune_config import FinetuneConfig
 from fastsemi.stages.semi_config import SemiConfig
 
 
@@ -23,6 +24,23 @@ from fastsemi.stages.semi_config import SemiConfig
 def test_a_teacher_that_cannot_follow_is_named_with_a_momentum_that_would(momentum, steps, words):
     said = slow_teacher(SemiConfig(momentum=momentum), steps)
     assert said is None if words is None else words in said
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (SemiConfig(), None),
+        (FinetuneConfig(image_sizes=(224,)), None),
+        (FinetuneConfig(image_sizes=(160, 224)), "finetune.image_sizes makes"),
+        (
+            SemiConfig(image_sizes=(160, 224), label_passes=2),
+            "semi.image_sizes and semi.label_passes make some",
+        ),
+    ],
+)
+def test_settings_that_make_some_steps_cheaper_are_named(config, words):
+    said = cheaper_steps(config)
+    assert said is None if words is None else said.startswith(words)
 
 
 @pytest.mark.parametrize(("rate", "words"), [(0.0, "no pseudo label"), (1.0, "every pseudo label")])

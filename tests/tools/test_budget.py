@@ -112,6 +112,12 @@ def test_stages_have_a_least_and_a_most():
     assert chosen.seconds <= 200 < COSTS["finetune"].seconds(FINETUNE, FINETUNE) + 212
 
 
+def test_a_stage_keeps_a_step_for_each_of_its_image_sizes():
+    many = replace(FINETUNE, image_sizes=tuple(range(213, 225)))
+    shortest, _ = choose(Config(finetune=many), COSTS, ["finetune"], 10)
+    assert COSTS["finetune"].steps(shortest.config.finetune) == len(many.image_sizes) > LEAST
+
+
 class _Quiet(Progress):
     """Keeps what is said; at a step of a stage it may send a signal."""
 

@@ -238,6 +238,13 @@ def test_the_table_says_where_figures_come_from(capsys):
         assert words in out
 
 
+def test_an_upper_bound_is_called_one(capsys):
+    options = ["--config", SMALL, "--gpu", "h100", "--gpus", "1", "--stages", "[semi]"]
+    assert cli.main(["estimate", *options, "--semi.label_passes", "2"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "semi: semi.label_passes makes some steps cheaper than the dearest, which is reckoned with" in out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

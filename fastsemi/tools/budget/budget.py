@@ -18,8 +18,9 @@ from fastsemi.run.fingerprint import fingerprint
 from fastsemi.run.folder import RunFolder
 from fastsemi.run.order import earlier, settings
 from fastsemi.run.summary import read_summary, write_summary
+from fastsemi.stages.advice import cheaper_steps
 from fastsemi.stages.names import STAGES, StageName
-from fastsemi.tools.budget.lengths import LEAST, MOST, choose, intervals
+from fastsemi.tools.budget.lengths import MOST, choose, intervals, least
 from fastsemi.tools.budget.measure import measure
 from fastsemi.training.checkpoint.folder import Checkpoints
 
@@ -95,11 +96,15 @@ class Budget:
         left = USED * (self.seconds - spent) - REPORT
         shortest, chosen = choose(run.config, costs, self._free, left)
         if shortest.seconds > left:
+            steps = max(least(settings(run.config, name)) for name in self._free)
             enough = spent + (shortest.seconds + REPORT) / USED
             raise UserError(
-                f"--budget {self.text} is too short for {LEAST} steps of each stage; give at least "
+                f"--budget {self.text} is too short for {steps} steps of each stage; give at least "
                 f"{duration(_ROUND * math.ceil(enough / _ROUND))}"
             )
+        for name in self._free:
+            if text := cheaper_steps(settings(run.config, name)):
+                run.say(f"--budget {self.text}: {text}")
         self.planned = spent + chosen.seconds + REPORT
         most = f" ({MOST:g} times the configured lengths, the most)" if chosen.factor == MOST else ""
         run.say(

@@ -114,13 +114,20 @@ def choose(
         parts = (cost.seconds(settings(longer, n), settings(config, n)) for n, cost in costs.items())
         return Choice(longer, factor, sum(parts))
 
-    shortest = at(max(LEAST / costs[name].steps(settings(config, name)) for name in free))
+    shortest = at(
+        max(least(settings(config, name)) / costs[name].steps(settings(config, name)) for name in free)
+    )
     longest = at(MOST)
     if shortest.seconds > seconds:
         return shortest, shortest
     if longest.seconds <= seconds:
         return shortest, longest
     return shortest, _last(at, shortest, longest, seconds)
+
+
+def least(stage: Any) -> int:
+    """The fewest steps that a stage with these settings may have: one for each of its image sizes."""
+    return max(LEAST, len(getattr(stage, "image_sizes", ())))
 
 
 def _last(at: Callable[[float], Choice], fits: Choice, too_long: Choice, seconds: float) -> Choice:

@@ -34,6 +34,8 @@ def show(costs: list[StageCost], job: Cluster, sizes: str, console: Console) -> 
     console.print(table)
     for cost in costs:
         console.print(f"{cost.plan.name}: {cost.rate.origin} rate: {cost.rate.how}", soft_wrap=True)
+        if cost.note:
+            console.print(f"{cost.plan.name}: {cost.note}", soft_wrap=True)
         if cost.room < 0:
             console.print(
                 f"{cost.plan.name} does not fit: set {cost.plan.name}.micro_batches to a larger divisor of "
@@ -106,6 +108,7 @@ def _stage(cost: StageCost) -> dict[str, Any]:
         "images_per_s": asdict(cost.rate),
         "loader_images_per_s_per_node": asdict(cost.loader),
         "hours": asdict(cost.hours),
+        "note": cost.note,
     }
 
 

@@ -16,6 +16,7 @@ from fastsemi.parallel.settings import Strategy
 from fastsemi.run.config import Config
 from fastsemi.run.memory import MemoryEstimate, measure_stage
 from fastsemi.run.order import STAGE_CLASSES
+from fastsemi.stages.advice import cheaper_steps
 from fastsemi.stages.base import make_schedule
 from fastsemi.stages.names import StageName
 from fastsemi.tools.estimate.gpus import Gpu
@@ -125,6 +126,8 @@ class StageCost:
     loader: Figure
     """Images/s that each node must decode."""
     hours: Figure
+    note: str | None = None
+    """What makes the figures an upper bound, if anything does."""
 
     @property
     def room(self) -> int:
@@ -164,6 +167,7 @@ def cost_stage(config: Config, plan: StagePlan, job: Cluster, data: Data) -> Sta
         rate,
         loader,
         hours,
+        cheaper_steps(settings),
     )
 
 
