@@ -287,6 +287,11 @@ def keep_tokens() -> str:
     return paired({"digits": ROOT / "docs/studies/tokens_small_vit_digits/seeds.csv"}, "keep_tokens", "1.0")
 
 
+def label_passes() -> str:
+    """Top-1 by the passes that a pseudo label serves."""
+    return paired({"digits": ROOT / "docs/studies/label_passes_digits/seeds.csv"}, "label_passes", "1")
+
+
 def suggested(part: str) -> str:
     """What labels are worth by how they were chosen."""
     return label_choices.table(_load("suggest/*.json"), part)
@@ -323,6 +328,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"study-{n}": partial(study, f"table{n}_fashion_mnist") for n in (3, 4, 5, 6)},
     "mixing": mixing,
     "keep-tokens": keep_tokens,
+    "label-passes-digits": label_passes,
     "profile-overhead": lambda: measured("profile_overhead"),
     **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),

@@ -18,32 +18,6 @@ from benchmarks.step import variants
 from benchmarks.step.step_cases import SIZES, ProductStep, Size
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision, select_device
-from fastsemi.models.settings import ModelConfig
-
-_CNNS = {
-    "lite0": Size(  # that of configs/practical/pretrained_cnn_many.yaml
-        "EfficientNet-Lite0",
-        ModelConfig("tf_efficientnet_lite0", pool="default"),
-        gpu_batch=64,
-        cpu_batch=4,
-        image_size=96,
-        classes=10,
-        drop_path=0.0,
-    ),
-    "resnet": Size(  # that of configs/practical/from_scratch_small.yaml
-        "ResNet of 4 blocks",
-        ModelConfig(
-            "resnet18",
-            {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 128], "stem_width": 16, "stem_type": "deep"},
-            pool="default",
-        ),
-        gpu_batch=20,
-        cpu_batch=20,
-        image_size=32,
-        classes=10,
-        drop_path=0.0,
-    ),
-}
 
 
 def measure(
@@ -70,19 +44,18 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     variants.add_options(parser, models="lite0,resnet")
     parser.add_argument("--image_sizes", help="smaller sides in pixels; default: 5/6, 2/3, 1/2 and 1/3")
     args = parser.parse_args(argv)
-    known = {**SIZES, **_CNNS}
     models = args.models.split(",")
-    if unknown := [name for name in models if name not in known]:
-        raise UserError(f"--models {unknown[0]!r} is unknown; use {', '.join(known)}")
+    if unknown := [name for name in models if name not in SIZES]:
+        raise UserError(f"--models {unknown[0]!r} is unknown; use {', '.join(SIZES)}")
     asked = args.image_sizes.split(",") if args.image_sizes else []
     if wrong := [side for side in asked if not side.isdecimal() or int(side) < 1]:
         raise UserError(f"--image_sizes {wrong[0]!r} is no number of pixels, such as 64")
     precision = Precision.select(args.precision, select_device(args.device))
     rows: list[dict[str, Any]] = []
     for name in models:
-        whole = known[name].image_size
+        whole = SIZES[name].image_size
         smaller = list(map(int, asked)) or [whole * 5 // 6, whole * 2 // 3, whole // 2, whole // 3]
-        rows += measure(known[name], list(dict.fromkeys([whole, *smaller])), precision, args)
+        rows += measure(SIZES[name], list(dict.fromkeys([whole, *smaller])), precision, args)
         if args.json:
             harness.write(args.json, rows)
     print(variant_tables.image_sizes(rows))

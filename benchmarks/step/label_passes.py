@@ -1,6 +1,6 @@
 """The semi step by the passes that a pseudo label of the teacher serves: time and peak memory, in one run.
 
-    python -m benchmarks.step.label_passes [--models S,small] [--label_passes 1,2,4] [--json OUT.json]
+    python -m benchmarks.step.label_passes [--models S,lite0,resnet] [--label_passes 1,2,4] [--json OUT.json]
 
 As `benchmarks.step.tokens` with `semi.label_passes` in place of `semi.keep_tokens`. The times are means over
 steps that the teacher labels and steps that take the labels of an earlier pass, as many of each as in
@@ -28,7 +28,7 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
         argv,
         __doc__,
         "label_passes",
-        models="S,small",
+        models="S,lite0,resnet",
         values="1,2,4",
         full="1",
         parse=lambda text: int(text) if text.isdecimal() and int(text) else None,

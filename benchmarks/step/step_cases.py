@@ -63,6 +63,28 @@ SIZES = {
         classes=10,
         drop_path=0.0,
     ),
+    "lite0": Size(  # that of configs/practical/pretrained_cnn_many.yaml
+        "EfficientNet-Lite0",
+        ModelConfig("tf_efficientnet_lite0", pool="default"),
+        gpu_batch=64,
+        cpu_batch=4,
+        image_size=96,
+        classes=10,
+        drop_path=0.0,
+    ),
+    "resnet": Size(  # that of configs/practical/from_scratch_small.yaml
+        "ResNet of 4 blocks",
+        ModelConfig(
+            "resnet18",
+            {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 128], "stem_width": 16, "stem_type": "deep"},
+            pool="default",
+        ),
+        gpu_batch=20,
+        cpu_batch=20,
+        image_size=32,
+        classes=10,
+        drop_path=0.0,
+    ),
     "tiny": Size(
         "tiny",
         ModelConfig("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 1}),
