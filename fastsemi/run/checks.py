@@ -49,7 +49,8 @@ def check_stage(run: RunContext, name: StageName) -> None:
         run.data.require_memory(images)
     start = None if earlier(run.config, name) else start_weights(run.config.model)
     special = run.config.model.adapt != "full" or getattr(config, "keep_tokens", 1.0) < 1
-    special |= bool(getattr(config, "image_sizes", ())) or sees_one_image(run.config, name)
+    special |= bool(getattr(config, "image_sizes", ()) or getattr(config, "merge_tokens", 0))
+    special |= sees_one_image(run.config, name)
     if start or (has_classifier(name) and special):
         check_network(run.config, name, len(run.data.classes), start)
 

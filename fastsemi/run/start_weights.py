@@ -16,6 +16,7 @@ from fastsemi.models.pretrained import (
     usual_preprocessing,
 )
 from fastsemi.models.settings import ModelConfig
+from fastsemi.models.token_merging import require_plain_blocks
 from fastsemi.models.trainable import prepare_training
 from fastsemi.models.weights import LoadReport, fit_backbone, read_weights
 from fastsemi.run.config import Config
@@ -76,6 +77,8 @@ def check_network(
         )
     if sizes := getattr(settings(config, name), "image_sizes", ()):
         require_image_sizes(model, config.model.name, sizes, f"{name}.image_sizes")
+    if merged := getattr(settings(config, name), "merge_tokens", 0):
+        require_plain_blocks(model, merged)
     if has_classifier(name):
         prepare_training(model, config.model, seed=config.seed)
     if sees_one_image(config, name):

@@ -43,7 +43,7 @@ class Semi(Stage):
         self.model = self.network = (Projected(model) if config.contrast else model).to(views.device)
         self._skip = not config.contrast and skips_rejected(config.skip_rejected, model)
         self._drop = config.keep_tokens < 1
-        self.teacher = EMATeacher(self.model, config.momentum, config.teacher_dtype)
+        self.teacher = EMATeacher(self.model, config.momentum, config.teacher_dtype, config.merge_tokens)
         ids = self.roles["unlabelled"].stream.ids
         rule = create_rule(config, classes=len(data.classes), images=len(ids), highest_id=int(ids.max()))
         self.rule = rule.to(views.device)

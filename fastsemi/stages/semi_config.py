@@ -77,6 +77,9 @@ class SemiConfig(LabelledStageConfig):
     teacher_dtype: TeacherDtype = "fp32"
     """Weights that the teacher runs with: fp32, or a copy in bf16 or fp16 of its fp32 average, which is then
     cast once a step and not in each pass."""
+    merge_tokens: int = 0
+    """Tokens that each block of the teacher, a ViT, merges with similar ones while it makes pseudo labels, at
+    most half of the patches; 0 for none. The teacher is evaluated without."""
     mixing: MixMode = "prob"
     """Mixing of unlabelled images: none, pseudo, pseudo_plus or prob (probabilistic pseudo mixup)."""
     mix: MixConfig = field(default_factory=MixConfig)
@@ -114,6 +117,7 @@ class SemiConfig(LabelledStageConfig):
         self.require("temperature", 0 < self.temperature < math.inf, "be positive and finite")
         self.require("threshold", 0 <= self.threshold <= 1, "lie in [0, 1], as confidences do")
         self.require("keep_tokens", 0 < self.keep_tokens <= 1, "lie in (0, 1]")
+        self.require("merge_tokens", self.merge_tokens >= 0, "not be negative")
         self._check_label_passes()
         self.require("loss_weight", 0 <= self.loss_weight < math.inf, "be finite and not negative")
         if self.mixing != "none" and not (self.mix.mixup or self.mix.cutmix):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fastsemi.models.token_merging import merging, prepare_merging
 from fastsemi.parallel import processes
 from fastsemi.parallel.shards import local
 
@@ -28,18 +30,27 @@ class EMATeacher(nn.Module):
         momentum: m in [0, 1).
         dtype: Of the forward pass. With bf16 or fp16 it runs on a copy of the weights in that type; the
             average itself stays in the student's type, where (1 - m) of a weight is not lost to rounding.
+        merge_tokens: Tokens that each block merges in `forward`, of a ViT; the average by itself merges none.
 
     Attributes:
         model: The average.
         runner: What `forward` calls: the average or its copy in half precision.
+
+    Raises:
+        UserError: Tokens are to be merged of a network that is no plain ViT.
     """
 
-    def __init__(self, student: nn.Module, momentum: float, dtype: TeacherDtype = "fp32"):
+    def __init__(
+        self, student: nn.Module, momentum: float, dtype: TeacherDtype = "fp32", merge_tokens: int = 0
+    ):
         super().__init__()
         self.momentum, self._dtype = momentum, _DTYPES[dtype]
         self.model = copy.deepcopy(student, _shared(student)).eval().requires_grad_(False)
         self._follows = [p.requires_grad for p in student.parameters()]
         self.runner = self.model if dtype == "fp32" else copy.deepcopy(self.model).to(self._dtype)
+        self._merges = merge_tokens > 0
+        if self._merges:
+            prepare_merging(self.runner, merge_tokens)
 
     def networks(self) -> list[nn.Module]:
         """The average and, where there is one, its copy."""
@@ -52,10 +63,11 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B, C], without gradient."""
-        if self.runner is self.model:
-            return self.model(images)
-        with torch.autocast(images.device.type, enabled=False):  # all of it is in one type already
-            return self.runner(images.to(self._dtype))
+        with merging(self.runner) if self._merges else nullcontext():
+            if self.runner is self.model:
+                return self.model(images)
+            with torch.autocast(images.device.type, enabled=False):  # all of it is in one type already
+                return self.runner(images.to(self._dtype))
 
     @torch.no_grad()
     def update(self, student: nn.Module, skipped: Tensor | None = None) -> None:
