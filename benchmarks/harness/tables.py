@@ -292,6 +292,12 @@ def label_passes() -> str:
     return paired({"digits": ROOT / "docs/studies/label_passes_digits/seeds.csv"}, "label_passes", "1")
 
 
+def merge_tokens() -> str:
+    """Top-1 by the tokens that each block of the teacher merges."""
+    path = ROOT / "docs/studies/merge_tokens_small_vit_digits/seeds.csv"
+    return paired({"digits": path}, "merge_tokens", "0")
+
+
 def suggested(part: str) -> str:
     """What labels are worth by how they were chosen."""
     return label_choices.table(_load("suggest/*.json"), part)
@@ -329,12 +335,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "mixing": mixing,
     "keep-tokens": keep_tokens,
     "label-passes-digits": label_passes,
+    "merge-tokens": merge_tokens,
     "profile-overhead": lambda: measured("profile_overhead"),
     **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),
     "cpu-step": lambda: measured("cpu_step"),
     "tokens": lambda: measured("keep_tokens"),
     "label-passes": lambda: measured("label_passes"),
+    "merging": lambda: measured("merge_tokens"),
     "image-sizes": lambda: measured("image_sizes"),
     "predicted": lambda: measured("predicted"),
     "inductor": lambda: measured("inductor"),

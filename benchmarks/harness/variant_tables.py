@@ -17,6 +17,11 @@ def keep_tokens(rows: Rows) -> str:
     return _variants(rows, "keep_tokens", "semi.keep_tokens")
 
 
+def merge_tokens(rows: Rows) -> str:
+    """The semi step by the tokens that each block of the teacher merges."""
+    return _variants(rows, "merge_tokens", "semi.merge_tokens")
+
+
 def label_passes(rows: Rows) -> str:
     """The semi step by the passes that a pseudo label serves."""
     return _variants(rows, "label_passes", "semi.label_passes")
@@ -51,6 +56,7 @@ def _variants(rows: Rows, key: str, setting: str, *, full: str = "") -> str:
 TABLES: dict[str, Callable[[Rows], str]] = {
     "adapt": adapt,
     "keep_tokens": keep_tokens,
+    "merge_tokens": merge_tokens,
     "label_passes": label_passes,
     "image_sizes": image_sizes,
 }

@@ -46,6 +46,7 @@ class Size:
     drop_path: float = 0.1
     keep_tokens: float = 1.0
     label_passes: int = 1
+    merge_tokens: int = 0
 
 
 SIZES = {
@@ -119,6 +120,7 @@ def semi_config(size: Size, labelled: int) -> SemiConfig:
         drop_path=size.drop_path,
         keep_tokens=size.keep_tokens,
         label_passes=size.label_passes,
+        merge_tokens=size.merge_tokens,
         mix=mix_config(),
         labelled_mix=mix_config(),
     )

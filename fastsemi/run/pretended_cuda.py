@@ -71,8 +71,8 @@ def pretended_cuda() -> Iterator[PretendedCuda]:
     """Within, fake tensors on `DEVICE` are computed with as on a GPU, whether there is one or not.
 
     What cannot run is replaced: launches of Triton kernels, events, pinned memory, PyTorch's choice of a
-    fused attention (its flash kernel in half precision, else the memory-efficient one) and its autograd
-    engine (`python_backward`). Everything else is PyTorch's and the project's own.
+    fused attention (its flash kernel in half precision without a mask, else the memory-efficient one) and its
+    autograd engine (`python_backward`). Everything else is PyTorch's and the project's own.
     """
     cuda = PretendedCuda()
     with ExitStack() as stack:
@@ -113,16 +113,16 @@ def _attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """`scaled_dot_product_attention` without a mask, as CUDA computes it under autocast."""
-    assert attn_mask is None
+    """`scaled_dot_product_attention` as CUDA computes it under autocast; a mask is added to the scores."""
     autocast = torch.is_autocast_enabled("cuda")
     dtype = torch.get_autocast_dtype("cuda") if autocast else query.dtype
     with torch.autocast("cuda", enabled=False):
         heads = [tensor.to(dtype) for tensor in (query, key, value)]
-        if dtype == torch.float32:
-            saves = torch.is_grad_enabled()
+        if dtype == torch.float32 or attn_mask is not None:
+            saves, shape = torch.is_grad_enabled(), (*query.shape[:-1], key.shape[-2])
+            bias = None if attn_mask is None else attn_mask.to(dtype).expand(shape)
             result = torch.ops.aten._scaled_dot_product_efficient_attention(
-                *heads, None, saves, dropout_p, is_causal, scale=scale
+                *heads, bias, saves, dropout_p, is_causal, scale=scale
             )
         else:
             result = torch.ops.aten._scaled_dot_product_flash_attention(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.harness import variant_tables
-from benchmarks.step import adapt, image_sizes, label_passes, tokens
+from benchmarks.step import adapt, image_sizes, label_passes, merging, tokens
 from fastsemi.common.errors import UserError
 
 
@@ -35,6 +35,14 @@ def test_less_that_is_seen_needs_less_memory(capsys):
     assert variant_tables.keep_tokens(rows) in capsys.readouterr().out
 
 
+def test_a_teacher_that_merges_tokens_trains_as_many_weights(capsys):
+    options = ["--models", "tiny", "--merge_tokens", "0,1", "--precision", "fp32", "--rounds", "5"]
+    none, one = rows = merging.run(options)
+    assert (none["merge_tokens"], one["merge_tokens"]) == ("0", "1")
+    assert one["trained"] == none["trained"] and none["peak_of_full"] == 1
+    assert variant_tables.merge_tokens(rows) in capsys.readouterr().out
+
+
 def test_smaller_views_need_less_memory(capsys):
     options = ["--models", "tiny", "--image_sizes", "8", "--precision", "fp32", "--rounds", "5"]
     whole, half = rows = image_sizes.run(options)
@@ -62,6 +70,9 @@ def test_labels_that_serve_longer_cost_as_much_memory_where_they_are_made(capsys
         (tokens.run, ["--keep_tokens", "0.5"], "lacks 1,"),
         (label_passes.run, ["--label_passes", "1,0"], "'0' is no number of passes"),
         (label_passes.run, ["--models", "Q"], "'Q' is unknown; use"),
+        (merging.run, ["--models", "Q"], "'Q' is unknown; use"),
+        (merging.run, ["--merge_tokens", "0,-1"], "'-1' is no number of tokens"),
+        (merging.run, ["--merge_tokens", "8"], "lacks 0,"),
         (image_sizes.run, ["--models", "Q"], "'Q' is unknown; use"),
         (image_sizes.run, ["--image_sizes", "half"], "'half' is no number of pixels"),
     ],

@@ -14,6 +14,8 @@ OPTIONS = (
     "0.5",
     "--semi.label_passes",
     "2",
+    "--semi.merge_tokens",
+    "2",
     "--semi.length",
     "6 steps",
     "--semi.eval_every",
@@ -41,9 +43,9 @@ def results(folder):
 def test_two_processes_equal_one_that_accumulates(
     preset, processes, tmp_path, single, strategy, pageless, monkeypatch
 ):
-    """All three stages with mixing, drop path, patches left out and rejected samples: every value and weight.
+    """All three stages: every value and weight.
 
-    The two also compute activations again, which must change nothing, and draw the same drop path.
+    With mixing, drop path, patches left out, merged tokens, labels that serve twice and rejected samples. The two also compute activations again, which must change nothing, and draw the same drop path.
     """
     if "rows" not in single:
         folder, words = preset("one", *OPTIONS)

@@ -71,10 +71,17 @@ def test_a_graph_break_is_found(monkeypatch):
     assert counters["graph_break"]
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune", "semi"])
-def test_a_stage_breaks_no_graph(tiny, stage):
-    drop_path = () if stage == "pretrain" else (f"--{stage}.drop_path", "0.3")
-    run = RunContext(tiny("--stages", f"[{stage}]", "--compile.enabled", "true", *drop_path))
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("pretrain", ()),
+        ("finetune", ("--finetune.drop_path", "0.3")),
+        ("semi", ("--semi.drop_path", "0.3")),
+        ("semi", ("--semi.merge_tokens", "2")),
+    ],
+)
+def test_a_stage_breaks_no_graph(tiny, stage, options):
+    run = RunContext(tiny("--stages", f"[{stage}]", "--compile.enabled", "true", *options))
     log = MetricLog(run.folder.metrics, run.folder.board)
     stage_built = build_stage(run, stage, fresh=True)
     trainer = build_trainer(run, stage_built, stage, log, Progress(Console(quiet=True)))

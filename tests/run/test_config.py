@@ -76,6 +76,7 @@ def test_a_later_file_wins(tmp_path):
         ("{}", ["--finetune.batch", "0"], r"finetune\.batch is 0; it must be at least 1"),
         ("{}", ["--semi.keep_tokens", "0"], r"semi\.keep_tokens is 0\.0; it must lie in \(0, 1\]"),
         ("{}", ["--semi.keep_tokens", "1.5"], r"semi\.keep_tokens is 1\.5; it must lie in \(0, 1\]"),
+        ("{}", ["--semi.merge_tokens", "-1"], r"semi\.merge_tokens is -1; it must not be negative"),
         ("{}", ["--semi.momentum", "1"], r"semi\.momentum is 1\.0; it must lie in \[0, 1\)"),
         ("{}", ["--semi.length", "10"], r"semi\.length is '10'; it must be a number and a unit, such as"),
         (

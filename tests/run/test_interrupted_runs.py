@@ -15,6 +15,7 @@ from fastsemi.training.trainer import Interrupted
 
 SPREADING = ("--stages", "[finetune, semi]", "--semi.contrast", "1")
 SPREADING += ("--semi.spread_weight", "0.5", "--semi.spread_every", "3 steps", "--semi.keep_tokens", "0.5")
+SPREADING += ("--semi.merge_tokens", "2")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ SPREADING += ("--semi.spread_weight", "0.5", "--semi.spread_every", "3 steps", "
         ("semi", 4, ()),
         ("semi", 4, SPREADING),
     ],
-    ids=["finetune", "semi", "spreading and some of the patches"],
+    ids=["finetune", "semi", "spreading, some of the patches, merged tokens"],
 )
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny, trained, stage, step, options, runs):
     whole, _ = trained(*options)

@@ -70,3 +70,12 @@ def test_a_network_without_patches_is_refused_before_anything_is_trained(tiny):
     with pytest.raises(UserError, match=r"semi\.keep_tokens is 0\.5, and resnet10t cannot leave patches out"):
         run(config).train(["finetune", "semi"])
     assert not RunFolder(config.output).result("finetune").exists()
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "beit_base_patch16_224"])
+def test_a_network_whose_tokens_cannot_be_merged_is_refused_before_anything_is_trained(tiny, name):
+    network = ("--model.name", name, "--model.args", "{}", "--data.image_size", "32")
+    config = tiny("--stages", "[finetune, semi]", *network, "--semi.merge_tokens", "4")
+    with pytest.raises(UserError, match=r"^semi\.merge_tokens is 4, but (ResNet|Beit) .*; set it to 0$"):
+        run(config).train(["finetune", "semi"])
+    assert not RunFolder(config.output).result("finetune").exists()

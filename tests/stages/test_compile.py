@@ -36,6 +36,7 @@ def test_a_compiled_run_has_the_same_losses_weights_and_teacher(tiny, tmp_path):
                 "0.5",
             ),
             *("--semi.layer_decay", "0.5", "--semi.threshold", "0.36", "--semi.eval_every", "8 steps"),
+            *("--semi.merge_tokens", "2"),
             *("--compile.enabled", compiled, "--precision", "fp32", "--output", str(tmp_path / compiled)),
         )
         run = Run(config, Progress(Console(quiet=True)))

@@ -120,7 +120,7 @@ def test_a_semi_step_reads_one_count(tiny, kernels, skip, mixing):
         tiny(
             *("--stages", "[semi]", "--kernels", kernels, "--semi.skip_rejected", skip),
             *("--semi.mixing", mixing, "--semi.micro_batches", "2", "--semi.clip_grad", "1"),
-            *("--semi.batch", "2", "--semi.unlabelled_ratio", "2"),
+            *("--semi.batch", "2", "--semi.unlabelled_ratio", "2", "--semi.merge_tokens", "2"),
         )
     )
     waits, count = HostWaits(), 2 if kernels == "torch" else 1

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 from torch.nn.functional import log_softmax, softmax
 from torch.testing import assert_close
 
@@ -224,3 +225,34 @@ def test_only_the_student_of_unlabelled_images_leaves_patches_out(build):
     expected = whole.loss(batch).metrics
     assert_close(found["loss_labelled"].total, expected["loss_labelled"].total)
     assert abs(found["loss_unlabelled"].total - expected["loss_unlabelled"].total) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_only_the_teacher_that_labels_merges_tokens(build, dtype):
+    """Student, evaluation and what is saved are those of a stage that merges none."""
+    options = ("--semi.threshold", "0", "--semi.teacher_dtype", dtype)
+    merging, batch, _ = build("--semi.merge_tokens", "5", *options)
+    plain, _, _ = build(*options)
+    plain.model.load_state_dict(merging.model.state_dict())
+    plain.load_extra_state(merging.extra_state())
+    merging.teacher.refresh()
+    seen = []
+    for block in (*merging.teacher.runner.blocks, *merging.model.blocks):
+        block.mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    found, expected = merging.loss(batch).metrics, plain.loss(batch).metrics
+    assert seen == [12, 7, 17, 17], "5 of 16 patches, 5 of 11; the student sees the class token and 16"
+    assert torch.equal(found["loss_labelled"].total, expected["loss_labelled"].total)
+    logits = [stage.pseudo_label(batch["unlabelled"]).logits for stage in (merging, plain)]
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+    images = torch.randn(3, 3, 16, 16)
+    for name, network in merging.eval_models().items():
+        assert torch.equal(network.eval()(images), plain.eval_models()[name].eval()(images)), name
+    assert torch.equal(merging.result()(images), plain.result()(images))
+    saved = [stage.extra_state()["teacher"] for stage in (merging, plain)]
+    assert list(saved[0]) == list(saved[1]) and saved[0]["head.weight"].dtype == torch.float32
+
+
+def test_without_merging_no_block_is_another(build):
+    stage, _, _ = build("--semi.merge_tokens", "0")
+    assert type(stage.teacher.model.blocks) is torch.nn.Sequential
+    assert {type(block) for block in stage.teacher.model.blocks} == {Block}
