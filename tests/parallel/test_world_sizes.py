@@ -45,7 +45,8 @@ def test_two_processes_equal_one_that_accumulates(
 ):
     """All three stages: every value and weight.
 
-    With mixing, drop path, patches left out, merged tokens, labels that serve twice and rejected samples. The two also compute activations again, which must change nothing, and draw the same drop path.
+    With mixing, drop path, patches left out, merged tokens, labels that serve twice and rejected samples. The
+    two also compute activations again, which must change nothing, and draw the same drop path.
     """
     if "rows" not in single:
         folder, words = preset("one", *OPTIONS)
