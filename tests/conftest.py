@@ -249,6 +249,17 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def grey_shapes(shapes, tmp_path_factory):
+    """The pictures of `shapes` without colours."""
+    root = tmp_path_factory.mktemp("grey_shapes")
+    for path in shapes.rglob("*.png"):
+        target = root / path.relative_to(shapes)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).convert("L").save(target)
+    return root
+
+
+@pytest.fixture(scope="session")
 def make_tiny(shapes):
     """The function `make_tiny(folder)`: `tiny` of runs in a folder."""
     return lambda folder: _tiny(shapes, folder)

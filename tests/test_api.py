@@ -186,7 +186,7 @@ def test_a_signal_ends_a_call_as_it_ends_others_of_python(number, kind, tiny, mo
     assert signal.getsignal(number) is before
 
 
-def test_every_example_of_the_page_runs(shapes, tmp_path, monkeypatch, capsys):
+def test_every_example_of_the_page_runs(grey_shapes, tmp_path, monkeypatch, capsys):
     """In a folder with the pictures that it speaks of; what it trains is shorter here."""
     page = (ROOT / "docs" / "api.md").read_text()
     for name in (
@@ -197,8 +197,8 @@ def test_every_example_of_the_page_runs(shapes, tmp_path, monkeypatch, capsys):
         *(f"Model.{name}" for name in ("predict", "evaluate", "export", "report")),
     ):
         assert f"\n## {name}\n" in page
-    (tmp_path / "photos").symlink_to(shapes)
-    (tmp_path / "new_photos").symlink_to(shapes / "val" / "dot")
+    (tmp_path / "photos").symlink_to(grey_shapes)
+    (tmp_path / "new_photos").symlink_to(grey_shapes / "val" / "dot")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     code = re.sub(r"\d+ steps", "2 steps", "\n".join(blocks))

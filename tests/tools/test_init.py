@@ -24,6 +24,7 @@ from fastsemi.run import config as configuration
 from fastsemi.run.checks import check_stage
 from fastsemi.run.context import RunContext
 from fastsemi.run.run import Run
+from fastsemi.tools.init import fit
 from fastsemi.tools.init.draft import Draft
 from fastsemi.tools.init.fit import RECIPES, choose_recipe, hold_out_fraction, recipe_names, say_held_out
 from fastsemi.tools.init.layout import Layout
@@ -38,14 +39,14 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def paint(folder, counts, size=(90, 70), names=None):
-    """Class folders with so many pictures each."""
+def paint(folder, counts, size=(90, 70), mode="RGB"):
+    """Class folders with so many pictures each, which mode L makes grey."""
     rng = np.random.default_rng(0)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             pixels = rng.integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i:03}.png")
+            Image.fromarray(pixels).convert(mode).save(folder / name / f"{i:03}.png")
 
 
 def made(capsys, *words):
@@ -71,8 +72,8 @@ def refused(capsys, *words):
     return error
 
 
-def test_small_pictures_are_trained_from_scratch_on_their_own_colours(shapes, capsys):
-    Path("photos").symlink_to(shapes)
+def test_small_pictures_are_trained_from_scratch_on_their_own_greys(grey_shapes, capsys):
+    Path("photos").symlink_to(grey_shapes)
     config, said = made(capsys, "photos", "--per_class", "4")
     assert Path("photos.yaml").is_file() and config.output == Path("runs/photos")
     assert "120 images of 3 classes, 40 (bar) to 40 (bar) each" in said
@@ -81,10 +82,10 @@ def test_small_pictures_are_trained_from_scratch_on_their_own_colours(shapes, ca
     assert config.stages == ("finetune", "semi") and config.data.image_size == 32
     assert config.data.labels == LabelsConfig(per_class=4) and config.semi.align == "uniform"
     pixels = np.concatenate(
-        [np.asarray(Image.open(path)).reshape(-1, 3) for path in (shapes / "train").rglob("*.png")]
+        [np.asarray(Image.open(path)).flatten() for path in (grey_shapes / "train").rglob("*.png")]
     )
-    np.testing.assert_allclose(config.data.mean, pixels.mean(0) / 255, atol=0.01)
-    np.testing.assert_allclose(config.data.std, pixels.std(0) / 255, rtol=0.15)  # resizing smooths
+    np.testing.assert_allclose(config.data.mean, [pixels.mean() / 255] * 3, atol=0.01)
+    np.testing.assert_allclose(config.data.std, [pixels.std() / 255] * 3, rtol=0.15)  # resizing smooths
     recipe = configuration.load([ROOT / "configs/practical/from_scratch_small.yaml"], [])
     assert (config.model, config.semi.length, config.finetune.base_lr) == (
         *(recipe.model, recipe.semi.length, recipe.finetune.base_lr),
@@ -92,7 +93,7 @@ def test_small_pictures_are_trained_from_scratch_on_their_own_colours(shapes, ca
 
 
 def test_batches_and_alignment_fit_few_images_of_classes_of_different_size(capsys):
-    paint(Path("few/train"), {"a": 12, "b": 4}, size=(20, 20))
+    paint(Path("few/train"), {"a": 12, "b": 4}, size=(20, 20), mode="L")
     config, said = made(capsys, "few", "--per_class", "3")
     assert "by a factor of 3.0" in said and config.semi.align == "none"
     assert "held out (data.labels.validation), training nothing: 2 of 6 labels" in said.splitlines()
@@ -172,28 +173,39 @@ def test_the_whole_network_is_trained_where_there_are_many_unlabelled_pictures(f
     counts = np.array([10, 10])
     layout = Layout(Path("photos"), "train", "val", Path("more"))
     survey = Survey(layout, ("a", "b"), counts, counts, further, 9, np.full(20, 99), (), (), 0, True)
-    chosen, why = choose_recipe(survey, cuda=False)
+    chosen, why = choose_recipe(survey, cuda=False, coloured=False)
     assert chosen == recipe and why.startswith("1,000 unlabelled ") == (further == 1_000)
-    assert choose_recipe(survey, cuda=True)[0] == "pretrained_vit_small"
-    assert (
-        choose_recipe(dataclasses.replace(survey, sides=np.full(20, 9)), cuda=False)[0]
-        == "from_scratch_small"
-    )
+    assert choose_recipe(survey, cuda=True, coloured=False)[0] == "pretrained_vit_small"
+    small = dataclasses.replace(survey, sides=np.full(20, 9))
+    for cuda in (False, True):
+        assert choose_recipe(small, cuda=cuda, coloured=False)[0] == "from_scratch_small"
+        assert choose_recipe(small, cuda=cuda, coloured=True)[0] == recipe
 
 
-def test_small_photographs_are_told_of_published_weights(capsys):
-    paint(Path("coloured/train"), {"a": 9, "b": 9}, size=(20, 20))
-    for path in Path("coloured").rglob("*.png"):
-        grey = Path("grey") / path.relative_to("coloured")
-        grey.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(path).convert("L").save(grey)
-    advice = "if they are photographs, give --recipe pretrained_cnn_many"
-    assert advice in made(capsys, "coloured", "--per_class", "4")[1]
-    assert advice not in made(capsys, "grey", "--per_class", "4")[1]
-    config, _ = made(capsys, "coloured", "--per_class", "4", "--recipe", "pretrained_cnn_many", "--force")
-    assert config.data.image_size == 96 and config.model.pretrained is True
+def test_small_coloured_pictures_start_from_published_weights(capsys):
+    for folder, mode in (("coloured", "RGB"), ("grey", "L")):
+        paint(Path(folder) / "train", {"a": 9, "b": 9}, size=(20, 20), mode=mode)
+    config, said = made(capsys, "coloured", "--per_class", "4")
+    assert "recipe: pretrained_cnn (coloured pictures)" in said
+    assert config.data.image_size == 128 and config.model.pretrained is True
+    advice = "coloured pictures gain from published weights, as of pretrained_cnn"
+    config, said = made(capsys, "coloured", "--per_class", "4", "--recipe", "from_scratch_small", "--force")
+    assert advice in said and config.model.pretrained is False
+    for words in ((), ("--recipe", "from_scratch_small", "--force")):
+        config, said = made(capsys, "grey", "--per_class", "4", *words)
+        assert "recipe: from_scratch_small" in said and advice not in said
+
+
+def test_many_pictures_are_trained_on_for_longer_at_the_recipes_size(capsys, monkeypatch):
+    many = ("--per_class", "4", "--recipe", "pretrained_cnn_many")
+    paint(Path("small/train"), {"a": 9, "b": 9}, size=(20, 20))
+    config, _ = made(capsys, "small", *many)
+    assert (config.data.image_size, config.semi.length) == (96, "300 steps")
+    monkeypatch.setattr(fit, "LONG", (10, "600 steps"))
+    config, _ = made(capsys, "small", *many, "--force")
+    assert config.semi.length == "600 steps"
     paint(Path("larger/train"), {"a": 9, "b": 9}, size=(200, 160))
-    config, _ = made(capsys, "larger", "--per_class", "4", "--recipe", "pretrained_cnn_many")
+    config, _ = made(capsys, "larger", *many)
     assert config.data.image_size == 128
 
 
@@ -211,29 +223,29 @@ def test_larger_pictures_start_from_published_weights(capsys, monkeypatch):
     assert yaml.safe_load(Path("my own.yaml").read_text())["model"]["name"] == "vit_small_patch14_dinov2"
 
 
-def test_many_labels_alone_are_trained_on_for_some_passes(shapes, capsys):
-    config, _ = made(capsys, str(shapes), "--output", "x.yaml")
+def test_many_labels_alone_are_trained_on_for_some_passes(grey_shapes, capsys):
+    config, _ = made(capsys, str(grey_shapes), "--output", "x.yaml")
     # 8 of 40 of each class are held out: 96 train, 5 batches of 20 to a pass
     assert config.stages == ("finetune",) and str(config.finetune.length) == "300 steps"
-    shutil.copytree(shapes / "train", "many/train/a/1")
-    paint(Path("many/train"), {"b": 60}, size=(16, 16))
+    shutil.copytree(grey_shapes / "train", "many/train/a/1")
+    paint(Path("many/train"), {"b": 60}, size=(16, 16), mode="L")
     for i in range(8):
-        shutil.copytree(shapes / "train", f"many/train/b/{i}")
+        shutil.copytree(grey_shapes / "train", f"many/train/b/{i}")
     config, _ = made(capsys, "many")
     # 120 and 1,020 images, of which 24 and 204 are held out: 912 train, 46 batches to a pass
     assert (str(config.finetune.length), str(config.finetune.eval_every)) == ("1380 steps", "138 steps")
 
 
-def test_a_list_of_labels_is_taken(shapes, capsys):
+def test_a_list_of_labels_is_taken(grey_shapes, capsys):
     Path("list.txt").write_text("".join(f"{c}/{i:03}.png\n" for c in ("bar", "dot") for i in range(3)))
-    config, said = made(capsys, str(shapes), "--labels", "list.txt", "--output", "x.yaml")
+    config, said = made(capsys, str(grey_shapes), "--labels", "list.txt", "--output", "x.yaml")
     assert config.data.labels == LabelsConfig(file=Path("list.txt")) and "labelled: 6 images" in said
     assert (config.finetune.batch, config.semi.batch) == (6, 6)
 
 
 def flat(root, counts, labelled, table="labels.csv"):
     """Pictures of all classes in one folder, and a table that names some of each."""
-    paint(root, {".": sum(counts.values())}, size=(20, 20))
+    paint(root, {".": sum(counts.values())}, size=(20, 20), mode="L")
     files = iter(sorted(root.glob("*.png")))
     rows = [(next(files).name, name) for name, count in counts.items() for _ in range(count)]
     some = [row for c in counts for row in [r for r in rows if r[1] == c][:labelled]]
@@ -320,7 +332,7 @@ def test_a_table_beside_class_folders_is_told_or_refused(capsys):
 
 
 def test_a_written_configuration_trains():
-    paint(Path("few/train"), {"a": 9, "b": 9}, size=(20, 20))
+    paint(Path("few/train"), {"a": 9, "b": 9}, size=(20, 20), mode="L")
     assert main(["init", "few", "--per_class", "3"]) == 0
     options = [word for stage in ("finetune", "semi") for word in (f"--{stage}.length", "1 steps")]
     options += ["--finetune.warmup", "0 steps", "--semi.warmup", "0 steps", "--train.baseline", "none"]

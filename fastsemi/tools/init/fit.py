@@ -28,6 +28,7 @@ FROM_SCRATCH = "from_scratch_small"
 SMALL = 64  # pixels of the longer side up to which pictures are small
 # Unlabelled pictures from which on the whole network is trained; measured with 347, 1,127 and 9,900.
 MANY = 1_000
+LONG = 5_000, "600 steps"  # unlabelled pictures from which on it pays to train it longer; measured with 9,900
 ENOUGH = (
     25  # labels of a class from where on some are held out to choose on; where that pays was not measured
 )
@@ -43,13 +44,20 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def choose_recipe(survey: Survey, *, cuda: bool) -> tuple[str, str]:
-    """The recipe for pictures of this size on this machine, and why."""
-    if survey.side <= SMALL:
+def choose_recipe(survey: Survey, *, cuda: bool, coloured: bool) -> tuple[str, str]:
+    """The recipe for pictures of this size on this machine, and why.
+
+    Args:
+        survey: What the folder holds.
+        cuda: Whether there is a CUDA GPU.
+        coloured: Whether the pictures are; it is asked of small ones alone.
+    """
+    small = survey.side <= SMALL
+    if small and not coloured:
         return FROM_SCRATCH, f"half of the pictures have no side longer than {survey.side} pixels"
-    if cuda:
+    if cuda and not small:
         return "pretrained_vit_small", f"pictures larger than {SMALL} pixels, and a CUDA GPU"
-    why = f"pictures larger than {SMALL} pixels, and no CUDA GPU"
+    why = "coloured pictures" if small else f"pictures larger than {SMALL} pixels, and no CUDA GPU"
     if (others := survey.further or survey.without_label) >= MANY:
         return "pretrained_cnn_many", f"{others:,} unlabelled {why}"
     return "pretrained_cnn", why
@@ -78,6 +86,8 @@ def fit(survey: Survey, labels: LabelsConfig, recipe: str, published: Preprocess
     _set_data(draft, survey, labels)
     _set_inputs(draft, survey, published)
     _set_stages(draft, others, trained, from_scratch=published is None)
+    if recipe == "pretrained_cnn_many" and others >= LONG[0]:
+        draft.set("semi.length", LONG[1], f"Longer than the recipe's, for {others:,} unlabelled pictures.")
     _set_batches(draft, trained, others, len(survey.classes))
     _set_frequencies(draft, survey)
     _set_flips(draft, survey)

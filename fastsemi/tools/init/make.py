@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastsemi.common.errors import UserError
@@ -52,18 +53,23 @@ def make(layout: Layout, labels: LabelsConfig, recipe: str | None = None) -> Mad
     labels = replace(labels, validation=hold_out_fraction(survey))
     import torch  # after everything that can be wrong with the folder has been found
 
-    why = "as asked for"
-    if recipe is None:
-        recipe, why = choose_recipe(survey, cuda=torch.cuda.is_available())
-    published = _published(recipe)
-    draft = fit(survey, labels, recipe, published)
-    said = [f"recipe: {recipe} ({why})"]
-    if published is None and _set_colours(draft, layout, labels):
-        said.append(
-            "small photographs gain from published weights, enlarged; if they are photographs, "
-            "give --recipe pretrained_cnn_many"
-        )
+    choose = partial(choose_recipe, survey, cuda=torch.cuda.is_available())
+    wanted, why = (recipe, "as asked for") if recipe else choose(coloured=False)
+    draft, weights = _draft(survey, labels, wanted)
+    coloured = not weights and _set_colours(draft, layout, labels)
+    if coloured and not recipe:
+        wanted, why = choose(coloured=True)
+        draft, _ = _draft(survey, labels, wanted)
+    said = [f"recipe: {wanted} ({why})"]
+    if coloured and recipe:
+        said.append(f"coloured pictures gain from published weights, as of {choose(coloured=True)[0]}")
     return Made(draft.text(), (*_found(survey), *said, *_fitted(draft, survey)))
+
+
+def _draft(survey: Survey, labels: LabelsConfig, recipe: str) -> tuple[Draft, bool]:
+    """The recipe with what the folder holds, and whether it starts from published weights."""
+    published = _published(recipe)
+    return fit(survey, labels, recipe, published), published is not None
 
 
 def _published(recipe: str) -> Preprocessing | None:
