@@ -28,7 +28,7 @@ from fastsemi.tools.init import fit
 from fastsemi.tools.init.draft import Draft
 from fastsemi.tools.init.fit import RECIPES, choose_recipe, hold_out_fraction, recipe_names, say_held_out
 from fastsemi.tools.init.layout import Layout
-from fastsemi.tools.init.measure import channel_statistics
+from fastsemi.tools.init.measure import measure_colours
 from fastsemi.tools.init.survey import Survey
 
 ROOT = Path(__file__).parents[2]
@@ -484,7 +484,19 @@ def test_colours_are_those_of_the_pixels_and_never_without_deviation(tmp_path):
         for i in range(3):
             Image.new("RGB", (9, 7), colour).save(tmp_path / "train" / name / f"{i}.png")
     config = DataConfig(root=tmp_path, image_size=8, max_bad=1, labels=LabelsConfig(fraction=1.0))
-    assert channel_statistics(config) == ((0.5, 0.0, 0.2), (0.5, 0.004, 0.004))
+    found = measure_colours(config)
+    assert found == ((0.5, 0.0, 0.2), (0.5, 0.004, 0.004), 0.6) and found.coloured
     (tmp_path / "train" / "a" / "1.png").write_bytes(b"broken")
-    mean, _ = channel_statistics(config)
-    assert mean[0] == 0.4, "the stand-in of a broken image does not count"
+    assert measure_colours(config).mean[0] == 0.4, "the stand-in of a broken image does not count"
+
+
+def test_grey_pictures_that_were_saved_as_coloured_jpegs_are_grey(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for i in range(4):
+        grey = Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8)).resize((48, 48))
+        tinted = np.add(grey.convert("RGB"), [0, 1, 2], dtype=int)  # of a scanner
+        Image.fromarray(tinted.clip(0, 255).astype(np.uint8)).save(tmp_path / f"train/a/{i}.jpg", quality=70)
+    config = DataConfig(root=tmp_path, image_size=32, labels=LabelsConfig(fraction=1.0))
+    found = measure_colours(config)
+    assert found.chroma > 0 and not found.coloured

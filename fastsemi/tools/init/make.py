@@ -85,7 +85,7 @@ def _published(recipe: str) -> Preprocessing | None:
 
 def _set_colours(draft: Draft, layout: Layout, labels: LabelsConfig) -> bool:
     """Mean and deviation of the images themselves; whether these are coloured."""
-    from fastsemi.tools.init.measure import MOST, channel_statistics
+    from fastsemi.tools.init.measure import MOST, measure_colours
 
     config = DataConfig(
         root=layout.root,
@@ -98,10 +98,10 @@ def _set_colours(draft: Draft, layout: Layout, labels: LabelsConfig) -> bool:
         exif=draft.get("data.exif") or "ignore",
         max_bad=MOST,
     )
-    mean, std = channel_statistics(config)
-    draft.set("data.mean", list(mean), f"Measured on at most {MOST:,} of the images.")
-    draft.set("data.std", list(std))
-    return len({*mean}) > 1 or len({*std}) > 1
+    colours = measure_colours(config)
+    draft.set("data.mean", list(colours.mean), f"Measured on at most {MOST:,} of the images.")
+    draft.set("data.std", list(colours.std))
+    return colours.coloured
 
 
 def _found(survey: Survey) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -15,8 +17,27 @@ BATCH = 64
 LEAST = 1 / 255  # a deviation of one grey level, for images that are all alike
 
 
-def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of red, green and blue, of pixel values in [0, 1], to three decimals.
+COLOURED = 0.02  # of the range of pixels: grey ones that were saved as coloured JPEGs differ by less
+
+
+class Colours(NamedTuple):
+    """What the pixels of images are like, of values in [0, 1], to three decimals."""
+
+    mean: tuple[float, ...]
+    """Of red, green and blue."""
+    std: tuple[float, ...]
+    """Standard deviation of each."""
+    chroma: float
+    """By how much the largest of a pixel's three is above the smallest, on average; 0 for grey."""
+
+    @property
+    def coloured(self) -> bool:
+        """Whether they are more than shades of grey."""
+        return self.chroma > COLOURED
+
+
+def measure_colours(config: DataConfig) -> Colours:
+    """Look at the pixels of images.
 
     Args:
         config: The images: those of pretraining, of which at most `MOST` are looked at, evenly spread, at
@@ -26,7 +47,7 @@ def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[flo
         UserError: None of them can be read, or more are broken.
     """
     data = Data(config, LoaderConfig())
-    sums, count = torch.zeros(2, 3, dtype=torch.float64), 0
+    sums, chroma, count = torch.zeros(2, 3, dtype=torch.float64), 0.0, 0
     try:
         images = data.pretraining
         ids = np.setdiff1d(images.ids, images.index.broken)
@@ -36,6 +57,7 @@ def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[flo
             for batch in loader:
                 pixels = batch.images[0][torch.from_numpy(batch.valid)].double().flatten(0, 2) / 255  # [N, 3]
                 sums += torch.stack([pixels.sum(0), pixels.square().sum(0)])
+                chroma += float((pixels.amax(1) - pixels.amin(1)).sum())
                 count += len(pixels)
     finally:
         data.close()
@@ -45,4 +67,5 @@ def channel_statistics(config: DataConfig) -> tuple[tuple[float, ...], tuple[flo
         )
     mean, square = sums / count
     std = (square - mean.square()).clamp(min=LEAST**2).sqrt()
-    return tuple(round(m, 3) for m in mean.tolist()), tuple(round(s, 3) for s in std.tolist())
+    mean, std = ([round(value, 3) for value in values.tolist()] for values in (mean, std))
+    return Colours(tuple(mean), tuple(std), round(chroma / count, 3))
