@@ -196,17 +196,14 @@ def test_small_coloured_pictures_start_from_published_weights(capsys):
         assert "recipe: from_scratch_small" in said and advice not in said
 
 
-def test_many_pictures_are_trained_on_for_longer_at_the_recipes_size(capsys, monkeypatch):
-    many = ("--per_class", "4", "--recipe", "pretrained_cnn_many")
+def test_many_pictures_are_trained_on_for_longer(capsys, monkeypatch):
+    many = ("--per_class", "4", "--recipe", "pretrained_cnn_many", "--force")
     paint(Path("small/train"), {"a": 9, "b": 9}, size=(20, 20))
     config, _ = made(capsys, "small", *many)
-    assert (config.data.image_size, config.semi.length) == (96, "300 steps")
+    assert (config.data.image_size, config.semi.length) == (128, "300 steps")
     monkeypatch.setattr(fit, "LONG", (10, "600 steps"))
-    config, _ = made(capsys, "small", *many, "--force")
+    config, _ = made(capsys, "small", *many)
     assert config.semi.length == "600 steps"
-    paint(Path("larger/train"), {"a": 9, "b": 9}, size=(200, 160))
-    config, _ = made(capsys, "larger", *many)
-    assert config.data.image_size == 128
 
 
 def test_larger_pictures_start_from_published_weights(capsys, monkeypatch):
