@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.harness.harness import Case, DeviceTimer, Timer
 from benchmarks.loading.peers import FILL, JITTER, RANDAUGMENT, v2_transforms
-from fastsemi.kernels.augment.cpu import augment_in_torch, planned_layers
+from fastsemi.kernels.augment.cpu import augment_in_torch, augment_view, planned_layers
 from fastsemi.kernels.augment.passes import schedule
 from fastsemi.kernels.dispatch import Kernels
 from fastsemi.loaders.plan.draws import AugmentConfig, View, plan_view
@@ -63,10 +64,15 @@ def kornia_batch(kind: Kind, images: Tensor) -> Callable[[], object] | None:
     return lambda: transform(planes)
 
 
+def native_is_built() -> bool:
+    """Whether a CPU augments by the extension of C++."""
+    return importlib.util.find_spec("fastsemi._native") is not None
+
+
 def augment_cases(
     kind: Kind, batch: int, size: int, device: str, timer: Timer, kinds: dict[str, Kernels]
 ) -> list[Case]:
-    """Triton where it runs, the reference, and where they are installed kornia and torchvision v2, last.
+    """The reference, C++ or Triton where it runs; where they are installed kornia and torchvision v2, last.
 
     The time contains what the host does before its launches wherever the device has to wait for it.
     """
@@ -75,6 +81,8 @@ def augment_cases(
     images = torch.randint(256, (batch, size, size, 3), generator=g, dtype=torch.uint8).to(device)
     op, arg = planned_layers(view, batch)
     runs: dict[str, Callable[[], object]] = {"torch": partial(augment_in_torch, images, op, arg, fill=FILL)}
+    if device == "cpu" and native_is_built():
+        runs["C++"] = partial(augment_view, images, view, fill=FILL)
     if "triton" in kinds:
         runs["triton"] = partial(kinds["triton"].augment, images, view, fill=FILL)
     if peer := kornia_batch(kind, images):

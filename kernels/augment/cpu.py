@@ -7,7 +7,7 @@ follow in the mixing kernel.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -68,27 +68,30 @@ def augment_in_torch(
     """`augment_view` by the PyTorch reference; `op` and `arg` are the [layers, B] of `planned_layers`."""
     out = images.clone(memory_format=torch.contiguous_format)
     if images.device.type != "cpu" or not op.size:
-        _augment_(out, op, arg, fill)
+        _augment_(out.unbind(), op, arg, fill)
         return out
 
     size = max(1, _CPU_PART // images[0].numel())
+    order = np.lexsort(op[::-1])  # images of the same operations beside each other, for fewer calls
+    samples = out.unbind()
     inference = torch.is_inference_mode_enabled()  # a setting of this thread that the other must share
 
     def augment_parts() -> None:
         with torch.inference_mode(inference):
             for start in range(0, len(images), size):
-                part = slice(start, start + size)
-                _augment_(out[part], op[:, part], arg[:, part], fill)
+                part = order[start : start + size]
+                _augment_([samples[i] for i in part], op[:, part], arg[:, part], fill)
 
     _serial_thread().submit(augment_parts).result()
     return out
 
 
-def _augment_(images: Tensor, op: NDArray[np.int64], arg: NDArray[np.float32], fill: Fill) -> None:
-    """Apply operations and arguments [layers, b] to `images`, [b, S, S, 3], in place."""
+def _augment_(images: Sequence[Tensor], op: NDArray[np.int64], arg: NDArray[np.float32], fill: Fill) -> None:
+    """Apply operations and arguments [layers, b] to b images [S, S, 3], in place."""
     order = np.argsort(op, axis=1, kind="stable")
     sorted_arg = torch.from_numpy(np.take_along_axis(arg, order, axis=1))
-    sorted_arg = sorted_arg.to(images.device, non_blocking=True)
+    if images:
+        sorted_arg = sorted_arg.to(images[0].device, non_blocking=True)
     for layer, codes in enumerate(np.take_along_axis(op, order, axis=1)):
         for name, run in _runs(codes):
             group = [images[row] for row in order[layer, run].tolist()]

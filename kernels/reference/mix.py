@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NotRequired, TypedDict, Unpack
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from fastsemi.kernels.reference.noise import erase_noise, pixel_noise
 
 _SMALL = 32  # pixels a side: on a CPU calls cost more than work there
+_DRAWN = 2**14  # pixels: noise of small boxes is drawn together on a CPU, since calls cost more than work
 
 
 class PixelArgs(TypedDict):
@@ -138,15 +140,16 @@ def check_pixels(images: Tensor, erase_box: Tensor | None, erase_key: Tensor | N
 
 def _mix_one_by_one(clean: Tensor, partner: Tensor, lam: Tensor, box: Tensor, dtype: torch.dtype) -> Tensor:
     """Sample by sample, where reading the plan waits for no device: of a partner its box alone is touched."""
-    mixed = clean.to(dtype, copy=True)
+    mixed = torch.empty_like(clean, dtype=dtype)
     samples = clean.unbind()
-    plan = zip(mixed.unbind(), samples, partner.numpy(), lam.numpy(), box.numpy(), strict=True)
+    plan = zip(mixed.unbind(), samples, partner.tolist(), lam.tolist(), box.tolist(), strict=True)
     for target, own, j, weight, (left, top, width, height) in plan:
         if width:
             rows, columns = slice(top, top + height), slice(left, left + width)
+            target.copy_(own)
             target[:, rows, columns] = samples[j][:, rows, columns]
-        elif weight != 1:
-            target.copy_(torch.lerp(samples[j], own, float(weight)))
+        else:
+            target.copy_(own if weight == 1 else torch.lerp(samples[j], own, weight))
     return mixed
 
 
@@ -183,10 +186,33 @@ def _erase(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor | None) -> No
 def _erase_boxes(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor) -> None:
     """Box by box, where reading the boxes waits for no device: noise is drawn for their pixels alone."""
     size = pixels.shape[-1]
-    for sample, (left, top, width, height) in zip(index.numpy(), box[index].numpy(), strict=True):
-        row, column = torch.arange(top, top + height)[:, None], torch.arange(left, left + width)
-        noise = pixel_noise(key[sample], row * size + column)  # [height, width, 3]
-        pixels[sample, :, top : top + height, left : left + width] = noise.permute(2, 0, 1)
+    boxes = box[index].tolist()
+    for first, last in _drawn_together([width * height for *_, width, height in boxes]):
+        part = boxes[first:last]
+        inner = [
+            (torch.arange(top, top + height)[:, None] * size + torch.arange(left, left + width)).flatten()
+            for left, top, width, height in part
+        ]
+        counts = torch.tensor([len(pixel) for pixel in inner])
+        keys = key[index[first:last]].t().contiguous().repeat_interleave(counts, 1).t()  # [P, 2]
+        noise = pixel_noise(keys, torch.cat(inner)).split(counts.tolist())
+        for sample, found, (left, top, width, height) in zip(
+            index[first:last].tolist(), noise, part, strict=True
+        ):
+            planes = found.view(height, width, 3).permute(2, 0, 1)
+            pixels[sample, :, top : top + height, left : left + width] = planes
+
+
+def _drawn_together(counts: list[int]) -> Iterator[tuple[int, int]]:
+    """Boxes, first and one past the last, whose noise is drawn in one go: by `_DRAWN` pixels or one box."""
+    first = total = 0
+    for i, count in enumerate(counts):
+        if total and total + count > _DRAWN:
+            yield first, i
+            first, total = i, 0
+        total += count
+    if counts:
+        yield first, len(counts)
 
 
 def _erase_samples(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor) -> None:
