@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.harness import variant_tables
 from benchmarks.harness.cells import Rows, machine, spread, threads
 from benchmarks.harness.harness import ratio
+from benchmarks.harness.product_table import products
 
 
 def steps(rows: Rows) -> str:
@@ -75,7 +76,7 @@ def kernels(rows: Rows) -> str:
     first = rows[0]
     settings = ", ".join(f"{name} {value}" for name, value in first["configuration"].items())
     lines = [
-        f"{machine(first)}; {settings}.",
+        f"{machine(first)}, {threads(first)}; {settings}.",
         "",
         "| kernel | ms | GB/s | of a copy |",
         "|---|--:|--:|--:|",
@@ -331,6 +332,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "profile_overhead": profile_overhead,
     **variant_tables.TABLES,
     "cpu_step": two_trees,
+    "products": products,
     "predicted": predicted,
     "inductor": inductor,
 }

@@ -340,6 +340,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"suggest-{part}": partial(suggested, part) for part in ("first", "next")},
     "adapt": lambda: measured("adapt"),
     "cpu-step": lambda: measured("cpu_step"),
+    "products": lambda: measured("products"),
     "tokens": lambda: measured("keep_tokens"),
     "label-passes": lambda: measured("label_passes"),
     "merging": lambda: measured("merge_tokens"),

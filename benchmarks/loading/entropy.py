@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from benchmarks.harness.harness import Case, exit_code, measure, ratio, rows, spread, write
+from benchmarks.harness.harness import Case, exit_code, measure, processor_seconds, ratio, rows, spread, write
 from benchmarks.harness.photo_sources import LARGE, large_jpegs
 from benchmarks.harness.photos import jpegs
 from benchmarks.loading.native_op import ANY_SIZE, SIDE, draw_windows
@@ -33,13 +32,6 @@ from fastsemi.loaders.engines.jpeg_index import JpegIndex
 from fastsemi.loaders.plan.windows import centre_crop
 
 LIBJPEG, OWN, LEARNING, KNOWING = "libjpeg-turbo's", "own", "own, first epoch", "own, later epochs"
-
-
-def processor_seconds(run: Callable[[], object]) -> float:
-    """Seconds of the processors' time that this process took for `run`, all threads together."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 class Work:

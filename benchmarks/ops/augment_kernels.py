@@ -82,7 +82,7 @@ def augment_cases(
     op, arg = planned_layers(view, batch)
     runs: dict[str, Callable[[], object]] = {"torch": partial(augment_in_torch, images, op, arg, fill=FILL)}
     if device == "cpu" and native_is_built():
-        runs["C++"] = partial(augment_view, images, view, fill=FILL)
+        runs["native"] = partial(augment_view, images, view, fill=FILL)
     if "triton" in kinds:
         runs["triton"] = partial(kinds["triton"].augment, images, view, fill=FILL)
     if peer := kornia_batch(kind, images):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +32,6 @@ def add_options(parser: argparse.ArgumentParser, *, models: str) -> None:
 def labelled(size: Size, precision: Precision, args: argparse.Namespace) -> int:
     """Labelled images of a step."""
     return args.batch or (size.gpu_batch if precision.device.type == "cuda" else size.cpu_batch)
-
-
-def processor_seconds(run: Callable[[], object]) -> float:
-    """Seconds that this process's threads computed: what else runs on the machine disturbs them less."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 def compare(
@@ -121,7 +113,7 @@ def measure(
         args: As of `add_options`.
         count_steps: Steps that are timed at once, where one differs from the next; the rows are of one.
     """
-    timer = waiting(precision.device) if precision.device.type == "cuda" else processor_seconds
+    timer = waiting(precision.device) if precision.device.type == "cuda" else harness.processor_seconds
 
     def seconds(run: Callable[[], object]) -> float:
         return timer(lambda: [run() for _ in range(count_steps)]) / count_steps

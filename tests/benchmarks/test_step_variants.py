@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.harness import variant_tables
-from benchmarks.step import adapt, image_sizes, label_passes, merging, tokens
+from benchmarks.harness import result_tables, variant_tables
+from benchmarks.step import adapt, image_sizes, label_passes, merging, products, tokens
 from fastsemi.common.errors import UserError
 
 
@@ -59,10 +59,24 @@ def test_labels_that_serve_longer_cost_as_much_memory_where_they_are_made(capsys
     assert variant_tables.label_passes(rows) in capsys.readouterr().out
 
 
+def test_products_have_the_operations_of_the_step(capsys):
+    rows = products.run(["--model", "tiny", "--batch", "2", "--rounds", "5"])
+    step = next(row for row in rows if row["name"] == products.STEP)
+    found = [row for row in rows if "group" in row]
+    flops = sum(row["calls"] * row["flops"] for row in found)
+    embedding = (
+        2 * 4 * 16 * 3 * 8 * 8 * (2 + 10)
+    )  # no gradient of images: a third of the model's count is not there
+    assert flops == step["flops"] - embedding
+    assert len({row["group"] for row in found}) == 5
+    assert result_tables.products(rows) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [
         (adapt.run, ["--models", "Q"], "'Q' is unknown; use"),
+        (products.run, ["--model", "Q"], "'Q' is unknown; use"),
         (adapt.run, ["--adapt", "full,half"], "'half' is unknown; use full, head"),
         (adapt.run, ["--adapt", "head"], "lacks full"),
         (tokens.run, ["--keep_tokens", "1,none"], "'none' is no share in"),
