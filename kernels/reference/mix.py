@@ -194,7 +194,9 @@ def _erase_boxes(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor) -> Non
             for left, top, width, height in part
         ]
         counts = torch.tensor([len(pixel) for pixel in inner])
-        keys = key[index[first:last]].t().contiguous().repeat_interleave(counts, 1).t()  # [P, 2]
+        keys = key[index[first:last]]
+        if len(part) > 1:
+            keys = keys.t().contiguous().repeat_interleave(counts, 1).t()  # [P, 2]
         noise = pixel_noise(keys, torch.cat(inner)).split(counts.tolist())
         for sample, found, (left, top, width, height) in zip(
             index[first:last].tolist(), noise, part, strict=True
