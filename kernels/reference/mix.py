@@ -195,7 +195,7 @@ def _erase_boxes(pixels: Tensor, box: Tensor, key: Tensor, index: Tensor) -> Non
         ]
         counts = torch.tensor([len(pixel) for pixel in inner])
         keys = key[index[first:last]]
-        if len(part) > 1:
+        if len(part) > 1:  # of one box they are broadcast, which needs fewer passes
             keys = keys.t().contiguous().repeat_interleave(counts, 1).t()  # [P, 2]
         noise = pixel_noise(keys, torch.cat(inner)).split(counts.tolist())
         for sample, found, (left, top, width, height) in zip(

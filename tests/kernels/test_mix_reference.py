@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from fastsemi.kernels.reference.mix import (
+    _DRAWN,
+    _drawn_together,
     _erase_boxes,
     _erase_samples,
     _mix_at_once,
@@ -152,12 +154,28 @@ def test_erase_index_changes_nothing_but_the_work():
     assert torch.equal(plain, mix(args["images"], **plan, mean=MEAN, std=STD)[0])
 
 
-def test_erasing_by_sample_and_by_box_fill_the_same_pixels():
-    args, index = picture(6, 12), torch.tensor([1, 2, 4, 5])
-    by_box, by_sample = (torch.zeros(6, 3, 12, 12) for _ in range(2))
+@pytest.mark.parametrize("size", [12, 150])  # all in one draw; several draws, large boxes alone
+def test_erasing_by_sample_and_by_box_fill_the_same_pixels(size):
+    args, index = picture(9, size), torch.tensor([0, 1, 2, 4, 5, 7, 8])  # 0 has no box
+    by_box, by_sample = (torch.zeros(9, 3, size, size) for _ in range(2))
     _erase_boxes(by_box, args["erase_box"], args["erase_key"], index)
     _erase_samples(by_sample, args["erase_box"], args["erase_key"], index)
     assert by_box.any() and torch.equal(by_box, by_sample)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([], []),
+        ([5], [(0, 1)]),
+        ([_DRAWN - 1, 1], [(0, 2)]),
+        ([_DRAWN, 1, 2], [(0, 1), (1, 3)]),
+        ([3, 2 * _DRAWN, 4], [(0, 1), (1, 2), (2, 3)]),
+        ([0, 2 * _DRAWN, 0, 0], [(0, 2), (2, 4)]),
+    ],
+)
+def test_boxes_are_drawn_together_up_to_a_limit(counts, expected):
+    assert list(_drawn_together(counts)) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
