@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, PatchEmbed
 from torch import nn
 
 from fastsemi.models.cpu_layers import use_cpu_layers
@@ -66,7 +66,8 @@ def test_a_vit_trains_as_before_to_the_bit(args):
     use_fused_attention(network.train(), False)
     quick = faster(network)
     kinds = Counter(type(m).__name__ for m in quick.modules())
-    assert (kinds["CpuLinear"], kinds["CpuAttention"]) == (9, 0 if args else 2)
+    assert (kinds["CpuLinear"], kinds["CpuAttention"], kinds["CpuConv2d"]) == (9, 0 if args else 2, 1)
+    quick.patch_embed.proj.__class__ = nn.Conv2d  # rounds otherwise
     images, used = torch.randn(6, 3, 16, 16), []
     quick.blocks[0].attn.proj.register_forward_pre_hook(lambda _, tokens: used.append(tokens[0].grad_fn))
     assert alike(passes(network, images), passes(quick, images))
@@ -112,6 +113,26 @@ def test_a_depthwise_convolution_is_autocasts_and_its_gradients_are_closer(
         assert ours.dtype == torch.float32 and ours.shape == true.shape
         # What comes in is rounded to bfloat16 by both.
         assert (ours - true).abs().max() <= (theirs - true).abs().max() + 2**-7 * true.abs().max()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("patch", [4, (2, 8)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_patch_embedding_is_as_close_as_autocasts(bias, patch, memory_format):
+    layer = PatchEmbed((16, 24), patch, 3, 40, bias=bias)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter.bfloat16())
+    images = torch.randn(5, 3, 16, 24).bfloat16().float().contiguous(memory_format=memory_format)
+    quick = faster(layer)
+    assert alike(passes(layer, images, torch.float32), passes(quick, images, torch.float32))
+    found, autocast = passes(quick, images), passes(layer, images)
+    exact = passes(copy.deepcopy(layer).double(), images.double(), torch.float64)
+    for ours, theirs, true in zip(found, autocast, exact, strict=True):
+        assert ours.dtype == theirs.dtype and ours.shape == true.shape
+        assert (ours - true).abs().max() <= (theirs - true).abs().max() + 2**-9 * true.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):  # pixels that fill no patch are left out
+        assert torch.equal(quick.proj(images[..., :-1]), layer.proj(images[..., :-1]))
 
 
 def test_only_what_is_slow_is_replaced_and_all_else_stays():
