@@ -42,6 +42,7 @@ KINDS = {  # of operations that `benchmarks.step.tree_worker` sorts by what they
     "aten::add": "residuals",
 }
 STEP, WATCHED, SQUARE = "step", "step, operations timed", "square product"
+TURNED = "square product, right factor transposed"  # as linear layers have their weights
 
 
 @dataclass
@@ -114,7 +115,14 @@ def measure(size: Size, labelled: int, precision: Precision, rounds: int) -> lis
 
     square, operations = matmul(SIDE, precision.device, precision.dtype)
     known = {f"{i}: {each.group}": key for i, (key, each) in enumerate(first.products.items())}
-    runs: dict[str, Callable[[], object]] = {SQUARE: square, STEP: step.step, WATCHED: watched}
+    left, right = (torch.randn(SIDE, SIDE).to(precision.dtype) for _ in range(2))
+    turned = partial(torch.mm, left, right.t())
+    runs: dict[str, Callable[[], object]] = {
+        SQUARE: square,
+        TURNED: turned,
+        STEP: step.step,
+        WATCHED: watched,
+    }
     runs |= {name: first.products[key].call for name, key in known.items()}
     cases = [harness.Case(name, torch.no_grad()(run) if name in known else run) for name, run in runs.items()]
     cases = [harness.Case(case.name, case.run, timer=harness.processor_seconds) for case in cases]
@@ -131,7 +139,7 @@ def measure(size: Size, labelled: int, precision: Precision, rounds: int) -> lis
     steps = rounds + 1  # with the one that was warm-up
     model = model_flops(forward_flops(size), labelled, RATIO * labelled)
     for row in rows:
-        if row["name"] == SQUARE:
+        if row["name"] in (SQUARE, TURNED):
             row["flops"] = operations
         elif row["name"] == STEP:
             row |= {"flops": model, "others_ms": {k: 1e3 * s / steps for k, s in watch.others.items()}}
