@@ -34,12 +34,13 @@ def products(rows: Rows) -> str:
             for a, b in zip(step["samples"], square["samples"], strict=True)
         ]
     )
+    transposed = harness.ratio(turned, square)
     lines = [
         f"{machine(step)}, {threads(step)}, time by {settings['clock']}. {settings['model']}, "
         f"{settings['labelled']} + {settings['unlabelled']}, {settings['precision']}: "
         f"{spread(step, ',.0f')} ms a step, {spread(share, '.0%')} of the rate of a product of side "
         f"{settings['square']}, {peak / 1e9:.3f} TFLOP/s; with its right factor transposed, as "
-        f"linear layers have theirs, that product is {harness.ratio(turned, square)['median']:.2f} x as fast.",
+        f"linear layers have theirs, that product is {transposed['median']:.2f} x as fast.",
         "",
         "| | of the operations | ms in a step | of the step | rate in it, of the large product's | alone |",
         "|---|--:|--:|--:|--:|--:|",
