@@ -64,7 +64,7 @@ SIZES = {
         classes=10,
         drop_path=0.0,
     ),
-    "lite0": Size(  # that of configs/practical/pretrained_cnn_many.yaml
+    "lite0": Size(  # that of configs/practical/pretrained_cnn_many.yaml, at 96 pixels
         "EfficientNet-Lite0",
         ModelConfig("tf_efficientnet_lite0", pool="default"),
         gpu_batch=64,

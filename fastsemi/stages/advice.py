@@ -39,7 +39,7 @@ def unused_label_passes(config: SemiConfig, steps: int, per_pass: float) -> str 
         steps: How many it has.
         per_pass: Steps of a pass over the unlabelled images.
     """
-    if config.label_passes == 1 or steps > per_pass:
+    if config.label_passes == 1 or steps - 1 >= per_pass:
         return None
     return (
         f"semi.label_passes {config.label_passes} changes nothing: the {steps} steps end within the first "

@@ -115,6 +115,7 @@ class Semi(Stage):
 
     def _teach(self, batch: DeviceBatch) -> tuple[PseudoLabels, Tensor | None]:
         """Pseudo labels, and the projections [Nu, P] for a contrastive term."""
+        assert len(batch.plans) == len(self.roles["unlabelled"].stream.views), "a step without the weak view"
         weak = self._views.normalise(self._views.augment(batch, 0), batch.erase[0])
         with record("teacher"):
             output = self.teacher(weak)

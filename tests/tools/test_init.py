@@ -482,7 +482,7 @@ def test_colours_are_those_of_the_pixels_and_never_without_deviation(tmp_path):
             Image.new("RGB", (9, 7), colour).save(tmp_path / "train" / name / f"{i}.png")
     config = DataConfig(root=tmp_path, image_size=8, max_bad=1, labels=LabelsConfig(fraction=1.0))
     found = measure_colours(config)
-    assert found == ((0.5, 0.0, 0.2), (0.5, 0.004, 0.004), 0.6) and found.coloured
+    assert found == ((0.5, 0.0, 0.2), (0.5, 0.004, 0.004), 1.0) and found.coloured
     (tmp_path / "train" / "a" / "1.png").write_bytes(b"broken")
     assert measure_colours(config).mean[0] == 0.4, "the stand-in of a broken image does not count"
 
@@ -496,4 +496,14 @@ def test_grey_pictures_that_were_saved_as_coloured_jpegs_are_grey(tmp_path):
         Image.fromarray(tinted.clip(0, 255).astype(np.uint8)).save(tmp_path / f"train/a/{i}.jpg", quality=70)
     config = DataConfig(root=tmp_path, image_size=32, labels=LabelsConfig(fraction=1.0))
     found = measure_colours(config)
-    assert found.chroma > 0 and not found.coloured
+    assert len({*found.mean}) > 1 and not found.coloured
+
+
+def test_a_coloured_spot_on_white_is_coloured(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for i in range(4):
+        icon = np.full((32, 32, 3), 255, np.uint8)
+        icon[i : i + 4, 9:13] = (200, 30, 30)
+        Image.fromarray(icon).save(tmp_path / f"train/a/{i}.png")
+    config = DataConfig(root=tmp_path, image_size=32, eval_crop=1.0, labels=LabelsConfig(fraction=1.0))
+    assert measure_colours(config).coloured

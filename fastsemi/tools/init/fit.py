@@ -177,13 +177,14 @@ def _set_inputs(draft: Draft, survey: Survey, published: Preprocessing | None) -
     if given is None:
         size = min(largest, max(LEAST_SIDE, STEP * math.ceil(side / STEP)))
         draft.set("data.image_size", size, f"{why}; the weights were trained on {largest}.")
-    else:
+    elif given < largest:
         more = f"other inputs, up to the {largest} of the weights, tell more where larger and take longer"
         draft.set("data.image_size", given, f"{why}; {more}.")
     draft.set("data.eval_crop", published.eval_crop, "This, mean and deviation are those of the weights.")
     draft.set("data.mean", list(published.mean))
     draft.set("data.std", list(published.std))
-    text = "Downloaded once, by name. Without a connection: false, and `weights: FILE`."
+    text = "Downloaded once, by name. Without a connection: false, and `weights: FILE`"
+    text += f", or `--recipe {FROM_SCRATCH}`." if side <= SMALL else "."
     draft.set("model.pretrained", draft.get("model.pretrained"), text)
 
 

@@ -17,7 +17,8 @@ BATCH = 64
 LEAST = 1 / 255  # a deviation of one grey level, for images that are all alike
 
 
-COLOURED = 0.02  # of the range of pixels: grey ones that were saved as coloured JPEGs differ by less
+STRONG = 0.1  # by which a coloured pixel's channels differ: grey ones saved as coloured JPEGs differ by less
+COLOURED = 0.01  # share of such pixels from which on pictures are coloured: a spot on white is enough
 
 
 class Colours(NamedTuple):
@@ -27,13 +28,13 @@ class Colours(NamedTuple):
     """Of red, green and blue."""
     std: tuple[float, ...]
     """Standard deviation of each."""
-    chroma: float
-    """By how much the largest of a pixel's three is above the smallest, on average; 0 for grey."""
+    colourful: float
+    """Share of the pixels whose largest value is more than `STRONG` above the smallest."""
 
     @property
     def coloured(self) -> bool:
         """Whether they are more than shades of grey."""
-        return self.chroma > COLOURED
+        return self.colourful > COLOURED
 
 
 def measure_colours(config: DataConfig) -> Colours:
@@ -47,7 +48,7 @@ def measure_colours(config: DataConfig) -> Colours:
         UserError: None of them can be read, or more are broken.
     """
     data = Data(config, LoaderConfig())
-    sums, chroma, count = torch.zeros(2, 3, dtype=torch.float64), 0.0, 0
+    sums, colourful, count = torch.zeros(2, 3, dtype=torch.float64), 0, 0
     try:
         images = data.pretraining
         ids = np.setdiff1d(images.ids, images.index.broken)
@@ -57,7 +58,7 @@ def measure_colours(config: DataConfig) -> Colours:
             for batch in loader:
                 pixels = batch.images[0][torch.from_numpy(batch.valid)].double().flatten(0, 2) / 255  # [N, 3]
                 sums += torch.stack([pixels.sum(0), pixels.square().sum(0)])
-                chroma += float((pixels.amax(1) - pixels.amin(1)).sum())
+                colourful += int((pixels.amax(1) - pixels.amin(1) > STRONG).sum())
                 count += len(pixels)
     finally:
         data.close()
@@ -68,4 +69,4 @@ def measure_colours(config: DataConfig) -> Colours:
     mean, square = sums / count
     std = (square - mean.square()).clamp(min=LEAST**2).sqrt()
     mean, std = ([round(value, 3) for value in values.tolist()] for values in (mean, std))
-    return Colours(tuple(mean), tuple(std), round(chroma / count, 3))
+    return Colours(tuple(mean), tuple(std), round(colourful / count, 3))
