@@ -28,7 +28,7 @@ FROM_SCRATCH = "from_scratch_small"
 SMALL = 64  # pixels of the longer side up to which pictures are small
 # Unlabelled pictures from which on the whole network is trained; measured with 347, 1,127 and 9,900.
 MANY = 1_000
-LONG = 5_000, "600 steps"  # unlabelled pictures from which on it pays to train it longer; measured with 9,900
+LONG = 5_000, "600 steps"  # unlabelled pictures from which on it is trained for longer; measured with 9,900
 ENOUGH = (
     25  # labels of a class from where on some are held out to choose on; where that pays was not measured
 )
