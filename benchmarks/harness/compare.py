@@ -54,7 +54,7 @@ def changes(
     def key(row: dict[str, Any]) -> tuple:
         settings = row.get("configuration", {})  # with measured figures among them, which are fractions
         whole = sorted((name, value) for name, value in settings.items() if isinstance(value, int | str))
-        return row["name"], row["threads"], row["device"], *whole
+        return row["name"], row.get("threads"), row["device"], *whole
 
     before = {key(row): row for row in old}
     result = []
@@ -71,7 +71,7 @@ def changes(
             verdict = ("faster" if faster > 1 else "slower") if apart else "noise"
         result.append(
             {
-                **{name: row[name] for name in ("name", "threads", "unit")},
+                **{name: row.get(name) for name in ("name", "threads", "unit")},
                 **{"old": then["median"], "new": row["median"], "change": faster - 1, "verdict": verdict},
                 **{"low": low - 1, "high": high - 1},
             }
@@ -122,7 +122,8 @@ def compare(old: Path, new: Path, threshold: float) -> tuple[list[str], bool]:
             slower |= c["verdict"] == "slower"
             lines.append(
                 f"  {c['verdict']:7}{c['change']:+7.1%} ({c['low']:+.1%} to {c['high']:+.1%})  "
-                f"{c['old']:10.4g} -> {c['new']:10.4g} {c['unit']}  {c['name']}, {c['threads']} threads"
+                f"{c['old']:10.4g} -> {c['new']:10.4g} {c['unit']}  {c['name']}"
+                + (f", {c['threads']} threads" if c["threads"] else "")
             )
     if all(line.startswith("skipped") for line in lines):
         raise UserError(f"{old} and {new} hold nothing that can be compared: {lines[0]}")

@@ -60,7 +60,7 @@ def end_to_end(rows: Rows) -> str:
     lines = [
         f"{machine(first)}. {settings['model']}, {settings['labelled']} labelled and "
         f"{settings['unlabelled']} unlabelled images a step, {settings['precision']}; {settings['images']} "
-        f"JPEGs ({settings['what']}), {settings['engine']} with {settings['decode_threads']} threads.",
+        f"JPEGs ({settings['what']}), engine {settings['engine']} with {settings['decode_threads']} threads.",
         "",
         "| | unlabelled images/s | of the step alone | loader wait |",
         "|---|--:|--:|--:|",

@@ -148,7 +148,7 @@ def measure(args: argparse.Namespace, folder: Path, what: str, count: int) -> li
     configuration = {
         **{"model": size.name, "labelled": labelled, "unlabelled": RATIO * labelled, "steps": args.steps},
         **{"images": count, "what": what, "precision": str(precision.dtype).removeprefix("torch.")},
-        **{"engine": type(engine).__name__, "native": available() or "built", "compiled": args.compile},
+        **{"engine": engine.name, "native": available() or "built", "compiled": args.compile},
         "decode_threads": loader.thread_count,
     }
     rows = harness.rows(

@@ -99,6 +99,15 @@ def test_gpu_suites_are_compared_by_their_dates(results):
     ]
 
 
+def test_rows_of_whole_programs_have_no_number_of_threads(results, capsys):
+    for folder in ("old", "new"):
+        path = results / folder / "steps.json"
+        rows = [{k: v for k, v in row.items() if k != "threads"} for row in harness.read(path)]
+        harness.write(path, rows)
+    assert compare.main([str(results / "old"), str(results / "new")]) == 1
+    assert "2040 ms  a\n" in capsys.readouterr().out
+
+
 def test_what_cannot_be_compared_is_named_in_one_line(results, capsys):
     (results / "empty").mkdir()
     for options, message in (
