@@ -8,12 +8,17 @@ from typing import Any
 Rows = Sequence[dict[str, Any]]
 
 
+def cpu(hardware: dict[str, Any]) -> str:
+    """The CPU's name, with its widest vectors where they were recorded."""
+    return f"{hardware['cpu']} ({hardware['vectors']})" if hardware.get("vectors") else str(hardware["cpu"])
+
+
 def machine(row: dict[str, Any]) -> str:
     """Hardware, versions and protocol of a row, for the line above its table."""
     hardware = row["hardware"]
     gpu = f"{hardware['gpu']}, " if row["device"] != "cpu" and hardware["gpu"] else ""
     return (
-        f"{gpu}{hardware['cpu']}, {hardware['cores']} cores, PyTorch {row['versions'].get('torch', '?')}; "
+        f"{gpu}{cpu(hardware)}, {hardware['cores']} cores, PyTorch {row['versions'].get('torch', '?')}; "
         f"median of {row['n']} interleaved rounds (p20 to p80), commit {row['git'] or 'unknown'}"
     )
 

@@ -66,12 +66,18 @@ def _git() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU, usable cores, GPU and driver; `name` is short and fit for a folder."""
+    """CPU with the widest vectors that PyTorch finds in it, usable cores, GPU and driver.
+
+    `name` is short and fit for a folder. CPUs of one name differ by their vectors: virtual machines hide the
+    model. Narrower ones than AVX-512, which earlier recordings were made with, are part of the name.
+    """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if gpu else None
     cpu, cores = _cpu(), len(os.sched_getaffinity(0))
-    name = re.sub(r"[^a-z0-9]+", "-", f"{gpu or cpu} {cores} cores".lower()).strip("-")
-    return {"name": name, "cpu": cpu, "cores": cores, "gpu": gpu, "driver": driver}
+    vectors = torch.backends.cpu.get_cpu_capability()
+    device = gpu or (cpu if vectors == "AVX512" else f"{cpu} {vectors}")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{device} {cores} cores".lower()).strip("-")
+    return {"name": name, "cpu": cpu, "vectors": vectors, "cores": cores, "gpu": gpu, "driver": driver}
 
 
 @cache

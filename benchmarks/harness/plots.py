@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.harness.cells import cpu
+
 MINE, OTHERS, BOUND = "#0072b2", "#999999", "#e0c48a"  # told apart by readers who cannot see red and green
 TITLES = {"views": "two views, crop and resize", "augmented": "with colour jitter and RandAugment"}
 STYLE: Any = {
@@ -36,7 +38,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 def caption(row: dict[str, Any]) -> str:
     """Hardware, threads and commit of a row."""
     hardware = row["hardware"]
-    where = f"{hardware['gpu']}, {hardware['cpu']}" if hardware["gpu"] else hardware["cpu"]
+    where = f"{hardware['gpu']}, {cpu(hardware)}" if hardware["gpu"] else cpu(hardware)
     return f"{where}, n = {row['n']} rounds, bars from p20 to p80, commit {row['git'] or 'unknown'}"
 
 

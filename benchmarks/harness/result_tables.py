@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import variant_tables
-from benchmarks.harness.cells import Rows, machine, spread, threads
+from benchmarks.harness.cells import Rows, cpu, machine, spread, threads
 from benchmarks.harness.harness import ratio
 from benchmarks.harness.product_table import products
 
@@ -165,7 +165,7 @@ def parts(rows: Rows, steps: Rows, starts: Rows) -> str:
     ]
     first, commits = rows[0], dict.fromkeys(row["git"] for row in rows)
     lines = [
-        f"{first['hardware']['cpu']}, {first['hardware']['cores']} cores; loaders with {threads(first)}, "
+        f"{cpu(first['hardware'])}, {first['hardware']['cores']} cores; loaders with {threads(first)}, "
         f"the operator alone with one; the processors' time, commit {', '.join(commits)}.",
         "",
         "| row | processors' time | bound | next | then |",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import curves, harness, label_choices, loader_goals, result_tables
-from benchmarks.harness.cells import machine
+from benchmarks.harness.cells import cpu, machine
 from benchmarks.harness.paired_study import paired
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ def _loaders(path: Path, rows: list[dict[str, Any]]) -> str:
     gpu = f"{hardware['gpu']}, " if hardware["gpu"] else ""
     size = f"{settings['mean_width']:.0f} x {settings['mean_height']:.0f} pixels"
     lines = [
-        f"{gpu}{hardware['cpu']}, {threads} threads on as many cores; {settings['images']} JPEGs of {size} "
+        f"{gpu}{cpu(hardware)}, {threads} threads on as many cores; {settings['images']} JPEGs of {size} "
         f"and {settings['mean_bytes'] / 1024:.0f} KiB on average; median of {first['n']} interleaved rounds "
         f"(p20 to p80), commit {first['git']}, `{path.relative_to(ROOT)}`.",
         "",
@@ -240,7 +240,7 @@ def _augment(path: Path, rows: list[dict[str, Any]]) -> str:
     first = rows[0]
     settings = first["configuration"]
     lines = [
-        f"{first['hardware']['cpu']}, {first['threads']} threads on as many cores; {settings['count']} "
+        f"{cpu(first['hardware'])}, {first['threads']} threads on as many cores; {settings['count']} "
         f"photographs of {settings['size']} x {settings['size']} pixels; `native` with {first['kernels']}; "
         f"median of {first['n']} interleaved rounds (p20 to p80), commit {first['git']}, "
         f"`{path.relative_to(ROOT)}`.",

@@ -1,8 +1,9 @@
 """The matrix products of the semi step on a CPU: at which share of a large product's rate each of them runs.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.step.products [--model S] [--batch 3] [--json OUT.json]
+    OMP_NUM_THREADS=1 python -m benchmarks.step.products [--model S] [--batch 3] [--precision bf16]
+        [--json OUT.json]
 
-Whole updates through the trainer on loaded batches in bfloat16, every sample kept, as in
+Whole updates through the trainer on loaded batches, every sample kept, as in
 `benchmarks.step.steps`. A round has a large square product, a step, a step whose operations are timed one by
 one, and each product of the step alone, with the operands that one step had. Time is the processors'. Were
 all but the products free, a step would run at their rate: the table has that bound.
@@ -33,7 +34,6 @@ from fastsemi.common.allocator import keep_memory
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision
 
-SIDE = 2048  # of the square product
 KINDS = {  # of operations that `benchmarks.step.tree_worker` sorts by what they are a part of
     "aten::_fused_adamw_": "update",
     "aten::clone": "copies",
@@ -85,6 +85,10 @@ def work(name: str, args: Any, result: Any) -> tuple[str, float] | None:
     """The group of a product, and its floating-point operations; None for what is no product."""
     if name == "aten::bmm":
         return "attention", 2.0 * result.numel() * args[0].shape[-1]
+    if name.startswith("aten::_scaled_dot_product"):  # Q K^T, which backward makes anew, counts once
+        backward = name.endswith("_backward")
+        query, key = args[1:3] if backward else args[:2]
+        return "attention", (8.0 if backward else 4.0) * query.numel() * key.shape[-2]
     if name in ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"):
         left = args[1] if name == "aten::addmm" else args[0]
         flops = 2.0 * result.numel() * left.shape[-1]
@@ -100,8 +104,8 @@ def work(name: str, args: Any, result: Any) -> tuple[str, float] | None:
     return None
 
 
-def measure(size: Size, labelled: int, precision: Precision, rounds: int) -> list[dict[str, Any]]:
-    """Rows: the square product, the step, and every kind of product in it."""
+def measure(size: Size, labelled: int, precision: Precision, side: int, rounds: int) -> list[dict[str, Any]]:
+    """Rows: a square product of that side, the step, and every kind of product in it."""
     step = ProductStep(size, labelled, precision, compiled="no", augment=False)
     first = Watch()
     step.step()  # AdamW makes its moments
@@ -113,9 +117,9 @@ def measure(size: Size, labelled: int, precision: Precision, rounds: int) -> lis
         with watch:
             step.step()
 
-    square, operations = matmul(SIDE, precision.device, precision.dtype)
+    square, operations = matmul(side, precision.device, precision.dtype)
     known = {f"{i}: {each.group}": key for i, (key, each) in enumerate(first.products.items())}
-    left, right = (torch.randn(SIDE, SIDE).to(precision.dtype) for _ in range(2))
+    left, right = (torch.randn(side, side).to(precision.dtype) for _ in range(2))
     turned = partial(torch.mm, left, right.t())
     runs: dict[str, Callable[[], object]] = {
         SQUARE: square,
@@ -133,7 +137,7 @@ def measure(size: Size, labelled: int, precision: Precision, rounds: int) -> lis
         "unlabelled": RATIO * labelled,
         "precision": str(precision.dtype).removeprefix("torch."),
         "clock": "processors' time",
-        "square": SIDE,
+        "square": side,
     }
     rows = harness.rows(measured, unit="ms", threads=torch.get_num_threads(), configuration=settings)
     steps = rounds + 1  # with the one that was warm-up
@@ -162,14 +166,16 @@ def run(argv: list[str] | None = None) -> list[dict[str, Any]]:
     )
     parser.add_argument("--model", default="S", help=f"of {', '.join(SIZES)}")
     parser.add_argument("--batch", type=int, default=3, help="labelled images of a step")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--side", type=int, default=2048, help="of the square product")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="file for the rows")
     args = parser.parse_args(argv)
     if args.model not in SIZES:
         raise UserError(f"--model {args.model!r} is unknown; use {', '.join(SIZES)}")
     keep_memory()
-    precision = Precision.select("bf16", torch.device("cpu"))
-    rows = measure(SIZES[args.model], args.batch, precision, args.rounds)
+    precision = Precision.select(args.precision, torch.device("cpu"))
+    rows = measure(SIZES[args.model], args.batch, precision, args.side, args.rounds)
     if args.json:
         harness.write(args.json, rows)
     print(result_tables.products(rows))

@@ -75,4 +75,7 @@ def _uneven(config: Config, data: Data, stages: Sequence[StageName]) -> str:
 def _unevaluated(data: Data) -> str:
     """Classes without an image to evaluate on."""
     none = np.setdiff1d(np.arange(len(data.classes)), data.val.index.labels[data.val.ids])
-    return f"{len(none):,} classes have no image to evaluate on" if len(none) else ""
+    if not len(none):
+        return ""
+    have = "class has" if len(none) == 1 else "classes have"
+    return f"{len(none):,} {have} no image to evaluate on"

@@ -39,8 +39,9 @@ def held_out_lines(config: Config, data: Data) -> Iterator[str]:
         missing = np.setdiff1d(np.arange(len(data.classes)), data.held_out.index.labels[data.held_out.ids])
         if len(missing):
             names = listed([data.classes[c] for c in missing])
+            have = "has" if len(missing) == 1 else "have"
             yield (
-                f"{len(missing)} of {len(data.classes)} classes have none among them ({names}); raise "
+                f"{len(missing)} of {len(data.classes)} classes {have} none among them ({names}); raise "
                 "data.labels.validation, or label more"
             )
     elif best:

@@ -51,3 +51,16 @@ def test_a_second_line_where_something_is(tiny, shapes, tmp_path):
     assert "1 cannot be read" in "".join(_lines(tiny(*few), ["semi"]))
     ready = _lines(tiny(*options, "--finetune.balanced", "true"), ["finetune"])
     assert "largest class" not in ready[1]
+
+
+def test_classes_without_an_image_to_evaluate_on_are_counted(tiny, tmp_path):
+    for few, told in ((["bar"], "1 class has no"), (["bar", "cross"], "2 classes have no")):
+        rows = [
+            f"{name}/{i:03}.png,{name}"
+            for name in ("bar", "cross", "dot")
+            for i in range(1 if name in few else 6)
+        ]
+        (tmp_path / "few.csv").write_text("\n".join(["path,label", *rows]))
+        options = ("--data.labels.per_class", "null", "--data.labels.file", str(tmp_path / "few.csv"))
+        held = ("--data.val", "null", "--data.labels.validation", "0.2")
+        assert f"{told} image to evaluate on" in _lines(tiny(*options, *held))[1]
