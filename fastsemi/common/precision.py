@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -12,6 +14,7 @@ from fastsemi.common.settings import PrecisionName
 
 Capability = tuple[int, int]
 
+_log = logging.getLogger(__name__)
 _AMPERE: Capability = (8, 0)  # the first that multiplies bf16 and TF32
 
 
@@ -37,6 +40,19 @@ def select_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # where Triton launches kernels and events are recorded
     return device
+
+
+def multiplies_bf16() -> bool:
+    """Whether oneDNN has matrix products in bf16 on this CPU; without them PyTorch's own are very slow."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def _warn_of_slow_bf16() -> None:
+    _log.warning(
+        "precision bf16: PyTorch has no quick products in bfloat16 on this CPU (they need AVX-512 on x86), "
+        "some take ninety times as long as in fp32; use --precision auto or fp32"
+    )
 
 
 def choose_dtype(name: PrecisionName, capability: Capability | None, cpu_bf16: bool) -> torch.dtype:
@@ -74,6 +90,8 @@ class Precision:
     def select(cls, name: PrecisionName, device: torch.device) -> Precision:
         """Resolve a name on a device: `choose_dtype`, and TF32 where the GPU has it, else that is plain fp32.
 
+        A warning says once where bf16 is slow.
+
         Raises:
             UserError: fp16 on a CPU.
         """
@@ -82,6 +100,8 @@ class Precision:
             return cls(
                 device, choose_dtype(name, capability, False), name == "tf32" and capability >= _AMPERE
             )
+        if name == "bf16" and not multiplies_bf16():
+            _warn_of_slow_bf16()
         native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return cls(device, choose_dtype(name, None, native))
 

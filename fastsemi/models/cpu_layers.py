@@ -10,6 +10,8 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fastsemi.common.precision import multiplies_bf16
+
 _HALF = torch.bfloat16
 _QUICK_KERNEL = (3, 3)  # of a depthwise convolution: at stride 1 its backward pass is quick in bfloat16 too
 
@@ -22,7 +24,7 @@ def use_cpu_layers(model: nn.Module) -> None:
     and what a layer is an instance of stay as they are. Elsewhere than under such autocast, and compiled, the
     layers are what they were. Nothing happens where PyTorch has no oneDNN with bfloat16.
     """
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if not multiplies_bf16():
         return
     for module in model.modules():
         kind: Any = type(module)

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from fastsemi.common import precision
 from fastsemi.common.errors import UserError
 from fastsemi.common.precision import Precision, choose_dtype, select_device
 
@@ -25,6 +26,17 @@ V100, T4, A100, H100, B200 = (7, 0), (7, 5), (8, 0), (9, 0), (10, 0)
 )
 def test_auto_goes_by_the_gpu(capability, dtype):
     assert choose_dtype("auto", capability, cpu_bf16=False) == dtype
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_cpu_without_products_in_bf16_is_told_of_once(quick, monkeypatch, caplog):
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: quick)
+    precision._warn_of_slow_bf16.cache_clear()
+    for name in ("bf16", "bf16", "fp32", "auto"):
+        Precision.select(name, torch.device("cpu"))
+    told = [r.message for r in caplog.records]
+    assert len(told) == (0 if quick else 1)
+    assert all("use --precision auto or fp32" in line for line in told)
 
 
 def test_auto_goes_by_the_cpu():

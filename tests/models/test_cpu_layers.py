@@ -9,12 +9,13 @@ import torch
 from timm.layers import Conv2dSame, PatchEmbed
 from torch import nn
 
+from fastsemi.common.precision import multiplies_bf16
 from fastsemi.models.cpu_layers import use_cpu_layers
 from fastsemi.models.create import create_model, use_fused_attention
 from fastsemi.models.settings import ModelConfig
 
 pytestmark = pytest.mark.skipif(
-    not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    not multiplies_bf16(),
     reason="PyTorch has no oneDNN with bfloat16 here",
 )
 VIT = ModelConfig("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2})
