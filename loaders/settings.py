@@ -64,7 +64,8 @@ class DataConfig:
     folder of them or as a pattern (train-{000..099}.tar)."""
     val: str | None = "val"
     """Evaluation images below root, in any of these forms: of the same classes, or some of them; null for
-    none, then data.labels.validation of the labelled images are evaluated on."""
+    none, then data.labels.validation of the labelled images are evaluated on; where that is 0 too all labels
+    train and nothing is evaluated."""
     unlabeled: Path | tuple[Path, ...] | None = None
     """Further images without classes, in any of these forms, relative to the working directory; or a list of
     places that share no image. By default training images without a label."""
@@ -104,11 +105,6 @@ class DataConfig:
             object.__setattr__(self, "unlabeled", places)
         for what in (self.train, self.val or ""):
             place(what)
-        if self.val is None and not self.labels.validation:
-            raise UserError(
-                "data.val is null, so that a part of the labelled images must be evaluated on; set "
-                "data.labels.validation, for example to 0.2, or name evaluation images in data.val"
-            )
         if not 1 <= self.image_size <= MOST_SIDE:
             raise UserError(f"data.image_size is {self.image_size}; it must lie in [1, {MOST_SIDE}]")
         if self.max_pixels < 1:
@@ -131,6 +127,11 @@ class DataConfig:
         if self.unlabeled is None:
             return ()
         return self.unlabeled if isinstance(self.unlabeled, tuple) else (self.unlabeled,)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are images to evaluate on, of a place of their own or held-out labelled ones."""
+        return self.val is not None or self.labels.validation > 0
 
     @property
     def resized_to(self) -> int | None:

@@ -80,6 +80,7 @@ def train_stages(
     from fastsemi.common.progress import Progress, QuietConsole
     from fastsemi.parallel import processes
     from fastsemi.run.run import Run
+    from fastsemi.run.selected import all_labels_line
     from fastsemi.run.summary import WIDE, summary_table, verdict
 
     stopped = None
@@ -98,8 +99,9 @@ def train_stages(
     if stopped:
         raise stopped
     console.print(summary_table(summary, wide=console.width >= WIDE))
-    if said := verdict(summary):
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+    for said in (verdict(summary), all_labels_line(run.config, summary)):
+        if said:
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
     for path in summary.get("skipped_images", []):
         console.print(f"skipped broken image {path}", highlight=False, markup=False)
     if is_main:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fastsemi.common.errors import UserError
 from fastsemi.loaders.data import Data
 from fastsemi.loaders.image_set import digest
 from fastsemi.parallel import processes
@@ -45,6 +46,11 @@ class Judged:
 
 def judge_run(config: Config, say: Callable[[str], None] = lambda text: None) -> Judged:
     """`judge_baselines` of a configuration whose run need not exist."""
+    if not config.data.evaluates:
+        raise UserError(
+            "there are no images to judge classifiers on (data.val is null, data.labels.validation 0); set "
+            "one of them"
+        )
     run = RunContext(config)
     try:
         found = judge_baselines(run, say)
@@ -80,4 +86,5 @@ def baselines_digest(data: Data) -> str:
 def wants_baselines(run: RunContext) -> bool:
     """Whether they are to be judged, and worth it."""
     few = len(run.data.labelled.ids) <= MOST_LABELLED and len(run.data.classes) <= MOST_CLASSES
+    few &= run.config.data.evaluates  # else there is nothing to judge them on
     return run.config.train.baseline == "auto" and few and processes.world() == 1

@@ -36,7 +36,7 @@ def calibrate(run: RunContext) -> None:
     """
     folder, config = run.folder.model, run.config
     missing = run.folder.has_model and not is_calibrated(folder)
-    if not config.train.calibrate or not processes.from_main(missing):
+    if not (config.train.calibrate and config.data.evaluates) or not processes.from_main(missing):
         return
     images, scale = run.data.selection, 1.0
     count = len(images.ids)

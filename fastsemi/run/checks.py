@@ -42,7 +42,7 @@ def check_stage(run: RunContext, name: StageName) -> None:
     check_record(run.config)
     replayed(run.config, name, roles, schedule.total_steps)
     require_split(name, config.micro_batches, config.batch, processes.world())
-    if has_classifier(name) and not len(run.data.val.ids):
+    if has_classifier(name) and run.config.data.evaluates and not len(run.data.val.ids):
         raise UserError(f"{run.data.val.index.root} holds no images to evaluate on; add some")
     evaluated = [run.data.val, run.data.selection] if has_classifier(name) else []
     for images in (*(role.images for role in roles.values()), *evaluated):

@@ -103,6 +103,12 @@ class Config:
                 "plan.record writes the masks that pretraining draws, and compiled networks draw others; set "
                 "compile.enabled to false"
             )
+        if not self.data.evaluates and self.train.select == "best" and set(self.stages) != {"pretrain"}:
+            raise UserError(
+                "data.val is null and data.labels.validation 0, so that no image is left to choose the best "
+                "network by; set data.labels.validation, for example to 0.2, or train.select to last, which "
+                "trains on all labels and evaluates nothing"
+            )
         self._check_image_sizes()
         if "semi" in self.stages and self.semi.label_passes > 1 and (self.plan.record or self.plan.replay):
             raise UserError(

@@ -37,12 +37,13 @@ def data_lines(config: Config, data: Data, stages: Sequence[StageName]) -> Itera
             f"{len(data.labelled.ids):,} labelled",
             *([f"{held:,} of them held out"] if held and config.data.val is not None else []),
             *([] if rest is None else [f"{len(rest.ids):,} unlabelled"]),
-            f"{len(data.val.ids):,} to evaluate on",
+            f"{len(data.val.ids):,} to evaluate on" if config.data.evaluates else "none to evaluate on",
         ]
         yield f"data: {', '.join(parts)}"
         sets = [data.labelled, data.val, data.selection, *([] if rest is None else [rest])]
         sets += [data.pretraining] if "pretrain" in stages else []
-        odd = [_broken(config, sets), _uneven(config, data, stages), _unevaluated(data)]
+        odd = [_broken(config, sets), _uneven(config, data, stages)]
+        odd += [_unevaluated(data)] if config.data.evaluates else []
     if told := [text for text in odd if text]:
         yield f"data: {'; '.join(told)}"
 

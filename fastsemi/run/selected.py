@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from fastsemi.run.config import Config
 
 EVALUATION = "evaluation images"
 HELD_OUT = "held-out labelled images"
+NOTHING = "nothing"
 
 
 def evaluated_on(config: Config) -> str:
     """What accuracies are of."""
+    if not config.data.evaluates:
+        return NOTHING
     return HELD_OUT if config.data.val is None else EVALUATION
 
 
@@ -29,6 +33,8 @@ def selected_on(config: Config) -> str | None:
 
 def held_out_lines(config: Config, data: Data) -> Iterator[str]:
     """What a run says first of the labels that train nothing."""
+    if not config.data.evaluates:
+        yield "nothing is evaluated (data.val is null, data.labels.validation 0): all labels train"
     if not config.data.labels.validation:
         return
     count, best = len(data.held_out.ids), config.train.select == "best"
@@ -53,6 +59,18 @@ def held_out_lines(config: Config, data: Data) -> Iterator[str]:
         )
 
 
+def all_labels_line(config: Config, summary: dict[str, Any]) -> str | None:
+    """How to train on the labels too that only judged a run; None where each label has trained."""
+    if not config.data.labels.validation or not (held := summary.get("held_out")):
+        return None
+    judged = "evaluates nothing" if config.data.val is None else "is judged on the evaluation images"
+    return (
+        f"{held:,} labels trained nothing; this trains on all {summary['labelled'] + held:,} and {judged}: "
+        f"fastsemi train --config {quote(str(config.output / 'config.yaml'))} --output "
+        f"{quote(f'{config.output}_all')} --data.labels.validation 0 --train.select last"
+    )
+
+
 def honest(summary: dict[str, Any]) -> bool:
     """Whether networks were chosen on other images than those that they are evaluated on."""
     return summary.get("selected_on") not in (None, summary.get("evaluated_on"))
@@ -61,6 +79,8 @@ def honest(summary: dict[str, Any]) -> bool:
 def selection_notes(summary: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know of the images that they are of."""
     notes = []
+    if summary.get("evaluated_on") == NOTHING:
+        notes.append("all labels have trained, nothing was evaluated")
     if summary.get("evaluated_on") == HELD_OUT:
         count = summary["held_out"]
         notes.append(f"no evaluation set: accuracies are of {count:,} labelled images that trained nothing")

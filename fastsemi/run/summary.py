@@ -89,7 +89,8 @@ def summary_table(summary: dict[str, Any], *, wide: bool = True) -> Table:
         for network in networks(entry):
             table.add_row(stage, network or "model", *_shown(entry, network), *speed, time)
         if not networks(entry):
-            table.add_row(stage, "encoder", "-", "-", "-", *speed, time)
+            network = "encoder" if stage == "pretrain" else "not evaluated"
+            table.add_row(stage, network, "-", "-", "-", *speed, time)
         if chosen := entry.get("chosen"):
             table.add_row(stage, f"chosen: {chosen['network']}", *_shown(chosen, ""))
     table.caption = "\n".join(selection_notes(summary)) or None

@@ -76,6 +76,11 @@ def trained_run(config: Config) -> Iterator[Trained]:
                 f"the model of {config.output} knows other classes than {data.config.root} "
                 f"({len(names)} and {len(data.classes)}); give the data it was trained for"
             )
+        if not config.data.evaluates:
+            raise UserError(
+                f"{config.output} was trained on all labels and has no images to evaluate on; name some: "
+                "--data.val FOLDER"
+            )
         if not len(images.ids):
             raise UserError(f"{images.index.root} holds no images to evaluate on; add some")
         yield Trained(model, data, Views(config.data, device), precision)

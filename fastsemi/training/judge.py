@@ -57,16 +57,17 @@ class Judge:
         """The best network so far; None where the stage leaves the last."""
         return self._selection.choice if self._selection else None
 
-    def judge(self, step: int) -> dict[str, float]:
-        """Evaluate the networks as they are after some steps.
+    def judge(self, step: int, *, final: bool = False) -> dict[str, float]:
+        """Evaluate the networks as they are after some steps; `final`: the stage ends with them.
 
         Returns:
-            Figures for the log, of images that only choose too; none of a stage without classifiers.
+            Figures for the log, of images that only choose too; none of a stage without classifiers, or where
+            nothing is evaluated.
 
         Raises:
             Interrupted: What `after_pass` or `waiting` raised; the evaluation is owed.
         """
-        if not (models := self._stage.eval_models()):
+        if not self._data.config.evaluates or not (models := self._stage.eval_models()):
             return {}
         try:
             with self._waiting():
@@ -85,7 +86,7 @@ class Judge:
             for kind in ("top1", "top5", "balanced")
         }
         if self._selection:
-            self._selection.offer(step, scores, models, self._stage.result(), deciding)
+            self._selection.offer(step, scores, models, self._stage.result(), deciding, final=final)
         return {**self.scores, **held_out}
 
     def result(self, step: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which network of a stage is its result: of all that were evaluated, the best one, or the last."""
+"""Which network of a stage is its result: the last one, or one that was clearly better before."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ class Selection:
     """Keeps the best of the networks that a stage evaluates, for `train.select: best`.
 
     The tensors lie in a file whose name has the step, so that a run that goes on from an earlier checkpoint
-    finds what that checkpoint speaks of. What counts is the top-1 of the images that choose, then their loss:
-    a few dozen of them often have networks of the same top-1. Of networks that are equal in both the earlier
-    one stays, and of one evaluation the stage's own result.
+    finds what that checkpoint speaks of. What counts is the top-1 of the images that choose, then their loss.
+    Of networks that are equal in both the earlier one stays, and of one evaluation the stage's own result. At
+    the end of the stage its own result is taken if it is within one standard error of the best, as Breiman et
+    al. (1984) choose among trees: ten images say nothing of a point, and their loss favours networks that
+    have learnt from hard labels.
 
     Args:
         folder: Of the run's checkpoints.
@@ -60,6 +62,8 @@ class Selection:
         models: Mapping[str, nn.Module],
         result: nn.Module,
         deciding: Mapping[str, Accuracy] | None = None,
+        *,
+        final: bool = False,
     ) -> None:
         """Look at an evaluation; all processes must take part.
 
@@ -69,16 +73,21 @@ class Selection:
             models: The networks.
             result: The one that the stage leaves if nothing is chosen; it wins where networks are equal.
             deciding: Of the images that choose, if they are others.
+            final: Whether the stage ends with these networks.
         """
         by = scores if deciding is None else deciding
         order = sorted(models, key=lambda name: models[name] is not result)
         name = max(order, key=lambda name: _rank(by[name].top1, by[name].loss))
-        top1, loss = by[name].top1, by[name].loss
-        before = self.choice
-        if before and _rank(top1, loss) <= _rank(before.selection_top1, before.selection_loss):
+        before, own = self.choice, order[0]
+        best = by[name].top1 if before is None else max(by[name].top1, before.selection_top1)
+        if final and models[own] is result and best - by[own].top1 <= standard_error(by[own]):
+            name = own
+        elif before and _rank(by[name].top1, by[name].loss) <= _rank(
+            before.selection_top1, before.selection_loss
+        ):
             return
-        score = scores[name]
-        self.choice = Choice(name, step, score.top1, score.top5, score.balanced, top1, loss)
+        score, chosen = scores[name], by[name]
+        self.choice = Choice(name, step, score.top1, score.top5, score.balanced, chosen.top1, chosen.loss)
         state = plain_state(models[name])
         if processes.is_main():
             checkpoint_file.save({"model": state, "choice": asdict(self.choice)}, self._path(self.choice))
@@ -108,6 +117,12 @@ class Selection:
 
     def _path(self, choice: Choice) -> Path:
         return self._folder / f"{self._stage}_best-{choice.step:09d}.pt"
+
+
+def standard_error(found: Accuracy) -> float:
+    """Of a top-1 over n images, in points, of a true rate (hits + 1) / (n + 2): n hits of n have one too."""
+    rate = (found.top1 / 100 * found.images + 1) / (found.images + 2)
+    return 100 * math.sqrt(rate * (1 - rate) / max(1, found.images))
 
 
 def _rank(top1: float, loss: float) -> tuple[float, float]:

@@ -279,7 +279,7 @@ class Trainer:
             self.progress.note(alarm)
 
     def _evaluate(self, *, log: bool = True) -> None:
-        scores = self._judge.judge(self.step)
+        scores = self._judge.judge(self.step, final=self.step == self.total)
         if scores and log:
             self.log.write(self.stage.name, self.step, scores)
         if scores:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,7 +142,7 @@ def test_a_network_that_others_chose_counts_and_one_that_the_same_images_chose_d
         (["--data.labels.validation", "1"], "data.labels.validation is 1.0; it must lie in [0, 1)"),
         (["--data.labels.validation", ".nan"], "data.labels.validation is nan"),
         (["--data.labels.validation", "0.1"], "data.labels.validation 0.1 holds no image out"),
-        (["--data.val", "null"], "set data.labels.validation, for example to 0.2"),
+        (["--data.val", "null"], "set data.labels.validation, for example to 0.2, or train.select to last"),
         (["--data.val", "elsewhere"], "set data.val to val, which is there"),
     ],
 )
@@ -195,3 +197,81 @@ def test_a_difference_is_told_in_images_too():
     assert "75.0 % on the same labels, 2 of 30 images; " in below
     flattered = verdict(_summary(selected_on=own, evaluated_on=own))
     assert flattered.endswith("model/ holds the network that was chosen, 80.0 %, chosen on the same images")
+
+
+ALL = (*NO_VAL, "--train.select", "last")
+
+
+def _weights(config):
+    return checkpoint_file.load(config.output / "checkpoints" / "semi_result.pt")["model"]
+
+
+def test_all_labels_train_where_nothing_is_evaluated_and_nothing_else_changes(tiny, tmp_path):
+    """The same weights as of a run that is evaluated: an evaluation draws and changes nothing."""
+    stages = ("--stages", "[finetune, semi]")
+    every = tiny(*stages, *ALL, "--train.baseline", "auto", "--train.calibrate", "true")
+    console = Console(record=True, width=200, file=io.StringIO())
+    summary = Run(every, Progress(console)).train(every.stages)
+    said = console.export_text()
+    assert "12 labelled, 108 unlabelled, none to evaluate on" in said and "no image to evaluate" not in said
+    assert "nothing is evaluated (data.val is null, data.labels.validation 0): all labels train" in said
+    assert "top1" not in said and "confidences" not in said
+    assert (summary["labelled"], summary["held_out"], summary["evaluation"]) == (12, 0, 0)
+    assert summary["evaluated_on"] == "nothing" and "baselines" not in summary
+    assert not any(key.endswith("top1") for entry in summary["stages"].values() for key in entry)
+    table = Console(record=True, width=120, file=io.StringIO())
+    table.print(summary_table(summary))
+    text = table.export_text()
+    assert text.count("not evaluated") == 2 and "all labels have trained, nothing was evaluated" in text
+    assert verdict(summary) is None
+    judged = tiny(*stages, "--train.select", "last", "--output", str(tmp_path / "judged"))
+    Run(judged, Progress(Console(quiet=True))).train(judged.stages)
+    mine, theirs = _weights(every), _weights(judged)
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def test_what_a_run_of_all_labels_is_good_for(tiny, tmp_path, capsys):
+    config = tiny("--stages", "[finetune]", *ALL)
+    preset = ["--config", str(tmp_path / "tiny.yaml"), "--stages", "[finetune]", *ALL]
+    assert main(["train", *preset]) == 0
+    found = capsys.readouterr()
+    assert "not evaluated" in found.out and "all labels have trained" in found.out
+    page = (config.output / "report.html").read_text()
+    assert "nothing was evaluated" in page
+    run = ["--output", str(config.output)]
+    assert main(["report", *run]) == 0
+    assert main(["predict", str(config.data.root / "val"), *run, "--to", str(tmp_path / "said.csv")]) == 0
+    assert len((tmp_path / "said.csv").read_text().splitlines()) == 31
+    capsys.readouterr()
+    for command, words in (
+        (
+            ["evaluate", *run],
+            "was trained on all labels and has no images to evaluate on; name some: --data.val",
+        ),
+        (["probe", *preset], "there are no images to judge classifiers on"),
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.splitlines()[-1].startswith("fastsemi: error:")
+    assert main(["evaluate", *run, "--data.val", "val"]) == 0
+    assert "30 evaluation images" in capsys.readouterr().out
+
+
+def test_a_run_with_held_out_labels_says_how_to_train_on_all(tiny, tmp_path, capsys):
+    held = ["--data.labels.validation", "0.25", "--finetune.batch", "9", "--stages", "[finetune]"]
+    config = tiny()
+    start = ["train", "--config", str(tmp_path / "tiny.yaml"), *held]
+    for further, words in (
+        ([*NO_VAL, "--output", str(tmp_path / "a run")], "evaluates nothing"),
+        (["--output", str(tmp_path / "other")], "is judged on the evaluation images"),
+    ):
+        assert main([*start, *further]) == 0
+        told = next(x for x in capsys.readouterr().out.splitlines() if "labels trained nothing" in x)
+        assert f"3 labels trained nothing; this trains on all 12 and {words}: fastsemi train" in told
+        command = shlex.split(told.split(": ", 1)[1])
+        assert main(command[1:]) == 0
+        summary = json.loads((Path(command[command.index("--output") + 1]) / "summary.json").read_text())
+        assert (summary["labelled"], summary["held_out"]) == (12, 0)
+        assert "labels trained nothing" not in capsys.readouterr().out
+    assert main(["train", "--config", str(tmp_path / "tiny.yaml"), "--stages", "[finetune]"]) == 0
+    assert "labels trained nothing" not in capsys.readouterr().out and config.output.exists()

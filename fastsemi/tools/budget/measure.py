@@ -171,7 +171,7 @@ def _written(stage: Stage, apart: RunFolder) -> float:
 def _evaluation(run: RunContext, stage: Stage) -> float:
     """Seconds of an evaluation, from a part of the images; 0 for a stage without a classifier."""
     models = stage.eval_models()
-    if not models:
+    if not models or not run.config.data.evaluates:
         return 0.0
     data, batch = run.data, run.config.eval_batch
     count = len(data.val.ids)

@@ -128,7 +128,7 @@ def _why_held_out(survey: Survey, fraction: float) -> str:
     if survey.layout.val is None:
         return (
             f"There is no evaluation set. {held}. All accuracies are of these labels, and the best network "
-            "is chosen on them."
+            "is chosen on them; how all labels can train after that, the end of the run says."
         )
     if fraction:
         return f"{held}. The best network is chosen on these labels."

@@ -129,12 +129,20 @@ def plan_study(study: Study, seeds: Sequence[int], folder: Path) -> StudyPlan:
         study: The grid.
         seeds: Seeds, of training and of the choice of labels.
         folder: Where run directories are; studies with the same folder share them.
+
+    Raises:
+        UserError: A cell has nothing to evaluate on.
     """
     jobs: dict[Path, StageRun] = {}
     entries = []
     for cell in study.cells:
         for seed in seeds:
             config = cell.with_seed(seed)
+            if not config.data.evaluates:
+                raise UserError(
+                    "a study compares accuracies, and there is nothing to evaluate on (data.val is null, "
+                    "data.labels.validation 0); set one of them"
+                )
             before: StageRun | None = None
             mine = []
             for number, stage in enumerate(config.stages):
