@@ -17,9 +17,8 @@ class TrainConfig:
 
     select: Literal["best", "last"] = "best"
     """Which network a stage leaves: the last one (the teacher, the average), or the best of all that were
-    evaluated, student or teacher, which is the last one too unless another's top-1 is higher by more than a
-    standard error: on the labelled images that data.labels.validation holds out, else on the evaluation
-    images, which flatters it."""
+    evaluated, student or teacher, by its top-1 on the labelled images that data.labels.validation holds out,
+    else on the evaluation images, which flatters it; of equal ones the last, then that of lower loss."""
     keep: int = 2
     """Checkpoints of an unfinished stage that stay: where the last one was damaged, the one before it is
     taken."""

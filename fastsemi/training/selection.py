@@ -1,4 +1,4 @@
-"""Which network of a stage is its result: the last one, or one that was clearly better before."""
+"""Which network of a stage is its result: of all that were evaluated, the best one, or the last."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ class Selection:
     The tensors lie in a file whose name has the step, so that a run that goes on from an earlier checkpoint
     finds what that checkpoint speaks of. What counts is the top-1 of the images that choose, then their loss.
     Of networks that are equal in both the earlier one stays, and of one evaluation the stage's own result. At
-    the end of the stage its own result is taken if it is within one standard error of the best, as Breiman et
-    al. (1984) choose among trees: ten images say nothing of a point, and their loss favours networks that
-    have learnt from hard labels.
+    the end of the stage its own result is taken where no other has a higher top-1, whatever their losses: of
+    ten images many networks have all right, and the loss favours one that was not trained on soft labels.
 
     Args:
         folder: Of the run's checkpoints.
@@ -80,7 +79,7 @@ class Selection:
         name = max(order, key=lambda name: _rank(by[name].top1, by[name].loss))
         before, own = self.choice, order[0]
         best = by[name].top1 if before is None else max(by[name].top1, before.selection_top1)
-        if final and models[own] is result and best - by[own].top1 <= standard_error(by[own]):
+        if final and models[own] is result and by[own].top1 >= best:
             name = own
         elif before and _rank(by[name].top1, by[name].loss) <= _rank(
             before.selection_top1, before.selection_loss
@@ -117,12 +116,6 @@ class Selection:
 
     def _path(self, choice: Choice) -> Path:
         return self._folder / f"{self._stage}_best-{choice.step:09d}.pt"
-
-
-def standard_error(found: Accuracy) -> float:
-    """Of a top-1 over n images, in points, of a true rate (hits + 1) / (n + 2): n hits of n have one too."""
-    rate = (found.top1 / 100 * found.images + 1) / (found.images + 2)
-    return 100 * math.sqrt(rate * (1 - rate) / max(1, found.images))
 
 
 def _rank(top1: float, loss: float) -> tuple[float, float]:
