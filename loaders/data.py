@@ -190,6 +190,8 @@ class Data:
         """Images of a place of their own without the files that are evaluated on; None if none is left."""
         evaluated = None
         with suppress(UserError):  # whoever evaluates says what is wrong
+            if not self.config.evaluates:
+                return images
             if self.config.val is None:
                 evaluated = self.held_out
             elif os.path.exists(self.config.root / self.config.val):
@@ -206,6 +208,8 @@ class Data:
 
     def _unevaluated(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of some training images that are not evaluated on, not even looked at without their label."""
+        if not self.config.evaluates:
+            return ids
         return ids[~np.isin(ids, self.held_out.ids if self.config.val is None else self._evaluated)]
 
     @cached_property

@@ -37,6 +37,8 @@ def check_stage(run: RunContext, name: StageName) -> None:
         UserError: Says what.
     """
     config = settings(run.config, name)
+    if has_classifier(name):
+        run.config.require_choice()  # of a stage that `stages` does not name too
     roles = STAGE_CLASSES[name].build_roles(config, run.data, run.config.seed)
     schedule = make_schedule(config, next(iter(roles.values())).stream)
     check_record(run.config)

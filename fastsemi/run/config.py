@@ -103,12 +103,8 @@ class Config:
                 "plan.record writes the masks that pretraining draws, and compiled networks draw others; set "
                 "compile.enabled to false"
             )
-        if not self.data.evaluates and self.train.select == "best" and set(self.stages) != {"pretrain"}:
-            raise UserError(
-                "data.val is null and data.labels.validation 0, so that no image is left to choose the best "
-                "network by; set data.labels.validation, for example to 0.2, or train.select to last, which "
-                "trains on all labels and evaluates nothing"
-            )
+        if set(self.stages) != {"pretrain"}:
+            self.require_choice()
         self._check_image_sizes()
         if "semi" in self.stages and self.semi.label_passes > 1 and (self.plan.record or self.plan.replay):
             raise UserError(
@@ -127,6 +123,19 @@ class Config:
                     f"semi.student_start weights needs a network that is trained whole, and model.adapt is "
                     f"{self.model.adapt}; set semi.student_start to average"
                 )
+
+    def require_choice(self) -> None:
+        """Refuse to choose the best network where nothing is evaluated.
+
+        Raises:
+            UserError: So it is.
+        """
+        if self.train.select == "best" and not self.data.evaluates:
+            raise UserError(
+                "data.val is null and data.labels.validation 0, so that no image is left to choose the best "
+                "network by; set data.labels.validation, for example to 0.2, or train.select to last, which "
+                "trains on all labels and evaluates nothing"
+            )
 
     def _check_image_sizes(self) -> None:
         for stage in (self.finetune, self.semi):

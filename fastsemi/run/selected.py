@@ -26,7 +26,7 @@ def evaluated_on(config: Config) -> str:
 
 def selected_on(config: Config) -> str | None:
     """What `train.select: best` goes by; None where nothing is chosen."""
-    if config.train.select == "last":
+    if config.train.select == "last" or not config.data.evaluates:
         return None
     return HELD_OUT if config.data.labels.validation else EVALUATION
 
@@ -63,11 +63,20 @@ def all_labels_line(config: Config, summary: dict[str, Any]) -> str | None:
     """How to train on the labels too that only judged a run; None where each label has trained."""
     if not config.data.labels.validation or not (held := summary.get("held_out")):
         return None
+    if any(name not in summary["stages"] for name in config.stages):
+        return None
+    data = config.data
+    if data.val is not None and data.unlabeled is None and summary.get("unlabelled", held + 1) <= held:
+        return None  # the held-out images are the only unlabelled ones
+    plan, mirror = config.plan, config.train.mirror
+    files = {"plan.record": plan.record, "plan.replay": plan.replay, "train.mirror": mirror}
+    apart = "".join(f" --{key} null" for key, value in files.items() if value)  # they are of this run
+    output = config.output if config.output.name not in ("", "..") else config.output.resolve()
     judged = "evaluates nothing" if config.data.val is None else "is judged on the evaluation images"
     return (
         f"{held:,} labels trained nothing; this trains on all {summary['labelled'] + held:,} and {judged}: "
         f"fastsemi train --config {quote(str(config.output / 'config.yaml'))} --output "
-        f"{quote(f'{config.output}_all')} --data.labels.validation 0 --train.select last"
+        f"{quote(f'{output}_all')} --data.labels.validation 0 --train.select last{apart}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -15,10 +15,20 @@ from fastsemi.loaders.data import Data
 from fastsemi.models.create import use_fused_attention
 from fastsemi.models.timm_folder import open_timm
 from fastsemi.parallel import processes
-from fastsemi.run.config import Config
+from fastsemi.run.config import Config, load
 from fastsemi.run.engine import read_as_trained
 from fastsemi.run.folder import RunFolder
 from fastsemi.stages.inputs import Views
+
+
+def _require_untrained(config: Config) -> None:
+    """Refuse held-out labels that are not those of the run: it may have been trained on them."""
+    file = RunFolder(config.output).config
+    trained = load([file], []).data if file.is_file() else config.data
+    mine, theirs = (replace(data.labels, file=None) for data in (config.data, trained))
+    if config.data.val is None and not (config.data.evaluates and mine == theirs):
+        what = "has no images to evaluate on" if trained == config.data else "held other labels out, or none"
+        raise UserError(f"{config.output} {what}; name a folder of others below data.root as --data.val")
 
 
 def load_trained(config: Config, precision: Precision) -> tuple[nn.Module, tuple[str, ...]]:
@@ -76,11 +86,7 @@ def trained_run(config: Config) -> Iterator[Trained]:
                 f"the model of {config.output} knows other classes than {data.config.root} "
                 f"({len(names)} and {len(data.classes)}); give the data it was trained for"
             )
-        if not config.data.evaluates:
-            raise UserError(
-                f"{config.output} was trained on all labels and has no images to evaluate on; name some: "
-                "--data.val FOLDER"
-            )
+        _require_untrained(config)
         if not len(images.ids):
             raise UserError(f"{images.index.root} holds no images to evaluate on; add some")
         yield Trained(model, data, Views(config.data, device), precision)

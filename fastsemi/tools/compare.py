@@ -76,6 +76,8 @@ def open_runs(paths: Sequence[Path]) -> list[Compared]:
 
 
 def _images(config: Config) -> str | None:
+    if not config.data.evaluates:
+        return None
     data = Data(config.data, config.loader)
     try:
         return digest([data.val], labels=True)
@@ -167,7 +169,7 @@ def notes(runs: Sequence[Compared]) -> Iterator[str]:
         yield "the settings are the same"
     first, *others = runs
     for run in runs:
-        if run.images is None:
+        if run.images is None and run.config.data.evaluates:
             yield f"{run.path}: its evaluation images are not here, so whether they are the same is unknown"
     if first.images:
         for run in others:

@@ -67,7 +67,10 @@ class Judge:
         Raises:
             Interrupted: What `after_pass` or `waiting` raised; the evaluation is owed.
         """
-        if not self._data.config.evaluates or not (models := self._stage.eval_models()):
+        if not self._data.config.evaluates:
+            self.scores, self.owes = {}, False  # of a checkpoint that was evaluated
+            return {}
+        if not (models := self._stage.eval_models()):
             return {}
         try:
             with self._waiting():

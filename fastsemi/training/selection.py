@@ -79,7 +79,8 @@ class Selection:
         name = max(order, key=lambda name: _rank(by[name].top1, by[name].loss))
         before, own = self.choice, order[0]
         best = by[name].top1 if before is None else max(by[name].top1, before.selection_top1)
-        if final and models[own] is result and by[own].top1 >= best:
+        at_end = final and models[own] is result and math.isfinite(by[own].loss)
+        if at_end and by[own].top1 >= best:
             name = own
         elif before and _rank(by[name].top1, by[name].loss) <= _rank(
             before.selection_top1, before.selection_loss

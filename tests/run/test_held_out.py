@@ -3,6 +3,8 @@
 import io
 import json
 import shlex
+import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from fastsemi.commands.cli import main
 from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.data import Data
+from fastsemi.run import run as run_module
 from fastsemi.run.context import RunContext
 from fastsemi.run.fingerprint import fingerprint
 from fastsemi.run.run import Run
+from fastsemi.run.selected import all_labels_line
 from fastsemi.run.summary import summary_table, verdict
 from fastsemi.training.checkpoint import file as checkpoint_file
 from fastsemi.training.evaluate import evaluate
@@ -237,17 +241,15 @@ def test_what_a_run_of_all_labels_is_good_for(tiny, tmp_path, capsys):
     found = capsys.readouterr()
     assert "not evaluated" in found.out and "all labels have trained" in found.out
     page = (config.output / "report.html").read_text()
-    assert "nothing was evaluated" in page
+    assert "nothing was evaluated" in page and "not evaluated" in page and ">nothing<" not in page
     run = ["--output", str(config.output)]
     assert main(["report", *run]) == 0
     assert main(["predict", str(config.data.root / "val"), *run, "--to", str(tmp_path / "said.csv")]) == 0
     assert len((tmp_path / "said.csv").read_text().splitlines()) == 31
     capsys.readouterr()
     for command, words in (
-        (
-            ["evaluate", *run],
-            "was trained on all labels and has no images to evaluate on; name some: --data.val",
-        ),
+        (["evaluate", *run], "has no images to evaluate on; name a folder of others below data.root"),
+        (["evaluate", *run, *HELD], "held other labels out, or none; name a folder of others"),
         (["probe", *preset], "there are no images to judge classifiers on"),
     ):
         assert main(command) == 2
@@ -275,3 +277,60 @@ def test_a_run_with_held_out_labels_says_how_to_train_on_all(tiny, tmp_path, cap
         assert "labels trained nothing" not in capsys.readouterr().out
     assert main(["train", "--config", str(tmp_path / "tiny.yaml"), "--stages", "[finetune]"]) == 0
     assert "labels trained nothing" not in capsys.readouterr().out and config.output.exists()
+
+
+def test_what_a_checkpoint_was_evaluated_with_is_no_result_of_a_run_that_evaluates_nothing(tiny):
+    """The stage goes on without its evaluation images, and with `train.allow_changed`."""
+    options = ("--stages", "[finetune]", "--train.select", "last", "--finetune.checkpoint_every", "4 steps")
+    first = Run(tiny(*options), Progress(Console(quiet=True)))
+
+    def stop(step):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    trainer_of = run_module.build_trainer
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def build_trainer(*args, **further):
+            trainer = trainer_of(*args, **further)
+            trainer.before_step = stop
+            return trainer
+
+        patched.setattr(run_module, "build_trainer", build_trainer)
+        first.train(first.config.stages)
+    config = tiny(*options, *NO_VAL, "--train.allow_changed", "true")
+    entry = Run(config, Progress(Console(quiet=True))).train(config.stages)["stages"]["finetune"]
+    assert entry["steps"] == 8 and not any(key.endswith("top1") for key in entry)
+
+
+def test_a_stage_that_the_configuration_does_not_name_needs_something_to_choose_on(tiny, tmp_path, capsys):
+    tiny()
+    run = ["--config", str(tmp_path / "tiny.yaml"), "--stages", "[pretrain]", *NO_VAL]
+    assert main(["pretrain", *run]) == 0
+    capsys.readouterr()
+    assert main(["finetune", *run]) == 2
+    assert "no image is left to choose the best network by" in capsys.readouterr().err
+
+
+def test_pretraining_wants_no_labels_where_nothing_is_evaluated(tiny, tmp_path, shapes):
+    shutil.copytree(shapes / "train" / "bar", tmp_path / "flat" / "train" / "a")
+    options = ("--stages", "[pretrain]", *NO_VAL, "--data.root", str(tmp_path / "flat"))
+    config = tiny(*options)
+    Run(config, Progress(Console(quiet=True))).train(config.stages)
+    with closing(Data(config.data, config.loader)) as data:
+        assert len(data.pretraining.ids) == 40
+
+
+def test_the_command_for_all_labels_leaves_what_is_of_the_run_alone(tiny, tmp_path, monkeypatch):
+    summary = {"stages": {"finetune": {}}, "labelled": 9, "held_out": 3, "unlabelled": 111}
+    stages = ("--stages", "[finetune]", *HELD)
+    plain = all_labels_line(tiny(*stages), summary)
+    assert plain.endswith("--data.labels.validation 0 --train.select last")
+    kept = tiny(*stages, "--plan.record", str(tmp_path / "plan.bin"), "--train.mirror", "s3://bucket/run")
+    assert all_labels_line(kept, summary).endswith("--plan.record null --train.mirror null")
+    assert all_labels_line(tiny(*stages), {**summary, "unlabelled": 3}) is None  # it would have none
+    assert all_labels_line(tiny(*stages), {**summary, "stages": {}}) is None
+    assert all_labels_line(tiny("--stages", "[finetune]"), {**summary, "held_out": 0}) is None
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert f"--output {tmp_path / 'here_all'} " in all_labels_line(tiny(*stages, "--output", "."), summary)

@@ -84,6 +84,13 @@ def test_of_networks_with_as_many_hits_the_one_at_the_end_is_left(last, step, tm
     )
 
 
+def test_a_network_without_a_finite_loss_wins_no_tie_at_the_end(tmp_path):
+    selection, model = Selection(tmp_path, "semi"), network(1.0)
+    selection.offer(1, scores(0.5, model=50.0), {"model": model}, model)
+    selection.offer(2, scores(float("nan"), model=50.0), {"model": model}, model, final=True)
+    assert selection.choice.step == 1
+
+
 def test_a_student_that_is_better_than_its_teacher_at_the_end_is_left(tmp_path):
     selection = Selection(tmp_path, "semi")
     models = {"student": network(1.0), "teacher": network(2.0)}

@@ -99,4 +99,5 @@ def _tried(config: Config, model: nn.Module, exported: Network, terms: Mapping[s
         found = from_files(config, model, exported, terms, count)
     except UserError as error:
         return f"not tried on evaluation images: {error}"
-    return str(found or "not tried on evaluation images: they are packed as pixels")
+    why = "they are packed as pixels" if config.data.evaluates else "there are none"
+    return str(found or f"not tried on evaluation images: {why}")

@@ -105,7 +105,7 @@ def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
             lines.append(
                 StageLine(
                     stage,
-                    network or ("model" if has_classifier(stage) else "encoder"),
+                    network or _unjudged(stage, state),
                     entry.get(f"{prefix}top1"),
                     entry.get(f"{prefix}balanced"),
                     entry.get(f"{prefix}top5"),
@@ -119,6 +119,13 @@ def stage_lines(files: RunFiles, config: Config) -> list[StageLine]:
             top1, balanced, top5 = (chosen.get(kind) for kind in ("top1", "balanced", "top5"))
             lines.append(StageLine(stage, what, top1, balanced, top5, None, None, state))
     return lines
+
+
+def _unjudged(stage: StageName, state: str) -> str:
+    """What stands for a network without accuracies."""
+    if not has_classifier(stage):
+        return "encoder"
+    return "not evaluated" if state == "finished" else "model"
 
 
 def ordered_stages(files: RunFiles, config: Config) -> list[StageName]:

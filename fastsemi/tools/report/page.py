@@ -140,6 +140,8 @@ def _counts(config: Config, files: RunFiles, notes: dict[str, str]) -> dict[str,
         if config.stages == ("pretrain",)
         else ["classes", "labelled", "evaluation"]
     )
+    if not config.data.evaluates and "evaluation" in names:
+        names.remove("evaluation")
     held_out = config.data.labels.validation and config.data.val is not None
     names += ["held_out"] if held_out and "evaluation" in names else []
     names += ["unlabelled"] if "semi" in config.stages else []
