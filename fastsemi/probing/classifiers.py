@@ -30,7 +30,8 @@ SURE_WEIGHT = 0.5
 SURE_OF_VIEWS = 0.75  # of the mean over several views
 SURE_WEIGHT_OF_VIEWS = 0.25
 MOST_EVENING = 3.0  # factor on the weight of a class that is seldom sure
-MOST_C_OF_VIEWS = 1.0  # chosen on few labels, C is now and then far too large
+MOST_C_OF_VIEWS = 1.0  # chosen on few labels, C is now and then far too large; of as many labels a class
+UNEVEN = 2.0  # labels of the largest class by those of the smallest: a small C then drowns the small ones
 ROUNDS = 5
 MOST_SELF_TAUGHT = 10_000  # unlabelled images
 
@@ -95,7 +96,8 @@ def self_training(
     With further views of the same images it is sure of the mean over the views, and learns from each view by
     the image's weight divided among them. A class that is sure of fewer images than the probabilities of all
     images make probable then weighs more, and all unlabelled images together no more than the labelled ones:
-    else one class can swallow the others.
+    else one class can swallow the others. The inverse strength C of the penalty is at most 1 then, unless
+    some classes have far fewer labels than others: so strong a penalty takes nearly all images for the large.
 
     Args:
         labelled: Images with their classes; at least two classes.
@@ -108,7 +110,9 @@ def self_training(
     some = evenly(len(unlabelled), MOST_SELF_TAUGHT)
     known = [scale(x) for x in (labelled.x, *(view[0] for view in views))]
     rest = [scale(x[some]) for x in (unlabelled, *(view[1] for view in views))]
-    strength = min(model.C, MOST_C_OF_VIEWS) if views else model.C
+    counts = np.unique(labelled.y, return_counts=True)[1]
+    bounded = bool(views) and counts.max() <= UNEVEN * counts.min()
+    strength = min(model.C, MOST_C_OF_VIEWS) if bounded else model.C
     least, weight = (SURE_OF_VIEWS, SURE_WEIGHT_OF_VIEWS) if views else (SURE, SURE_WEIGHT)
     if views:
         model = _fit_views(known, labelled.y, np.ones(len(labelled.y)), strength)

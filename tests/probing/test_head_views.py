@@ -12,7 +12,7 @@ from fastsemi.common.errors import UserError
 from fastsemi.common.progress import Progress
 from fastsemi.loaders.plan.draws import AugmentConfig
 from fastsemi.loaders.stream import random_batches
-from fastsemi.probing import probe
+from fastsemi.probing import classifiers, probe
 from fastsemi.probing.classifiers import (
     MOST_EVENING,
     Scale,
@@ -60,6 +60,36 @@ def test_self_training_learns_more_from_several_views_than_from_one(noise):
         gains.append(several[-1] - (one.predict(target) == truth).mean())
     assert np.mean(gains) > 0.02
     assert min(several) > 0.6, "one class has swallowed the other"
+
+
+def of_few_labels(counts, seed=0):
+    """Self-training of four views of far more numbers than labels; its C, and what it makes of the others."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(400) % len(counts)
+    base = 0.55 * rng.normal(size=(len(counts), 300))[y] + rng.normal(size=(400, 300))
+    views = [(base + rng.normal(0, 0.5, base.shape)).astype(np.float32) for _ in range(4)]
+    chosen = np.concatenate([np.flatnonzero(y == k)[:n] for k, n in enumerate(counts)])
+    rest = np.setdiff1d(np.arange(400), chosen)
+    labelled, scale = FeatureSet(views[0][chosen], y[chosen], chosen), Scale.of(views[0])
+    first = _fit_views([scale(labelled.x)], labelled.y, np.ones(len(chosen)), 100.0)
+    more = [(view[chosen], view[rest]) for view in views[1:]]
+    model = self_training(labelled, views[0][rest], scale, first, views=more)
+    return model.C, model.predict(scale(views[0][rest])), y[rest]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_classes_with_many_labels_do_not_swallow_those_with_few(seed, monkeypatch):
+    strength, said, truth = of_few_labels((20, 4, 3, 2), seed)
+    assert strength == 100 and (said == truth).mean() > 0.95
+    monkeypatch.setattr(classifiers, "UNEVEN", 1e9)  # as it was
+    strength, said, truth = of_few_labels((20, 4, 3, 2), seed)
+    assert strength == 1 and (said == truth).mean() < 0.8
+    assert np.bincount(said, minlength=4)[3] <= 1 < (truth == 3).sum()
+
+
+def test_with_as_many_labels_of_each_class_the_penalty_is_strong():
+    strength, said, truth = of_few_labels((6, 6, 5, 4))
+    assert strength == 1 and (said == truth).mean() > 0.95
 
 
 def test_a_class_that_is_seldom_sure_weighs_more():
