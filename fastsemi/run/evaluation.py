@@ -91,7 +91,7 @@ def say_confidences(found: Evaluation) -> str:
     """What confidences are worth, before and after the temperature, in a line."""
     plain = f"NLL {found.unscaled_nll:.4f}, ECE {found.unscaled_ece:.2f} %"
     if found.calibrated_on is None:
-        return f"{plain}; no temperature is fitted, which `fastsemi train` of the same run would do"
+        return f"{plain}; no temperature is fitted (train.calibrate does it on images that train nothing)"
     if found.temperature == 1:
         return f"{plain}; no temperature made them better on {found.calibrated_on}"
     where = f"fitted on {found.calibrated_on}"
