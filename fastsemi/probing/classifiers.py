@@ -31,7 +31,9 @@ SURE_OF_VIEWS = 0.75  # of the mean over several views
 SURE_WEIGHT_OF_VIEWS = 0.25
 MOST_EVENING = 3.0  # factor on the weight of a class that is seldom sure
 MOST_C_OF_VIEWS = 1.0  # chosen on few labels, C is now and then far too large; of as many labels a class
-UNEVEN = 2.0  # labels of the largest class by those of the smallest: a small C then drowns the small ones
+# Labels of the largest class by those of the smallest, from where on a small C drowns small classes: measured
+# at 1 and from 5 on, not between.
+UNEVEN = 2.0
 ROUNDS = 5
 MOST_SELF_TAUGHT = 10_000  # unlabelled images
 

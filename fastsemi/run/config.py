@@ -133,8 +133,8 @@ class Config:
         if self.train.select == "best" and not self.data.evaluates:
             raise UserError(
                 "data.val is null and data.labels.validation 0, so that no image is left to choose the best "
-                "network by; set data.labels.validation, for example to 0.2, or train.select to last, which "
-                "trains on all labels and evaluates nothing"
+                "network by; set data.labels.validation, for example to 0.2, name evaluation images in "
+                "data.val, or set train.select to last, which trains on all labels and evaluates nothing"
             )
 
     def _check_image_sizes(self) -> None:

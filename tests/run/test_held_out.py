@@ -146,7 +146,11 @@ def test_a_network_that_others_chose_counts_and_one_that_the_same_images_chose_d
         (["--data.labels.validation", "1"], "data.labels.validation is 1.0; it must lie in [0, 1)"),
         (["--data.labels.validation", ".nan"], "data.labels.validation is nan"),
         (["--data.labels.validation", "0.1"], "data.labels.validation 0.1 holds no image out"),
-        (["--data.val", "null"], "set data.labels.validation, for example to 0.2, or train.select to last"),
+        (["--data.val", "null"], "set data.labels.validation, for example to 0.2, name evaluation images in"),
+        (
+            ["--data.val", "null"],
+            "or set train.select to last, which trains on all labels and evaluates nothing",
+        ),
         (["--data.val", "elsewhere"], "set data.val to val, which is there"),
     ],
 )
